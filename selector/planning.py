@@ -1,0 +1,361 @@
+"""`choose`: which channels go from every group, which metric says so, and what it will cost.
+
+A plan is a value, made before the model is touched: it can be printed, saved as JSON and replayed.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+from typing_extensions import Unpack
+
+from selector.allocation import Target, Targets, Widths, allocate
+from selector.errors import SelectorError
+from selector.features import Decision, candidates, describe_group, describe_run
+from selector.groups import Group, masked
+from selector.objective import Batches, Loss, check_batches, probe_inputs, split_batches
+from selector.oracle import LossChange, measure
+from selector.saliency import METRICS, find_metric, score_signals
+from selector.selection import SaliencySelector
+from selector.signals import Signals, measure_signals
+from selector.tables import count_text, nats_text, text_table
+from selector.tracing import Groups, find_groups
+
+Verify = int | Literal["all"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What goes from one group, and who says so."""
+
+    group: str
+    channels: int
+    remove: tuple[int, ...]
+    metric: str
+    runner_up: str | None
+    fell_back: bool
+    """Whether the single best metric was kept because no other was credibly better."""
+    predicted_nats: float | None
+    """Predicted loss change; None where a metric was named by hand."""
+    measured: LossChange | None
+    """Loss change measured by the oracle, given what the plan already takes from other groups."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Channels to remove from a network, with the reasons."""
+
+    criterion: str
+    choices: tuple[Choice, ...]
+    macs_before: float
+    macs_after: float
+    parameters_before: float
+    parameters_after: float
+    refused: Mapping[str, str]
+    """Groups that are left alone, with the reason."""
+    oracle_images: int
+    """Images evaluated by the oracle to make the plan."""
+
+    @property
+    def removals(self) -> dict[str, tuple[int, ...]]:
+        """Group name -> channels that go."""
+        return {choice.group: choice.remove for choice in self.choices}
+
+    def __str__(self) -> str:
+        """The plan as a table."""
+        rows = [
+            [
+                choice.group,
+                f"{choice.channels}",
+                f"{choice.channels - len(choice.remove)}",
+                choice.metric + (" (single best)" if choice.fell_back else ""),
+                choice.runner_up or "-",
+                nats_text(choice.predicted_nats),
+                nats_text(choice.measured.nats if choice.measured else None),
+            ]
+            for choice in self.choices
+        ]
+        columns = ["group", "channels", "left", "metric trusted", "runner-up"]
+        table = text_table([*columns, "predicted nats", "measured nats"], rows)
+        lines = [
+            table,
+            f"MACs {count_text(self.macs_before)} -> {count_text(self.macs_after)} "
+            f"({self.macs_after / self.macs_before:.1%}), parameters "
+            f"{count_text(self.parameters_before)} -> {count_text(self.parameters_after)} "
+            f"({self.parameters_after / self.parameters_before:.1%}); "
+            f"oracle images {self.oracle_images}",
+            *(f"left alone: {name}: {why}" for name, why in self.refused.items()),
+        ]
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """The plan as JSON text."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """Read `to_json` back.
+
+        Raises:
+            SelectorError: Not a plan.
+        """
+        try:
+            fields = json.loads(text)
+            fields["choices"] = tuple(_choice(row) for row in fields["choices"])
+            return cls(**fields)
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise SelectorError(f"this is not a plan saved by to_json: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON."""
+        Path(path).write_text(self.to_json() + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Plan":
+        """Read a plan written by `save`.
+
+        Raises:
+            SelectorError: No such file, or not a plan.
+        """
+        try:
+            return cls.from_json(Path(path).read_text())
+        except OSError as error:
+            raise SelectorError(f"the plan {path} cannot be read: {error}") from error
+
+
+def _choice(row: dict[str, object]) -> Choice:
+    measured = row["measured"]
+    change = LossChange(**measured) if isinstance(measured, dict) else None
+    removed = row["remove"]
+    assert isinstance(removed, list)
+    return Choice(**{**row, "remove": tuple(removed), "measured": change})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How channels are chosen: by the selector, by one metric, or by the oracle over all arms."""
+
+    criterion: str = "selector"
+    verify: Verify = 0
+    """Candidates that the oracle measures in every group; `all` for every arm's."""
+    selector: SaliencySelector | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what would silently be something else."""
+        if self.criterion not in ("selector", "oracle"):
+            if self.criterion not in METRICS:
+                known = ", ".join(["selector", "oracle", *METRICS])
+                raise SelectorError(f"unknown criterion {self.criterion!r}; known: {known}")
+            if self.verify:
+                raise SelectorError(
+                    f"verify={self.verify!r} compares several metrics' candidates and criterion "
+                    f"{self.criterion!r} has one; use criterion='selector', or verify=0"
+                )
+        if self.verify != "all" and (not isinstance(self.verify, int) or self.verify < 0):
+            raise SelectorError(f"verify={self.verify!r} must be 0, 1, 2, ... or 'all'")
+
+    @property
+    def measures(self) -> bool:
+        """Whether the oracle is called."""
+        return self.criterion == "oracle" or bool(self.verify)
+
+    def ready(self) -> "Method":
+        """The same method with the shipped selector where one is needed and none was given."""
+        if self.criterion == "selector" and self.selector is None:
+            return replace(self, selector=SaliencySelector.shipped())
+        return self
+
+
+def choose(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    criterion: str = "selector",
+    verify: Verify = 0,
+    selector: SaliencySelector | None = None,
+    loss: Loss | None = None,
+    ignore: Iterable[str] = (),
+    max_ratio: float = 0.9,
+    round_to: int = 1,
+    progress: bool = False,
+    **target: Unpack[Targets],
+) -> Plan:
+    """Choose what to remove, in one step, without touching the model.
+
+    Args:
+        model: A trained network.
+        batches: Re-iterable of (inputs, targets). With an oracle, every second batch scores and the
+            others measure.
+        criterion: `selector`, a metric's name, or `oracle` (every arm's candidate is measured).
+        verify: How many of the selector's candidates the oracle measures in every group, or `all`.
+        selector: The shipped one by default.
+        loss: Mean loss of a batch; cross-entropy by default.
+        ignore: Groups to leave alone, by name; a layer's name takes its whole group.
+        max_ratio: Largest share of a group's channels that may go, in (0, 1).
+        round_to: Widths that are left must be a multiple of this.
+        progress: Show progress bars.
+        **target: One of `keep_macs`, `keep_params`, `keep_weights` (share of the network's
+            multiply-accumulates, parameters or convolution weights that stays) or `ratio` (share of
+            every group's channels that goes), each in (0, 1).
+
+    Returns:
+        The plan; `selector.apply_plan(model, plan)` carries it out.
+
+    Raises:
+        SelectorError: Unusable input, unknown names, or a target that cannot be met.
+    """
+    wanted = Target.of(target)
+    method = Method(criterion, verify, selector).ready()
+    check_batches(batches)
+    groups = without(find_groups(model, probe_inputs(model, batches)), ignore)
+    widths = Widths.of(groups.required(), max_ratio, round_to)
+    counts = allocate(groups, widths, wanted, share=1.0, start=groups.costs)
+    return plan_counts(
+        model, batches, groups, counts, method, macs_kept=1.0, loss=loss, progress=progress
+    )
+
+
+def without(groups: Groups, ignore: Iterable[str]) -> Groups:
+    """The groups less those that hold one of these layers.
+
+    Raises:
+        SelectorError: A name that is no layer of any group.
+    """
+    prunable = dict(groups.prunable)
+    refused = dict(groups.refused)
+    for name in ignore:
+        hit = [g.name for g in groups.prunable.values() if name == g.name or name in g.producers]
+        if not hit and name not in refused:
+            known = ", ".join(groups.prunable)
+            raise SelectorError(f"ignore names {name!r}, which is no group; known: {known}")
+        for group in hit:
+            prunable.pop(group, None)
+            refused[group] = "ignored, as asked"
+    return Groups(prunable, refused, groups.costs)
+
+
+def plan_counts(
+    model: nn.Module,
+    batches: Batches,
+    groups: Groups,
+    counts: Mapping[str, int],
+    method: Method,
+    *,
+    macs_kept: float,
+    loss: Loss | None,
+    progress: bool = False,
+) -> Plan:
+    """Choose which channels go, once it is known how many of every group do."""
+    scoring = measuring = batches
+    if method.measures:
+        scoring, measuring = split_batches(batches, 2, "verification by the oracle")
+    wanted = {name: groups.prunable[name] for name, count in counts.items() if count}
+    signals = measure_signals(model, scoring, wanted, loss=loss)
+    choices: list[Choice] = []
+    images = 0
+    with ExitStack() as already_gone:
+        for name, group in wanted.items():
+            decision = _decision(model, group, groups, signals[name], counts[name], macs_kept)
+            options = _options(decision, name, method)
+            if method.measures:
+                options, cost = _verified(model, measuring, group, options, method, loss, progress)
+                images += cost
+            choice = replace(options[0], runner_up=_runner_up(options))
+            choices.append(choice)
+            if method.measures:
+                # The next group's candidates are measured in the network that this choice leaves.
+                already_gone.enter_context(masked(model, group, choice.remove))
+    removed = {groups.prunable[c.group]: len(c.remove) for c in choices}
+    return Plan(
+        criterion=method.criterion + (f", verify={method.verify}" if method.verify else ""),
+        choices=tuple(choices),
+        macs_before=groups.costs.total("macs"),
+        macs_after=groups.costs.total("macs", removed),
+        parameters_before=groups.costs.total("parameters"),
+        parameters_after=groups.costs.total("parameters", removed),
+        refused=dict(groups.refused),
+        oracle_images=images,
+    )
+
+
+def _decision(
+    model: nn.Module, group: Group, groups: Groups, found: Signals, count: int, macs_kept: float
+) -> Decision:
+    scores = score_signals({group.name: found})[group.name]
+    return Decision(
+        facts=describe_group(model, group, groups.costs, found),
+        context=describe_run(found.run, macs_kept),
+        scores={name: values.numpy() for name, values in scores.items()},
+        count=count,
+    )
+
+
+def _options(decision: Decision, group: str, method: Method) -> list[Choice]:
+    """Distinct candidates of a group, the most promising first; runner-ups are set later."""
+    channels = len(next(iter(decision.scores.values())))
+    if method.criterion == "selector":
+        assert method.selector is not None
+        prediction = method.selector.predict(decision)
+        kept = None if method.verify == "all" else max(2, method.verify)
+        return [
+            Choice(
+                group=group,
+                channels=channels,
+                remove=prediction.proposals[arm],
+                metric=arm,
+                runner_up=None,
+                fell_back=prediction.fell_back and arm == prediction.trusted,
+                predicted_nats=prediction.loss_change_nats[arm],
+                measured=None,
+            )
+            for arm in prediction.shortlist(kept)
+        ]
+    arms = [name for name, metric in METRICS.items() if metric.arm]
+    names = arms if method.criterion == "oracle" else [_named(method.criterion, decision, group)]
+    proposals = candidates(decision, names)
+    distinct = {channel_set: arm for arm, channel_set in reversed(proposals.items())}
+    return [
+        Choice(group, channels, proposals[arm], arm, None, False, None, None)
+        for arm in proposals
+        if distinct[proposals[arm]] == arm
+    ]
+
+
+def _named(metric: str, decision: Decision, group: str) -> str:
+    if metric not in decision.scores:
+        raise SelectorError(
+            f"metric {metric!r} needs {find_metric(metric).needs}, and group {group!r} has none; "
+            f"name the group in ignore, or use another criterion"
+        )
+    return metric
+
+
+def _verified(
+    model: nn.Module,
+    batches: Batches,
+    group: Group,
+    options: list[Choice],
+    method: Method,
+    loss: Loss | None,
+    progress: bool,
+) -> tuple[list[Choice], int]:
+    """The options with the measured ones first, best in front; and the images evaluated."""
+    every = method.criterion == "oracle" or method.verify == "all"
+    count = len(options) if every else min(len(options), int(method.verify))
+    sets = [option.remove for option in options[:count]]
+    changes = measure(model, batches, {group: sets}, loss=loss, progress=progress)[group]
+    measured = [
+        replace(option, measured=change, fell_back=False)
+        for option, change in zip(options, changes, strict=False)
+    ]
+    measured.sort(key=lambda option: option.measured.nats if option.measured else 0.0)
+    # The network before the removal is evaluated too: differences are paired image by image.
+    return measured + options[count:], (count + 1) * changes[0].images
+
+
+def _runner_up(options: Sequence[Choice]) -> str | None:
+    return options[1].metric if len(options) > 1 else None

@@ -1,0 +1,161 @@
+"""Before and after: what was removed by which metric, what it cost, what it saved."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from selector.objective import Evaluation
+from selector.planning import Choice, Plan
+from selector.tables import count_text, nats_text, text_table
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One group over all rounds."""
+
+    group: str
+    channels_before: int
+    channels_after: int
+    trusted: tuple[tuple[str, int], ...]
+    """Metrics with the channels that each removed, the most first."""
+    runner_up: str | None
+    fell_back: int
+    """Rounds in which the single best metric was kept for want of a credible gain."""
+    predicted_nats: float | None
+    """Sum of the rounds' predicted loss changes."""
+    measured_nats: float | None
+    """Sum of the rounds' measured loss changes, where every one was measured."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What pruning did to a network; prints as text, saves as JSON and as one HTML file."""
+
+    criterion: str
+    rounds: int
+    rows: tuple[GroupRow, ...]
+    macs: tuple[float, float]
+    """Multiply-accumulates per image of convolutions and linear layers, before and after."""
+    parameters: tuple[float, float]
+    before: Evaluation
+    after: Evaluation
+    images_from: str
+    """Which images the losses and accuracies were measured on."""
+    oracle_images: int
+    refused: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        """Two tables and the groups left alone."""
+        groups = text_table(GROUP_COLUMNS, self.group_cells())
+        network = text_table(["network", "before", "after", "left"], self.network_cells())
+        lines = [
+            f"criterion {self.criterion}, {self.rounds} rounds, "
+            f"{self.oracle_images} images evaluated by the oracle",
+            groups,
+            network,
+            f"loss and accuracy on {self.before.images} {self.images_from}",
+            *(f"left alone: {name}: {why}" for name, why in self.refused),
+        ]
+        return "\n".join(lines)
+
+    def group_cells(self) -> list[list[str]]:
+        """The groups as cells of a table."""
+        return [
+            [
+                row.group,
+                f"{row.channels_before}",
+                f"{row.channels_after}",
+                ", ".join(f"{metric} {count}" for metric, count in row.trusted),
+                row.runner_up or "-",
+                f"{row.fell_back}",
+                nats_text(row.predicted_nats),
+                nats_text(row.measured_nats),
+            ]
+            for row in self.rows
+        ]
+
+    def network_cells(self) -> list[list[str]]:
+        """The network as cells of a table."""
+        cells = [
+            ["MACs", *map(count_text, self.macs), f"{self.macs[1] / self.macs[0]:.1%}"],
+            [
+                "parameters",
+                *map(count_text, self.parameters),
+                f"{self.parameters[1] / self.parameters[0]:.1%}",
+            ],
+            ["loss", f"{self.before.loss:.4f}", f"{self.after.loss:.4f}", ""],
+        ]
+        if self.before.accuracy is not None and self.after.accuracy is not None:
+            cells.append(
+                ["accuracy", f"{self.before.accuracy:.2%}", f"{self.after.accuracy:.2%}", ""]
+            )
+        return cells
+
+    def to_json(self) -> str:
+        """The report as JSON text."""
+        return json.dumps(asdict(self), indent=1)
+
+    def save_html(self, path: str | Path) -> None:
+        """Write one self-contained HTML file."""
+        environment = Environment(
+            loader=PackageLoader("selector"), autoescape=select_autoescape(default=True)
+        )
+        page = environment.get_template("report.html").render(
+            report=self, group_columns=GROUP_COLUMNS
+        )
+        Path(path).write_text(page, encoding="utf-8")
+
+
+GROUP_COLUMNS = (
+    "group",
+    "channels",
+    "left",
+    "metrics trusted, channels removed",
+    "runner-up",
+    "fallbacks",
+    "predicted nats",
+    "measured nats",
+)
+
+
+def report_of(
+    plans: Sequence[Plan], whole: Plan, before: Evaluation, after: Evaluation, images_from: str
+) -> Report:
+    """Put a report together from the plans of all rounds."""
+    rounds: dict[str, list[Choice]] = {choice.group: [] for choice in whole.choices}
+    for plan in plans:
+        for choice in plan.choices:
+            rounds[choice.group].append(choice)
+    rows = [_row(choice, rounds[choice.group]) for choice in whole.choices]
+    return Report(
+        criterion=whole.criterion,
+        rounds=len(plans),
+        rows=tuple(rows),
+        macs=(whole.macs_before, whole.macs_after),
+        parameters=(whole.parameters_before, whole.parameters_after),
+        before=before,
+        after=after,
+        images_from=images_from,
+        oracle_images=whole.oracle_images,
+        refused=tuple(whole.refused.items()),
+    )
+
+
+def _row(choice: Choice, rounds: Sequence[Choice]) -> GroupRow:
+    removed: dict[str, int] = {}
+    for step in rounds:
+        removed[step.metric] = removed.get(step.metric, 0) + len(step.remove)
+    measured = [step.measured.nats for step in rounds if step.measured is not None]
+    return GroupRow(
+        group=choice.group,
+        channels_before=choice.channels,
+        channels_after=choice.channels - len(choice.remove),
+        trusted=tuple(sorted(removed.items(), key=lambda item: -item[1])),
+        runner_up=choice.runner_up,
+        fell_back=sum(step.fell_back for step in rounds),
+        predicted_nats=choice.predicted_nats,
+        measured_nats=sum(measured) if len(measured) == len(rounds) else None,
+    )

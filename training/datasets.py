@@ -1,0 +1,120 @@
+"""Named data sets: real labelled images, from what lies here or else downloaded by torchvision."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from selector.errors import SelectorError
+from selector.images import ImageData, read_parquet
+from training.sources import read_digits, read_downloaded, read_fashion
+
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of a data set before it is read.
+
+    Attributes:
+        shape: (channels, height, width) of every image.
+        classes: Number of classes.
+        mean: Mean of each channel of the training images, in units of pixel / 255.
+        std: Standard deviation of each channel, in the same units.
+        mirror: Whether a mirrored image still belongs to its class.
+    """
+
+    shape: tuple[int, int, int]
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    mirror: bool
+
+
+DATASETS: Mapping[str, DatasetInfo] = {
+    "cifar10": DatasetInfo(
+        shape=(3, 32, 32),
+        classes=10,
+        mean=(0.4918, 0.4824, 0.4469),
+        std=(0.2461, 0.2432, 0.2610),
+        mirror=True,
+    ),
+    "cifar100": DatasetInfo(
+        shape=(3, 32, 32),
+        classes=100,
+        mean=(0.5074, 0.4869, 0.4413),
+        std=(0.2654, 0.2555, 0.2744),
+        mirror=True,
+    ),
+    "gtsrb": DatasetInfo(
+        shape=(3, 32, 32),
+        classes=43,
+        mean=(0.3393, 0.3120, 0.3207),
+        std=(0.2729, 0.2629, 0.2664),
+        mirror=False,
+    ),
+    "imagenette64": DatasetInfo(
+        shape=(3, 64, 64),
+        classes=10,
+        mean=(0.4627, 0.4583, 0.4304),
+        std=(0.2728, 0.2706, 0.2927),
+        mirror=True,
+    ),
+    "fashion-mnist": DatasetInfo(
+        shape=(1, 28, 28), classes=10, mean=(0.2860,), std=(0.3530,), mirror=True
+    ),
+    "digits": DatasetInfo(shape=(1, 8, 8), classes=10, mean=(0.3051,), std=(0.3756,), mirror=False),
+}
+
+_OWN_READERS = {"fashion-mnist": read_fashion, "digits": read_digits}
+
+
+def shared_folder() -> Path | None:
+    """Return the folder of shared data and networks, or None where there is none.
+
+    It is `$SALIENCY_SHARED` if that is set, else the folder `shared` beside the checkout.
+
+    Raises:
+        SelectorError: If `$SALIENCY_SHARED` names no folder.
+    """
+    named = os.environ.get("SALIENCY_SHARED")
+    folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared"
+    if folder.is_dir():
+        return folder
+    if named:
+        raise SelectorError(f"SALIENCY_SHARED is {named}, not a folder; correct it or unset it")
+    return None
+
+
+def load(name: str, split: str, *, limit: int | None = None, offset: int = 0) -> ImageData:
+    """Read rows [offset, offset + limit) of a named data set, always in the same shuffled order.
+
+    The order is that of the shared Parquet files where they exist; what torchvision downloads
+    instead holds the same images in another fixed order, and perhaps in another size before they
+    are brought to this one.
+
+    Args:
+        name: One of `DATASETS`.
+        split: "train" or "test".
+        limit: Read at most so many images.
+        offset: Skip so many images first.
+
+    Raises:
+        SelectorError: If the name, the split or the range is unknown, or the download fails.
+    """
+    if name not in DATASETS:
+        raise SelectorError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
+    if split not in SPLITS:
+        raise SelectorError(f"unknown split {split!r} of {name}; known: {', '.join(SPLITS)}")
+    if offset < 0 or (limit is not None and limit < 1):
+        raise SelectorError(
+            f"{name}: limit {limit} and offset {offset} name no rows; "
+            "limit must be at least 1 and offset not negative"
+        )
+    if name in _OWN_READERS:
+        return _OWN_READERS[name](split, limit=limit, offset=offset)
+    shared = shared_folder()
+    file = shared / "datasets" / name / f"{split}.parquet" if shared else None
+    if file is not None and file.is_file():
+        return read_parquet(file, limit=limit, offset=offset)
+    return read_downloaded(name, split, DATASETS[name].shape, limit=limit, offset=offset)
