@@ -1,0 +1,105 @@
+"""`python -m training ...`: the offline run, from networks to the shipped selector."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selector.errors import SelectorError
+from selector.records import Records
+from selector.selection import SaliencySelector
+from selector.tables import text_table
+from training import campaign as campaigns
+from training.benchmarks import first as first_benchmark
+from training.benchmarks.results_file import write_result
+from training.demo_network import train_demo_network
+from training.evaluation import leave_one_family_out
+from training.zoo import FIRST_ZOO
+
+ROOT = Path(__file__).resolve().parents[1]
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+
+
+@app.command()
+def campaign(
+    data: Path = ROOT / "data",
+    weights: Path = ROOT / "runs" / "zoo",
+    jobs: Annotated[int, typer.Option(help="Processes.")] = 2,
+    minutes: Annotated[float | None, typer.Option(help="Begin no network later.")] = None,
+) -> None:
+    """Train and record the networks of the zoo that are not recorded yet."""
+    outcomes = campaigns.run(FIRST_ZOO, data, weights, jobs=jobs, minutes=minutes)
+    print(text_table(["network", "outcome"], [[o.network, o.reason] for o in outcomes]))
+    if not all(outcome.done for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+@app.command()
+def fit(data: Path = ROOT / "data", output: Path = ROOT / "models" / "selector") -> None:
+    """Fit the shipped selector on the shipped records."""
+    learnt = SaliencySelector().fit(Records.load(data))
+    learnt.save(output)
+    print(f"{output}: {len(learnt.networks_)} networks, single best {learnt.single_best_}")
+
+
+@app.command()
+def demo_network(output: Path = ROOT / "models" / "demo_digits.safetensors") -> None:
+    """Train the network of the demo."""
+    print(f"{output}: {train_demo_network(output):.1%} of the test digits right")
+
+
+@app.command()
+def evaluate(data: Path = ROOT / "data") -> None:
+    """Leave one family out: how much of the gap between SBS and oracle is closed."""
+    found = leave_one_family_out(Records.load(data), progress=True)
+    rows = [
+        [
+            row.method,
+            f"{row.oracle_calls:.0f}",
+            f"{row.regret:.3f}",
+            f"{row.nats:.4f}",
+            f"{row.gap_closed:.1%}",
+            f"{row.gap_closed_nats:.1%}",
+        ]
+        for row in found.methods
+    ]
+    columns = ["method", "oracle calls", "regret", "nats", "gap closed", "gap closed, nats"]
+    print(text_table(columns, rows))
+    print(
+        f"{found.decisions} decisions, {found.networks} networks of {found.families} families, each"
+        f" judged without its family; selector worse than SBS on {found.worse_than_single_best:.0%}"
+        f" of the networks; fell back to SBS in {found.fallback_share:.0%} of the decisions"
+    )
+    summary = {
+        "gap_closed": found.of("selector").gap_closed,
+        "gap_closed_nats": found.of("selector").gap_closed_nats,
+        "gap_closed_verify2": found.of("selector, verify=2").gap_closed,
+        "gap_closed_verify3": found.of("selector, verify=3").gap_closed,
+        "gap_closed_portfolio2": found.of("fixed portfolio of 2 + oracle").gap_closed,
+        "gap_closed_portfolio3": found.of("fixed portfolio of 3 + oracle").gap_closed,
+        "worse_than_single_best": found.worse_than_single_best,
+        "networks": float(found.networks),
+        "families": float(found.families),
+        "decisions": float(found.decisions),
+    }
+    print(write_result("evaluation", summary, [vars(row) for row in found.methods]))
+
+
+@app.command()
+def benchmark_first(test_images: int = first_benchmark.TEST_IMAGES) -> None:
+    """Prune two foreign networks to 70 % and 50 % of their MACs by every method."""
+    first_benchmark.run(test_images)
+
+
+def main() -> None:
+    """Run a command; a `SelectorError` is one line and exit status 2."""
+    try:
+        app()
+    except SelectorError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
