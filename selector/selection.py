@@ -81,8 +81,8 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
     def __init__(
         self,
         folds: int = 5,
-        trees: int = 250,
-        leaves: int = 15,
+        trees: int = 100,
+        leaves: int = 7,
         learning_rate: float = 0.05,
         seed: int = 0,
     ) -> None:
@@ -125,8 +125,8 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             "objective": "regression",
             "learning_rate": self.learning_rate,
             "num_leaves": self.leaves,
-            "min_data_in_leaf": min(40, max(2, len(rows) // 20)),
-            "feature_fraction": 0.5,
+            "min_data_in_leaf": min(100, max(2, len(rows) // 20)),
+            "feature_fraction": 0.3,
             "bagging_fraction": 0.7,
             "bagging_freq": 1,
             "lambda_l2": 5.0,
