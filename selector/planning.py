@@ -254,7 +254,7 @@ def plan_counts(
     if method.measures:
         scoring, measuring = split_batches(batches, 2, "verification by the oracle")
     wanted = {name: groups.prunable[name] for name, count in counts.items() if count}
-    signals = measure_signals(model, scoring, wanted, loss=loss)
+    signals = measure_signals(model, scoring, wanted, loss=loss) if wanted else {}
     choices: list[Choice] = []
     images = 0
     with ExitStack() as already_gone:

@@ -113,6 +113,13 @@ def _with_costs(group: Group, costs: Costs) -> Group:
 
 def _traced(model: nn.Module, inputs: object) -> tuple[list[Group], dict[str, str]]:
     """Groups as the dependency graph has them, and those with a layer nobody can cut exactly."""
+    with warnings.catch_warnings():
+        # The graph warns of what it cannot follow; the law finds out what that means.
+        warnings.simplefilter("ignore")
+        return _follow(model, inputs)
+
+
+def _follow(model: nn.Module, inputs: object) -> tuple[list[Group], dict[str, str]]:
     graph = _build_graph(model, inputs)
     names = {module: name for name, module in model.named_modules()}
     groups: list[Group] = []
@@ -181,8 +188,7 @@ def _build_graph(model: nn.Module, inputs: object) -> tp.DependencyGraph:
     try:
         for parameter in model.parameters():
             parameter.requires_grad_(True)
-        with torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.enable_grad():
             return tp.DependencyGraph().build_dependency(
                 model,
                 example_inputs=pytree.tree_unflatten(fresh, spec),

@@ -72,7 +72,10 @@ def gate_effects(scene: Scene) -> list[Tensor]:
         for layer, owner in _inputs(scene.group).items():
 
             def multiply(
-                module: nn.Module, args: tuple[Tensor], owner: dict[int, int] = owner
+                module: nn.Module,
+                args: tuple[Tensor],
+                owner: dict[int, int] = owner,
+                gate: Tensor = gate,
             ) -> Tensor:
                 x = args[0]
                 factors = [
@@ -97,7 +100,13 @@ def positions(scene: Scene) -> list[list[list[tuple[float, float]]]]:
         probes: dict[str, Tensor] = {}
         for layer in _inputs(scene.group):
 
-            def add_probe(module: nn.Module, args: tuple[Tensor], layer: str = layer) -> Tensor:
+            def add_probe(
+                module: nn.Module,
+                args: tuple[Tensor],
+                layer: str = layer,
+                seen: dict[str, Tensor] = seen,
+                probes: dict[str, Tensor] = probes,
+            ) -> Tensor:
                 seen[layer] = args[0].detach()
                 probes[layer] = torch.zeros_like(seen[layer], requires_grad=True)
                 return args[0] + probes[layer]
@@ -160,7 +169,7 @@ def batchnorm_scale(scene: Scene) -> list[float]:
         layer = scene.model.get_submodule(part.layer)
         if isinstance(layer, nn.BatchNorm2d):
             for index, channel in zip(part.indices, part.channels, strict=True):
-                total[channel] += abs(float(layer.weight[index]))
+                total[channel] += abs(float(layer.weight.detach()[index]))
     return total
 
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.networks import STYLES, data, small, small_networks, state_of
-from tests.reference import TWINS, Scene, singles
 from torch import nn
 from torch.nn import functional
 
 from selector.groups import Group
 from selector.saliency import METRICS, lowest, score
 from selector.tracing import find_groups
+from tests.networks import STYLES, data, small, small_networks, state_of
+from tests.reference import TWINS, Scene, singles
 
 REAL = [name for name in METRICS if name != "random"]
 GATED = ["mean_gradient", "taylor", "taylor_elementwise", "fisher"]
@@ -73,7 +73,7 @@ def test_scores_are_finite_one_a_channel_and_not_negative(metric: str) -> None:
 @pytest.mark.parametrize("metric", REAL)
 @pytest.mark.parametrize("style", ["two_consumers", "depthwise", "flatten"])
 def test_permuting_channels_permutes_scores(metric: str, style: str) -> None:
-    model, batches = small(style, 5, norm=True), data()
+    model, batches = small(style, 5, act="silu", norm=True), data()
     group = find_groups(model, batches[0][0]).prunable["stem"]
     order = [3, 0, 4, 1, 2]
     permuted = reordered(model, group, order)
@@ -119,9 +119,7 @@ def test_a_channel_that_nothing_reads_scores_zero(metric: str, style: str) -> No
         if part.side == "in":
             own = [i for i, c in zip(part.indices, part.channels, strict=True) if c == 2]
             dimension = 0 if isinstance(model.get_submodule(part.layer), nn.ConvTranspose2d) else 1
-            model.get_submodule(part.layer).weight.data.index_fill_(
-                dimension, torch.tensor(own), 0
-            )
+            model.get_submodule(part.layer).weight.data.index_fill_(dimension, torch.tensor(own), 0)
     scores = score(model, batches)["stem"][metric]
     assert scores[2] == 0
     assert lowest(scores, 1) == (2,)

@@ -20,7 +20,7 @@ from training.foreign import foreign_batches, load_foreign
 
 NETWORKS = ("cy_resnet20_cifar10", "he_resnet20_cifar10")
 KEEP_MACS = (0.7, 0.5)
-CALIBRATION_IMAGES = 512
+CALIBRATION_IMAGES = 256
 TEST_IMAGES = 10_000
 
 
