@@ -6,7 +6,7 @@ from selector.errors import SelectorError as SelectorError
 from selector.objective import evaluate as evaluate
 from selector.oracle import LossChange as LossChange
 from selector.oracle import loss_changes as loss_changes
-from selector.planning import Plan as Plan
+from selector.plan import Plan as Plan
 from selector.planning import choose as choose
 from selector.pruning import PruneResult as PruneResult
 from selector.pruning import apply_plan as apply_plan
@@ -14,6 +14,6 @@ from selector.pruning import prune as prune
 from selector.recording import record as record
 from selector.records import Records as Records
 from selector.saliency import METRICS as METRICS
-from selector.saliency import score as score
+from selector.scoring import score as score
 from selector.selection import SaliencySelector as SaliencySelector
 from selector.tracing import find_groups as find_groups

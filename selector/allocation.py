@@ -116,10 +116,7 @@ def allocate(
     """
     keep = target.keep**share
     if target.measure == "channels":
-        return {
-            name: min(widths.options(group), key=lambda n: abs(1 - keep - widths.lost(group, n)))
-            for name, group in groups.prunable.items()
-        }
+        return _even_ratio(groups, widths, 1 - keep, 1 - target.keep, last=share == 1)
     measure, limit = target.measure, keep * start.total(target.measure)
     options = {name: widths.options(group) for name, group in groups.prunable.items()}
     _check_reachable(groups, options, measure, target, start)
@@ -139,6 +136,29 @@ def allocate(
         counts[chosen] = remaining[chosen].pop(0)
         if not remaining[chosen]:
             del remaining[chosen]
+    return counts
+
+
+def _even_ratio(
+    groups: Groups, widths: Widths, ratio: float, asked: float, *, last: bool
+) -> dict[str, int]:
+    """The allowed width of every group that is nearest to having lost a share of its channels."""
+    if asked > widths.max_ratio:
+        raise SelectorError(
+            f"ratio={asked:.4g} is more than max_ratio={widths.max_ratio:.4g} lets any group lose; "
+            "raise max_ratio, or lower ratio"
+        )
+    counts = {
+        name: min(widths.options(group), key=lambda n: abs(ratio - widths.lost(group, n)))
+        for name, group in groups.prunable.items()
+    }
+    lost = [widths.lost(groups.prunable[name], count) for name, count in counts.items()]
+    if last and not any(lost):
+        widest = max(widths.original.values())
+        raise SelectorError(
+            f"ratio={asked:.4g} removes nothing: no group, of {widest} channels at most, has an "
+            f"allowed width (round_to={widths.round_to}) nearer to it than its own; raise ratio"
+        )
     return counts
 
 

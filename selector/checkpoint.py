@@ -5,7 +5,6 @@ cut to fit, whichever channels, and then every tensor is overwritten.
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from selector.errors import SelectorError
+from selector.files import write_whole
 from selector.groups import (
     CONVOLUTION,
     NORMALISATION,
@@ -32,18 +32,14 @@ def save_pruned(model: nn.Module, path: str | Path) -> None:
     Raises:
         SelectorError: The file cannot be written.
     """
-    target = Path(path)
     tensors = {
         name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()
     }
     about = {"saliency-selector": version("saliency-selector"), "class": type(model).__qualname__}
-    partial = target.with_name(f".{target.name}.partial")
     try:
-        save_file(tensors, partial, {"about": json.dumps(about)})
-        os.replace(partial, target)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise SelectorError(f"{target} cannot be written: {error}") from error
+        write_whole(path, lambda file: save_file(tensors, file, {"about": json.dumps(about)}))
+    except SafetensorError as error:
+        raise SelectorError(f"{path} cannot be written: {error}") from error
 
 
 def load_pruned(build: Callable[[], nn.Module], path: str | Path) -> nn.Module:

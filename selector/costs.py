@@ -89,6 +89,7 @@ def count_costs(model: nn.Module, inputs: object) -> Costs:
         name: layer
         for name, layer in model.named_modules()
         if isinstance(layer, CONVOLUTION | nn.Linear | NORMALISATION)
+        or (isinstance(layer, nn.PReLU) and layer.num_parameters > 1)
     }
     handles = []
     for name, layer in counted.items():
@@ -122,8 +123,9 @@ def _macs(layer: nn.Module, inputs: Tensor, output: Tensor) -> float:
 
 def _layer_cost(layer: nn.Module, macs: float) -> LayerCost:
     sizes = {name: p.numel() for name, p in layer.named_parameters(recurse=False)}
-    normalisation = isinstance(layer, NORMALISATION)
-    weights = 0 if normalisation else sizes["weight"]
+    between = isinstance(layer, NORMALISATION | nn.PReLU)
+    # A parametrised layer has no weight of its own; it is refused, and its parameters are fixed.
+    weights = 0 if between else sizes.get("weight", 0)
     convolution = isinstance(layer, CONVOLUTION)
     return LayerCost(
         macs=macs,
@@ -131,7 +133,7 @@ def _layer_cost(layer: nn.Module, macs: float) -> LayerCost:
         extras=sum(sizes.values()) - weights,
         outputs=layer_width(layer, "out"),
         inputs=layer_width(layer, "in"),
-        channel_wise=normalisation or is_depthwise(layer),
+        channel_wise=between or is_depthwise(layer),
         convolution=convolution,
     )
 

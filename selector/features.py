@@ -16,7 +16,8 @@ from torch import nn
 
 from selector.costs import Costs
 from selector.groups import CONVOLUTION, Group
-from selector.saliency import METRICS, lowest
+from selector.saliency import METRICS
+from selector.scoring import lowest
 from selector.signals import Run, Signals
 
 Matrix = npt.NDArray[np.float64]

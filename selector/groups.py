@@ -104,6 +104,9 @@ Remove = Callable[[nn.Module, list[int]], nn.Module]
 def removable(layer: nn.Module, side: Side) -> Remove | None:
     """Torch-Pruning's function that removes positions from this kind of layer, if we trust it."""
     found: Remove | None = None
+    if "weight" not in dict(layer.named_parameters(recurse=False)):
+        # Parametrised (weight norm, spectral norm), or without parameters.
+        return tp.prune_batchnorm_out_channels if isinstance(layer, NORMALISATION) else None
     if isinstance(layer, CONVOLUTION):
         if side == "both":
             found = tp.prune_depthwise_conv_out_channels if is_depthwise(layer) else None

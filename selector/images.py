@@ -44,7 +44,7 @@ def read_parquet(
         raise SelectorError(f"{path}: no rows from {offset} on; it has {file.metadata.num_rows}")
     pixels = _Pixels(count, size, str(path))
     labels: list[int] = []
-    for row, encoded, label in _rows(file, offset, offset + count):
+    for row, encoded, label in _rows(Path(path), file, offset, offset + count):
         if not isinstance(label, int) or label < 0:
             raise SelectorError(
                 f"{path}: row {row} has label {label!r}; labels must be whole numbers from 0"
@@ -169,7 +169,9 @@ def _open_parquet(path: Path) -> pq.ParquetFile:
     return file
 
 
-def _rows(file: pq.ParquetFile, start: int, stop: int) -> Iterator[tuple[int, object, object]]:
+def _rows(
+    path: Path, file: pq.ParquetFile, start: int, stop: int
+) -> Iterator[tuple[int, object, object]]:
     """Yield (row, encoded image, label) for the rows start..stop, reading no other row group."""
     wanted: list[int] = []
     row = first = 0
@@ -179,10 +181,7 @@ def _rows(file: pq.ParquetFile, start: int, stop: int) -> Iterator[tuple[int, ob
             row = row if wanted else first
             wanted.append(group)
         first = end
-    batches = file.iter_batches(
-        batch_size=_ROWS_PER_READ, row_groups=wanted, columns=["image", "label"]
-    )
-    for batch in batches:
+    for batch in _batches(path, file, wanted):
         skip, take = max(0, start - row), min(batch.num_rows, stop - row)
         part = batch.slice(skip, max(0, take - skip))
         images, labels = part.column("image").to_pylist(), part.column("label").to_pylist()
@@ -191,6 +190,15 @@ def _rows(file: pq.ParquetFile, start: int, stop: int) -> Iterator[tuple[int, ob
         row += batch.num_rows
         if row >= stop:
             return
+
+
+def _batches(path: Path, file: pq.ParquetFile, groups: list[int]) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from file.iter_batches(
+            batch_size=_ROWS_PER_READ, row_groups=groups, columns=["image", "label"]
+        )
+    except (pa.ArrowException, OSError) as error:
+        raise SelectorError(f"{path} cannot be read: {error}") from error
 
 
 def _class_names(file: pq.ParquetFile) -> tuple[str, ...]:

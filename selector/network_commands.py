@@ -11,12 +11,14 @@ from selector import options as opt
 from selector.allocation import Target, Targets
 from selector.checkpoint import save_pruned
 from selector.errors import SelectorError
+from selector.files import write_whole
 from selector.planning import Method
 from selector.planning import choose as choose_plan
 from selector.pruning import prune as prune_network
 from selector.recording import record as record_network
-from selector.saliency import Scores, find_metric
-from selector.saliency import score as score_network
+from selector.saliency import find_metric
+from selector.scoring import Scores
+from selector.scoring import score as score_network
 from selector.selection import SaliencySelector
 from selector.tables import text_table
 from selector.user_input import ImageOptions, names, read_data, read_model, verify_count
@@ -26,7 +28,6 @@ from selector.user_output import (
     printed,
     progress_wanted,
     tell_written,
-    write_whole,
 )
 
 

@@ -125,6 +125,24 @@ def call(model: nn.Module, inputs: object) -> object:
     return model(inputs)
 
 
+def run_batch(model: nn.Module, inputs: object, batch: int) -> object:
+    """`call`, with a fault of the network on these inputs told as one.
+
+    Raises:
+        SelectorError: The network raised an error; the batch is named.
+    """
+    try:
+        return call(model, inputs)
+    except SelectorError:
+        raise
+    except Exception as error:
+        which = "the first batch" if batch == 0 else f"batch {batch}"
+        raise SelectorError(
+            f"the network does not run on {which} ({type(error).__name__}: {error}); "
+            "check that the inputs have the shape and type it expects"
+        ) from error
+
+
 def batch_size(values: object) -> int:
     """Length of the first dimension of the first tensor found."""
     for leaf in pytree.tree_leaves(values):
@@ -235,7 +253,7 @@ def image_losses(
     losses: list[Tensor] = []
     right = judged = 0
     for number, (inputs, targets) in enumerate(read(model, batches)):
-        outputs = call(model, inputs)
+        outputs = run_batch(model, inputs, number)
         each = objective.each(outputs, targets)
         check_finite(each, number)
         losses.append(each.cpu())

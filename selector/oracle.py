@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from selector.errors import SelectorError
 from selector.groups import ChannelSet, Group, find_group, masked
 from selector.objective import (
     Batches,
@@ -92,6 +93,8 @@ def measure(
                     after = objective.each(call(model, inputs), targets)
                 check_finite(after, number)
                 differences[group, channels].append((after - before).cpu())
+    if images < 2:
+        raise SelectorError("one image has no standard error; pass at least two to the oracle")
     changes = {key: _summary(torch.cat(parts)) for key, parts in differences.items()}
     nothing = LossChange(0.0, 0.0, images)
     return {
@@ -101,5 +104,4 @@ def measure(
 
 def _summary(differences: Tensor) -> LossChange:
     count = len(differences)
-    error = float(differences.std()) / count**0.5 if count > 1 else float("nan")
-    return LossChange(float(differences.mean()), error, count)
+    return LossChange(float(differences.mean()), float(differences.std()) / count**0.5, count)

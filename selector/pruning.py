@@ -24,7 +24,8 @@ from selector.objective import (
     probe_inputs,
     read,
 )
-from selector.planning import Choice, Method, Plan, Verify, plan_counts, without
+from selector.plan import Choice, Plan
+from selector.planning import Method, Verify, plan_counts, without
 from selector.report import Report, report_of
 from selector.selection import SaliencySelector
 from selector.tracing import Groups, exact_arithmetic, find_groups, retrace_groups
@@ -79,7 +80,7 @@ def prune(
             or `all`.
         recalibrate: Estimate BatchNorm's running statistics anew after every cut.
         finetune: Called with the pruned model and the number of the round after each.
-        selector: The shipped one by default.
+        selector: Asked by criterion `selector` alone; the shipped one by default.
         loss: Mean loss of a batch; cross-entropy by default.
         ignore: Groups to leave alone, by name; a producer's name takes its whole group.
         max_ratio: Largest share of a group's channels that may go, in (0, 1).

@@ -13,7 +13,8 @@ from selector.groups import Group
 from selector.objective import Batches, Loss, probe_inputs, split_batches
 from selector.oracle import LossChange, measure
 from selector.records import CandidateRecord, GroupRecord, Provenance, Records
-from selector.saliency import METRICS, score_signals
+from selector.saliency import METRICS
+from selector.scoring import score_signals
 from selector.signals import measure_signals
 from selector.tracing import Groups, find_groups
 
@@ -53,8 +54,10 @@ def record(
     Raises:
         SelectorError: Unusable data, nothing prunable, or a ratio out of range.
     """
-    if not network or "/" in network:
-        raise SelectorError(f"network={network!r} must be a name that can be a folder's")
+    if not network or "/" in network or network.startswith("."):
+        raise SelectorError(
+            f"network={network!r} must be the name of a folder: not empty, no '/', no leading '.'"
+        )
     for ratio in ratios:
         if not 0 <= ratio < 1:
             raise SelectorError(f"ratio {ratio} is outside [0, 1); zero stands for one channel")

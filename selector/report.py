@@ -7,8 +7,9 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
+from selector.files import write_text
 from selector.objective import Evaluation
-from selector.planning import Choice, Plan
+from selector.plan import Choice, Plan
 from selector.tables import count_text, nats_text, text_table
 
 
@@ -106,7 +107,7 @@ class Report:
         page = environment.get_template("report.html").render(
             report=self, group_columns=GROUP_COLUMNS
         )
-        Path(path).write_text(page, encoding="utf-8")
+        write_text(path, page)
 
 
 GROUP_COLUMNS = (

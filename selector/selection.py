@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
@@ -13,44 +12,20 @@ from sklearn.model_selection import GroupKFold
 
 from selector.errors import SelectorError
 from selector.features import Decision, Matrix, candidates, describe, feature_names, known_metrics
-from selector.records import CandidateRecord, Records
+from selector.files import write_text
+from selector.learning import (
+    DAMAGE_OFFSET,
+    TrainingTable,
+    log_damage,
+    single_best,
+    training_table,
+    with_arm,
+)
+from selector.prediction import Prediction, decide
+from selector.records import Records
 from selector.saliency import METRICS
 
 FORMAT_VERSION = 1
-FLOOR_NATS = 0.002
-"""Added to the spread of a decision's arms, so that decisions without a difference stay small."""
-CAP = 3.0
-"""Normalised regrets above this count as this: one ruined layer teaches no more than another."""
-DAMAGE_OFFSET = 0.005
-"""Nats added before the logarithm in which loss changes are learnt."""
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """What the selector says of one decision."""
-
-    trusted: str
-    """The arm to follow: the predicted best, or the single best where the gain is not credible."""
-    runner_up: str | None
-    """The next-best arm that proposes other channels; None where all propose the same."""
-    fell_back: bool
-    """Whether the single best is followed although another arm was predicted to be better."""
-    gain: float
-    """Predicted normalised regret of the single best minus that of the predicted best."""
-    gain_error: float
-    """Its standard error over the jackknife of training networks."""
-    proposals: Mapping[str, tuple[int, ...]]
-    """Arm -> the channels that it would remove."""
-    regret: Mapping[str, float]
-    """Arm -> predicted normalised regret; the lowest is the predicted best."""
-    loss_change_nats: Mapping[str, float]
-    """Arm -> predicted loss change of its proposal."""
-
-    def shortlist(self, count: int | None) -> list[str]:
-        """The trusted arm, then the most promising ones; never two with the same channels."""
-        order = [self.trusted, *sorted(self.regret, key=self.regret.__getitem__)]
-        distinct = {self.proposals[arm]: arm for arm in reversed(order)}
-        return [arm for arm in dict.fromkeys(order) if distinct[self.proposals[arm]] == arm][:count]
 
 
 class SaliencySelector(BaseEstimator):  # type: ignore[misc]
@@ -109,7 +84,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         if len(arms) < 2:
             raise SelectorError(f"records name {len(arms)} known arm; record at least two metrics")
         self.arms_, self.metrics_, self.networks_ = arms, known_metrics(measured), networks
-        table = _training_table(records, arms, self.metrics_)
+        table = training_table(records, arms, self.metrics_)
         self.single_best_ = single_best(records, arms)
         splitter = GroupKFold(min(self.folds, len(networks)))
         self._regret = [
@@ -117,10 +92,10 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             for train, _ in splitter.split(table.features, groups=table.network)
         ]
         everything = np.arange(len(table.regret))
-        self._damage = self._booster(table, _log_damage(table.nats), everything)
+        self._damage = self._booster(table, log_damage(table.nats), everything)
         return self
 
-    def _booster(self, table: "_Table", target: Matrix, rows: "np.typing.NDArray[np.intp]"):  # type: ignore[no-untyped-def]
+    def _booster(self, table: TrainingTable, target: Matrix, rows: "np.typing.NDArray[np.intp]"):  # type: ignore[no-untyped-def]
         parameters = {
             "objective": "regression",
             "learning_rate": self.learning_rate,
@@ -158,10 +133,10 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
                 f"the scores lack {self.single_best_!r}, the selector's single best; "
                 "score with all the metrics"
             )
-        features = _with_arm(describe(decision, proposals, self.metrics_), proposals, self.arms_)
+        features = with_arm(describe(decision, proposals, self.metrics_), proposals, self.arms_)
         regrets = np.stack([booster.predict(features) for booster in self._regret])
         nats = np.exp(self._damage.predict(features)) - DAMAGE_OFFSET
-        return _decide(proposals, regrets, nats, self.single_best_)
+        return decide(proposals, regrets, nats, self.single_best_)
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "arms_"):
@@ -179,7 +154,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         texts = {f"regret_{i}.txt": b.model_to_string() for i, b in enumerate(self._regret)}
         texts["damage.txt"] = self._damage.model_to_string()
         for name, text in texts.items():
-            (target / name).write_text(text)
+            write_text(target / name, text)
         description = {
             "format_version": FORMAT_VERSION,
             "parameters": self.get_params(),
@@ -190,7 +165,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             "sha256": {name: _digest(text) for name, text in texts.items()},
         }
         # Last, so that a folder with this file is whole.
-        (target / "selector.json").write_text(json.dumps(description, indent=1) + "\n")
+        write_text(target / "selector.json", json.dumps(description, indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> "SaliencySelector":
@@ -200,16 +175,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             SelectorError: Missing, damaged, of another format, or with metrics unknown here.
         """
         source = Path(folder)
-        try:
-            description = json.loads((source / "selector.json").read_text())
-            if description["format_version"] != FORMAT_VERSION:
-                raise SelectorError(
-                    f"{source} has format {description['format_version']}, this version reads "
-                    f"{FORMAT_VERSION}; fit the selector again"
-                )
-            texts = {name: (source / name).read_text() for name in description["sha256"]}
-        except (OSError, json.JSONDecodeError, KeyError) as error:
-            raise SelectorError(f"{source} is not a saved selector: {error}") from error
+        description, texts = _read_saved(source)
         for name, text in texts.items():
             if _digest(text) != description["sha256"][name]:
                 raise SelectorError(f"{source / name} is damaged: its checksum does not fit")
@@ -247,92 +213,25 @@ def shipped_file(name: str) -> Path:
     raise SelectorError(f"the shipped {name!r} is missing; install saliency-selector again")
 
 
-@dataclass(frozen=True, eq=False)
-class _Table:
-    features: Matrix
-    regret: Matrix
-    nats: Matrix
-    weight: Matrix
-    network: "np.typing.NDArray[np.str_]"
+DESCRIBED = ("parameters", "arms", "metrics", "single_best", "networks", "sha256")
 
 
-def normalised_regrets(rows: Sequence[CandidateRecord]) -> Matrix:
-    """Regret over the spread of the decision: (nats - best) / (median - best + 0.002 nats)."""
-    nats = np.array([row.nats for row in rows])
-    best = nats.min()
-    regrets: Matrix = (nats - best) / (np.median(nats) - best + FLOOR_NATS)
-    return regrets
-
-
-def single_best(records: Records, arms: Sequence[str]) -> str:
-    """The arm with the lowest mean normalised regret, capped, among those that always apply."""
-    costs: dict[str, list[float]] = {arm: [] for arm in arms}
-    decisions = 0
-    for _, _, rows in records.decisions():
-        known = [row for row in rows if row.arm in costs]
-        decisions += 1
-        for row, regret in zip(known, normalised_regrets(known), strict=True):
-            costs[row.arm].append(min(float(regret), CAP))
-    always = {arm: float(np.mean(c)) for arm, c in costs.items() if len(c) == decisions}
-    if not always:
-        raise SelectorError("no arm was measured in every decision; record with all the metrics")
-    return min(always, key=always.__getitem__)
-
-
-def _training_table(records: Records, arms: list[str], metrics: list[str]) -> _Table:
-    features, regrets, nats, weights, networks = [], [], [], [], []
-    for group, decision, rows in records.decisions():
-        known = [row for row in rows if row.arm in arms]
-        proposals = candidates(decision, [row.arm for row in known])
-        described = describe(decision, proposals, metrics)
-        features.append(_with_arm(described, proposals, arms))
-        regrets.append(np.minimum(normalised_regrets(known), CAP))
-        nats.append(np.array([row.nats for row in known]))
-        weights.append(np.full(len(known), 1 / len(known)))
-        networks += [group.network] * len(known)
-    return _Table(
-        np.concatenate(features),
-        np.concatenate(regrets),
-        np.concatenate(nats),
-        np.concatenate(weights) * len(networks) / len(weights),
-        np.array(networks),
-    )
-
-
-def _with_arm(features: Matrix, proposals: Mapping[str, object], arms: Sequence[str]) -> Matrix:
-    column = np.array([[float(arms.index(arm))] for arm in proposals])
-    return np.concatenate([features, column], 1)
-
-
-def _log_damage(nats: Matrix) -> Matrix:
-    logs: Matrix = np.log(np.maximum(nats, 0) + DAMAGE_OFFSET)
-    return logs
-
-
-def _decide(
-    proposals: Mapping[str, tuple[int, ...]], regrets: Matrix, nats: Matrix, single_best: str
-) -> Prediction:
-    arms = list(proposals)
-    mean = regrets.mean(0)
-    best, fixed = int(mean.argmin()), arms.index(single_best)
-    gains = regrets[:, fixed] - regrets[:, best]
-    count = len(gains)
-    # Jackknife over folds of networks: the boosters share most of their data.
-    error = float(((count - 1) / count * np.square(gains - gains.mean()).sum()) ** 0.5)
-    gain = float(gains.mean())
-    fell_back = proposals[arms[best]] != proposals[single_best] and gain <= error
-    trusted = single_best if fell_back else arms[best]
-    order = sorted(arms, key=lambda arm: float(mean[arms.index(arm)]))
-    others = [arm for arm in order if proposals[arm] != proposals[trusted]]
-    return Prediction(
-        trusted=trusted,
-        runner_up=others[0] if others else None,
-        fell_back=fell_back,
-        gain=gain,
-        gain_error=error,
-        proposals=proposals,
-        regret={arm: float(value) for arm, value in zip(arms, mean, strict=True)},
-        loss_change_nats={arm: float(value) for arm, value in zip(arms, nats, strict=True)},
+def _read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The description of a saved selector and the texts of its boosters."""
+    try:
+        description = json.loads((folder / "selector.json").read_text())
+        version = description["format_version"]
+        if version == FORMAT_VERSION:
+            missing = [key for key in DESCRIBED if key not in description]
+            if missing or "damage.txt" not in description["sha256"]:
+                raise KeyError(missing[0] if missing else "damage.txt")
+            texts = {name: (folder / name).read_text() for name in description["sha256"]}
+            return description, texts
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SelectorError(f"{folder} is not a saved selector: {error}") from error
+    raise SelectorError(
+        f"{folder} has format {version}, this version reads {FORMAT_VERSION}; "
+        "fit the selector again"
     )
 
 

@@ -30,7 +30,7 @@ from selector.groups import (
     removable,
     temporarily_cut,
 )
-from selector.objective import call, evaluating
+from selector.objective import call, evaluating, run_batch
 
 TOLERANCE = 1e-4
 """Largest difference between masked and cut outputs, relative to the largest output (float32)."""
@@ -94,13 +94,9 @@ def retrace_groups(model: nn.Module, inputs: object, known: Groups) -> Groups:
 
 
 def _costs(model: nn.Module, inputs: object) -> Costs:
-    try:
-        return count_costs(model, inputs)
-    except Exception as error:
-        raise SelectorError(
-            f"the network does not run on the first batch ({type(error).__name__}: {error}); "
-            "check that the inputs have the shape and type it expects"
-        ) from error
+    with torch.no_grad():
+        run_batch(model, inputs, 0)
+    return count_costs(model, inputs)
 
 
 def _with_costs(group: Group, costs: Costs) -> Group:
@@ -209,7 +205,10 @@ def _build_graph(model: nn.Module, inputs: object) -> tp.DependencyGraph:
 
 def _tensors_with_gradient(outputs: object) -> list[Tensor]:
     found = pytree.tree_leaves(outputs)
-    return [leaf for leaf in found if isinstance(leaf, Tensor) and leaf.grad_fn is not None]
+    tensors = [leaf for leaf in found if isinstance(leaf, Tensor) and leaf.grad_fn is not None]
+    if not tensors:
+        raise SelectorError("no output of the network has a gradient")
+    return tensors
 
 
 def _broken_law(model: nn.Module, group: Group, inputs: object) -> str | None:

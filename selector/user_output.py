@@ -106,22 +106,6 @@ def _check_parent(path: Path) -> None:
         raise SelectorError(f"{path} cannot be written: the folder {path.parent} is read-only")
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside the target, which then takes its place.
-
-    Raises:
-        SelectorError: The file cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    except OSError as error:
-        raise SelectorError(f"{path} cannot be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def write_selector(learnt: SaliencySelector, folder: Path) -> None:
     """Save a selector; one that was there is replaced when the new one is whole.
 

@@ -14,9 +14,11 @@ from selector.checkpoint import load_pruned, load_tensors, read_tensors, save_pr
 from selector.errors import SelectorError
 from selector.objective import evaluate
 from selector.oracle import loss_changes
-from selector.planning import Plan, choose
+from selector.plan import Plan
+from selector.planning import choose
 from selector.pruning import apply_plan, prune
-from selector.saliency import METRICS, score
+from selector.saliency import METRICS
+from selector.scoring import score
 from selector.selection import SaliencySelector
 from selector.tracing import find_groups
 from tests.networks import data, small, state_of
@@ -277,7 +279,6 @@ def test_inputs_of_another_shape(model: nn.Module) -> None:
     )
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="prune and evaluate run it unguarded")
 @pytest.mark.parametrize("reader", [READERS[2], READERS[4]], ids=["evaluate", "prune"])
 def test_inputs_of_another_type(model: nn.Module, reader: Callable[..., object]) -> None:
     batches = [(images.long(), labels) for images, labels in data()]
@@ -311,9 +312,6 @@ def test_no_layer_at_all() -> None:
     refused(lambda: score(Scaled(), data()), "no prunable group", "no convolution or linear layer")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the hint of _build_graph is only given where tracing raises"
-)
 def test_a_forward_pass_without_gradients() -> None:
     class Frozen(nn.Module):
         def __init__(self) -> None:

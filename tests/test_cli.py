@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from selector.checkpoint import load_pruned, read_tensors, save_pruned
 from selector.cli import app
-from selector.planning import Plan
+from selector.plan import Plan
 from selector.saliency import METRICS
 from selector.user_input import ImageOptions, read_data
 

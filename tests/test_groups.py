@@ -128,7 +128,6 @@ def test_costs_of_small_networks(model: nn.Module) -> None:
     check_costs(model, torch.ones(3, 3, 8, 8, dtype=torch.float64))
 
 
-@pytest.mark.xfail(strict=True, reason="parameters of a PReLU are counted as if none could go")
 def test_costs_with_a_slope_for_each_channel() -> None:
     check_costs(small("plain", act="prelu"), torch.ones(3, 3, 8, 8, dtype=torch.float64))
 
@@ -386,7 +385,6 @@ def test_an_unknown_group_is_named_with_the_known() -> None:
         find_group(groups, "steam")
 
 
-@pytest.mark.xfail(strict=True, reason="parametrised weights are taken for inputs of a wrong shape")
 def test_a_parametrised_layer_is_refused_by_name_and_the_rest_goes_on() -> None:
     model = Interrupted(nn.Identity()).eval()
     nn.utils.parametrizations.weight_norm(model.after)

@@ -15,7 +15,8 @@ from selector.features import describe, feature_names
 from selector.oracle import loss_changes
 from selector.recording import record
 from selector.records import CANDIDATES_FILE, GROUPS_FILE, Records
-from selector.saliency import METRICS, lowest, score
+from selector.saliency import METRICS
+from selector.scoring import lowest, score
 from tests.networks import data, small, state_of
 
 RATIOS = (0.0, 0.5)
@@ -198,8 +199,8 @@ def test_the_same_network_gives_the_same_records(found: Records) -> None:
 @pytest.mark.parametrize(
     ("options", "culprit"),
     [
-        ({"network": ""}, "network='' must be a name"),
-        ({"network": "a/b"}, "network='a/b' must be a name"),
+        ({"network": ""}, "network='' must be the name of a folder"),
+        ({"network": "a/b"}, "network='a/b' must be the name of a folder"),
         ({"network": "x", "ratios": (0.5, 1.0)}, r"ratio 1.0 is outside \[0, 1\)"),
         ({"network": "x", "ratios": (-0.1,)}, r"ratio -0.1 is outside \[0, 1\)"),
     ],

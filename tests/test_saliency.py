@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 from selector.groups import Group
-from selector.saliency import METRICS, lowest, score
+from selector.saliency import METRICS
+from selector.scoring import lowest, score
 from selector.tracing import find_groups
 from tests.networks import STYLES, data, small, small_networks, state_of
 from tests.reference import TWINS, Scene, singles

@@ -12,9 +12,11 @@ import numpy as np
 from tqdm import tqdm
 
 from selector.features import Matrix, known_metrics
+from selector.learning import CAP, FLOOR_NATS, single_best
+from selector.prediction import Prediction
 from selector.records import CandidateRecord, Records
 from selector.saliency import METRICS
-from selector.selection import CAP, FLOOR_NATS, Prediction, SaliencySelector, single_best
+from selector.selection import SaliencySelector
 
 
 @dataclass(frozen=True)

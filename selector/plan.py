@@ -1,0 +1,122 @@
+"""A plan as a value: what goes from every group, by whose advice; it prints, saves and loads."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from selector.errors import SelectorError
+from selector.files import write_text
+from selector.oracle import LossChange
+from selector.tables import count_text, nats_text, text_table
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What goes from one group, and who says so."""
+
+    group: str
+    channels: int
+    remove: tuple[int, ...]
+    metric: str
+    runner_up: str | None
+    fell_back: bool
+    """Whether the single best metric was kept because no other was credibly better."""
+    predicted_nats: float | None
+    """Predicted loss change; None where a metric was named by hand."""
+    measured: LossChange | None
+    """Loss change measured by the oracle, given what the plan already takes from other groups."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Channels to remove from a network, with the reasons."""
+
+    criterion: str
+    choices: tuple[Choice, ...]
+    macs_before: float
+    macs_after: float
+    parameters_before: float
+    parameters_after: float
+    refused: Mapping[str, str]
+    """Groups that are left alone, with the reason."""
+    oracle_images: int
+    """Images evaluated by the oracle to make the plan."""
+
+    @property
+    def removals(self) -> dict[str, tuple[int, ...]]:
+        """Group name -> channels that go."""
+        return {choice.group: choice.remove for choice in self.choices}
+
+    def __str__(self) -> str:
+        """The plan as a table."""
+        rows = [
+            [
+                choice.group,
+                f"{choice.channels}",
+                f"{choice.channels - len(choice.remove)}",
+                choice.metric + (" (single best)" if choice.fell_back else ""),
+                choice.runner_up or "-",
+                nats_text(choice.predicted_nats),
+                nats_text(choice.measured.nats if choice.measured else None),
+            ]
+            for choice in self.choices
+        ]
+        columns = ["group", "channels", "left", "metric trusted", "runner-up"]
+        table = text_table([*columns, "predicted nats", "measured nats"], rows)
+        lines = [
+            table,
+            f"MACs {count_text(self.macs_before)} -> {count_text(self.macs_after)} "
+            f"({self.macs_after / self.macs_before:.1%}), parameters "
+            f"{count_text(self.parameters_before)} -> {count_text(self.parameters_after)} "
+            f"({self.parameters_after / self.parameters_before:.1%}); "
+            f"oracle images {self.oracle_images}",
+            *(f"left alone: {name}: {why}" for name, why in self.refused.items()),
+        ]
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """The plan as JSON text."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """Read `to_json` back.
+
+        Raises:
+            SelectorError: Not a plan.
+        """
+        try:
+            fields = json.loads(text)
+            fields["choices"] = tuple(_choice(row) for row in fields["choices"])
+            return cls(**fields)
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise SelectorError(f"this is not a plan saved by to_json: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON.
+
+        Raises:
+            SelectorError: The file cannot be written.
+        """
+        write_text(path, self.to_json() + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Plan":
+        """Read a plan written by `save`.
+
+        Raises:
+            SelectorError: No such file, or not a plan.
+        """
+        try:
+            return cls.from_json(Path(path).read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise SelectorError(f"the plan {path} cannot be read: {error}") from error
+
+
+def _choice(row: dict[str, object]) -> Choice:
+    measured = row["measured"]
+    change = LossChange(**measured) if isinstance(measured, dict) else None
+    removed = row["remove"]
+    assert isinstance(removed, list)
+    return Choice(**{**row, "remove": tuple(removed), "measured": change})  # type: ignore[arg-type]
