@@ -205,9 +205,9 @@ def _checked_logits(outputs: object, targets: object) -> tuple[Tensor, Tensor]:
     if not targets.is_floating_point() and targets.numel():
         classes = outputs.shape[1]
         low, high = int(targets.min()), int(targets.max())
-        # -100 is cross_entropy's own mark for "ignore this one".
         wrong = high if high >= classes else low
-        if wrong >= classes or (wrong < 0 and wrong != -100):
+        # cross_entropy's -100, "ignore this one", is refused too: means over images would differ.
+        if not 0 <= wrong < classes:
             raise SelectorError(
                 f"label {wrong} is outside the network's {classes} classes (0 to {classes - 1}); "
                 "check the labels, and that these weights belong to this data set"
@@ -215,18 +215,18 @@ def _checked_logits(outputs: object, targets: object) -> tuple[Tensor, Tensor]:
     return outputs, targets
 
 
-def check_finite(losses: Tensor, batch: int) -> None:
-    """Refuse a loss that is not a number.
+def check_finite(values: Tensor, batch: int, what: str = "loss") -> None:
+    """Refuse a loss, or an output of the network, that is not a finite number.
 
     Raises:
         SelectorError: Names the batch and the value.
     """
-    finite = torch.isfinite(losses)
+    finite = torch.isfinite(values)
     if not bool(finite.all()):
-        value = float(losses[~finite].flatten()[0])
+        value = float(values[~finite].flatten()[0])
         raise SelectorError(
-            f"the loss is {'NaN' if math.isnan(value) else 'infinite'} on batch {batch}; check the "
-            "weights, the normalisation of the inputs, and the targets"
+            f"the {what} is {'NaN' if math.isnan(value) else 'infinite'} on batch {batch}; check "
+            "the weights, the inputs' normalisation, and the targets"
         )
 
 

@@ -169,9 +169,10 @@ def _write(records: Records, provenance: Provenance, root: Path) -> None:
                 table.replace_schema_metadata(metadata), partial / name, compression="zstd"
             )
         partial.rename(root / provenance.network)
-    except BaseException:
+    except OSError as error:
+        raise SelectorError(f"{root / provenance.network} cannot be written: {error}") from error
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _group_row(record: GroupRecord) -> dict[str, object]:

@@ -30,7 +30,7 @@ from selector.groups import (
     removable,
     temporarily_cut,
 )
-from selector.objective import call, evaluating, run_batch
+from selector.objective import call, check_finite, evaluating, run_batch
 
 TOLERANCE = 1e-4
 """Largest difference between masked and cut outputs, relative to the largest output (float32)."""
@@ -95,7 +95,10 @@ def retrace_groups(model: nn.Module, inputs: object, known: Groups) -> Groups:
 
 def _costs(model: nn.Module, inputs: object) -> Costs:
     with torch.no_grad():
-        run_batch(model, inputs, 0)
+        outputs = pytree.tree_leaves(run_batch(model, inputs, 0))
+    for leaf in outputs:
+        if isinstance(leaf, Tensor) and leaf.is_floating_point():
+            check_finite(leaf, 0, what="output of the network")
     return count_costs(model, inputs)
 
 

@@ -246,8 +246,16 @@ def test_an_infinite_loss(model: nn.Module) -> None:
 def test_weights_that_are_no_numbers() -> None:
     broken = small("plain")
     broken.stem.weight.data[1] = float("nan")
-    refused(lambda: find_groups(broken, data()[0][0]).required(), "no prunable group", "stem")
+    refused(
+        lambda: find_groups(broken, data()[0][0]), "output of the network is NaN", "the weights"
+    )
     refused(lambda: evaluate(broken, data()), "the loss is NaN on batch 0", "check the weights")
+
+
+def test_labels_that_mean_ignore_this_one(model: nn.Module) -> None:
+    batches = [(images, labels.clone()) for images, labels in data()]
+    batches[0][1][0] = -100
+    refused(lambda: evaluate(model, batches), "label -100 is outside", "classes (0 to")
 
 
 def test_a_loss_that_is_not_one_number(model: nn.Module) -> None:

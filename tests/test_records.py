@@ -123,7 +123,7 @@ def test_a_write_that_fails_leaves_nothing(
         write(*args, **options)
 
     monkeypatch.setattr(records_module.pq, "write_table", second_fails)
-    with pytest.raises(OSError, match="the disk is full"):
+    with pytest.raises(SelectorError, match="cannot be written: the disk is full"):
         found.of_networks(["one"]).save(tmp_path)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(SelectorError, match="no records in"):
