@@ -225,8 +225,8 @@ def check_finite(values: Tensor, batch: int, what: str = "loss") -> None:
     if not bool(finite.all()):
         value = float(values[~finite].flatten()[0])
         raise SelectorError(
-            f"the {what} is {'NaN' if math.isnan(value) else 'infinite'} on batch {batch}; check "
-            "the weights, the inputs' normalisation, and the targets"
+            f"the {what} is {'NaN' if math.isnan(value) else 'infinite'} on batch {batch}; "
+            "check the weights, the normalisation of the inputs, and the targets"
         )
 
 
