@@ -96,53 +96,98 @@ class Widths:
         return 1 - (group.channels - count) / self.original[group.name]
 
 
-def allocate(
-    groups: Groups, widths: Widths, target: Target, *, share: float, start: Costs
-) -> dict[str, int]:
+@dataclass(frozen=True)
+class Stage:
+    """A network on its way to the target: where it stands, and how far this round goes."""
+
+    groups: Groups
+    """The network's groups as they are now."""
+    widths: Widths
+    target: Target
+    share: float
+    """The part of the way that is done after this round, in (0, 1]."""
+    start: Costs
+    """Costs of the unpruned network."""
+
+    @property
+    def macs_kept(self) -> float:
+        """Share of the unpruned network's multiply-accumulates that is left now."""
+        return self.groups.costs.total("macs") / self.start.total("macs")
+
+    @property
+    def measure(self) -> Measure:
+        """What the target counts; a ratio of channels is no cost."""
+        assert self.target.measure != "channels"
+        return self.target.measure
+
+    @property
+    def limit(self) -> float:
+        """The cost that may be left after this round."""
+        return float(self.target.keep**self.share * self.start.total(self.measure))
+
+    def options(self, name: str) -> list[int]:
+        """How many channels may still go from a group, ascending, beginning with none."""
+        return self.widths.options(self.groups.prunable[name])
+
+    def cost(self, counts: Mapping[str, int]) -> float:
+        """The network's cost after so many channels of every group are gone."""
+        removed = {self.groups.prunable[name]: count for name, count in counts.items()}
+        return self.groups.costs.total(self.measure, removed)
+
+    def check_reachable(self) -> None:
+        """Make sure that the target can be met.
+
+        Raises:
+            SelectorError: It cannot; the smallest reachable value is named.
+        """
+        most = {name: self.options(name)[-1] for name in self.groups.prunable}
+        least = self.cost(most) / self.start.total(self.measure)
+        if least > self.target.keep:
+            refused = len(self.groups.refused)
+            raise SelectorError(
+                f"keeping {self.target.keep:.1%} of the {self.measure} cannot be met: the prunable "
+                f"groups allow {least:.1%} at the least; raise max_ratio, lower round_to, or "
+                "ignore fewer groups" + (f" ({refused} groups are left alone)" if refused else "")
+            )
+
+
+def allocate_evenly(stage: Stage) -> dict[str, int]:
     """Channels that every group loses now; the same share of each group's original width.
 
     Single steps are taken in the order of the share lost after half of them, so that groups shrink
     evenly; the last step is the one that comes closest to the target from below.
 
-    Args:
-        groups: The network's groups as they are now.
-        widths: Their original widths and limits.
-        target: What is left when all the rounds are done.
-        share: The part of the way that is done after this round, in (0, 1].
-        start: Costs of the unpruned network.
-
     Raises:
         SelectorError: The target cannot be met; the smallest reachable value is named.
     """
-    keep = target.keep**share
-    if target.measure == "channels":
-        return _even_ratio(groups, widths, 1 - keep, 1 - target.keep, last=share == 1)
-    measure, limit = target.measure, keep * start.total(target.measure)
-    options = {name: widths.options(group) for name, group in groups.prunable.items()}
-    _check_reachable(groups, options, measure, target, start)
-    counts = dict.fromkeys(options, 0)
-    remaining = {name: steps[1:] for name, steps in options.items() if len(steps) > 1}
-
-    def cost(changed: Mapping[str, int]) -> float:
-        return groups.costs.total(measure, {groups.prunable[n]: c for n, c in changed.items()})
-
-    while remaining and cost(counts) > limit:
-        ends = {name: cost({**counts, name: steps[0]}) for name, steps in remaining.items()}
-        enough = [name for name, value in ends.items() if value <= limit]
+    if stage.target.measure == "channels":
+        return _even_ratio(stage)
+    stage.check_reachable()
+    counts = dict.fromkeys(stage.groups.prunable, 0)
+    remaining = {n: stage.options(n)[1:] for n in counts if len(stage.options(n)) > 1}
+    while remaining and stage.cost(counts) > stage.limit:
+        ends = {n: stage.cost({**counts, n: steps[0]}) for n, steps in remaining.items()}
+        enough = [name for name, value in ends.items() if value <= stage.limit]
         if enough:
             chosen = max(enough, key=ends.__getitem__)
         else:
-            chosen = min(remaining, key=lambda name: _turn(groups, widths, counts, remaining, name))
+            turns = {n: _turn(stage, n, counts[n], steps[0]) for n, steps in remaining.items()}
+            chosen = min(turns, key=turns.__getitem__)
         counts[chosen] = remaining[chosen].pop(0)
         if not remaining[chosen]:
             del remaining[chosen]
     return counts
 
 
-def _even_ratio(
-    groups: Groups, widths: Widths, ratio: float, asked: float, *, last: bool
-) -> dict[str, int]:
+def _turn(stage: Stage, name: str, now: int, then: int) -> float:
+    group = stage.groups.prunable[name]
+    return 1 - (group.channels - (now + then) / 2) / stage.widths.original[name]
+
+
+def _even_ratio(stage: Stage) -> dict[str, int]:
     """The allowed width of every group that is nearest to having lost a share of its channels."""
+    widths, groups = stage.widths, stage.groups.prunable
+    asked, ratio = 1 - stage.target.keep, 1 - stage.target.keep**stage.share
     if asked > widths.max_ratio:
         raise SelectorError(
             f"ratio={asked:.4g} is more than max_ratio={widths.max_ratio:.4g} lets any group lose; "
@@ -150,38 +195,13 @@ def _even_ratio(
         )
     counts = {
         name: min(widths.options(group), key=lambda n: abs(ratio - widths.lost(group, n)))
-        for name, group in groups.prunable.items()
+        for name, group in groups.items()
     }
-    lost = [widths.lost(groups.prunable[name], count) for name, count in counts.items()]
-    if last and not any(lost):
+    lost = [widths.lost(groups[name], count) for name, count in counts.items()]
+    if stage.share == 1 and not any(lost):
         widest = max(widths.original.values())
         raise SelectorError(
             f"ratio={asked:.4g} removes nothing: no group, of {widest} channels at most, has an "
             f"allowed width (round_to={widths.round_to}) nearer to it than its own; raise ratio"
         )
     return counts
-
-
-def _turn(
-    groups: Groups,
-    widths: Widths,
-    counts: Mapping[str, int],
-    remaining: Mapping[str, list[int]],
-    name: str,
-) -> float:
-    middle = (counts[name] + remaining[name][0]) / 2
-    group = groups.prunable[name]
-    return 1 - (group.channels - middle) / widths.original[name]
-
-
-def _check_reachable(
-    groups: Groups, options: Mapping[str, list[int]], measure: Measure, target: Target, start: Costs
-) -> None:
-    most = {groups.prunable[name]: steps[-1] for name, steps in options.items()}
-    least = groups.costs.total(measure, most) / start.total(measure)
-    if least > target.keep:
-        raise SelectorError(
-            f"keeping {target.keep:.1%} of the {measure} cannot be met: the prunable groups allow "
-            f"{least:.1%} at the least; raise max_ratio, lower round_to, or ignore fewer groups"
-            + (f" ({len(groups.refused)} groups are left alone)" if groups.refused else "")
-        )

@@ -23,6 +23,7 @@ from selector.tables import count_text, text_table
 KEEP_MACS = 0.5
 ROUNDS = 5
 WEIGHTS = "demo_digits.safetensors"
+DAMAGE = "selector, allocation by damage"
 
 
 class DigitsNetwork(nn.Module):
@@ -154,6 +155,7 @@ def run(progress: bool = False) -> DemoResult:
         (f"single best metric: {best}", best, 0),
         ("selector", "selector", 0),
         ("selector, verify=3", "selector", 3),
+        (DAMAGE, "selector", 0),
         ("full oracle", "oracle", 0),
     ]
     unpruned = evaluate(model, test)
@@ -165,13 +167,14 @@ def run(progress: bool = False) -> DemoResult:
             batched(data.calibration),
             criterion=criterion,
             verify=verify,
+            allocation="damage" if name == DAMAGE else "even",
             keep_macs=KEEP_MACS,
             rounds=ROUNDS,
             test_batches=test,
             progress=progress,
         )
         rows.append(_row(name, result, time.perf_counter() - begin))
-        if criterion == "selector" and not verify:
+        if name == "selector":
             routed = str(result.report)
     report = result.report
     first = DemoRow(

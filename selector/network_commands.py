@@ -12,7 +12,7 @@ from selector.allocation import Target, Targets
 from selector.checkpoint import save_pruned
 from selector.errors import SelectorError
 from selector.files import write_whole
-from selector.planning import Method
+from selector.planning import Allocation, Method
 from selector.planning import choose as choose_plan
 from selector.pruning import prune as prune_network
 from selector.recording import record as record_network
@@ -77,17 +77,15 @@ def _score_table(scores: Scores) -> str:
 
 
 def _targets(**shares: float | None) -> Targets:
-    target = cast(Targets, {name: share for name, share in shares.items() if share is not None})
-    Target.of(target)
-    return target
+    return cast(Targets, {name: share for name, share in shares.items() if share is not None})
 
 
-def _method(criterion: str, verify: str, folder: Path | None) -> Method:
+def _method(criterion: str, verify: str, folder: Path | None, allocation: str) -> Method:
     """The method, checked; its selector is loaded before any image is read."""
     if folder is not None and criterion != "selector":
         raise SelectorError(f"--selector {folder} does nothing with --criterion {criterion}")
     selector = None if folder is None else SaliencySelector.load(folder)
-    return Method(criterion, verify_count(verify), selector).ready()
+    return Method(criterion, verify_count(verify), selector, cast(Allocation, allocation))
 
 
 @printed
@@ -103,6 +101,7 @@ def choose(
     verify: opt.VerifyText = "0",
     selector: opt.SelectorFolder = None,
     ignore: opt.Ignore = None,
+    allocation: opt.AllocationName = "even",
     max_ratio: opt.MaxRatio = 0.9,
     round_to: opt.RoundTo = 1,
     output: Annotated[Path | None, typer.Option(help="Write the plan here, as JSON.")] = None,
@@ -119,7 +118,8 @@ def choose(
         keep_macs=keep_macs, keep_params=keep_params, keep_weights=keep_weights, ratio=ratio
     )
     check_files([output], [weights, Path(data)])
-    method = _method(criterion, verify, selector)
+    method = _method(criterion, verify, selector, allocation)
+    method.check(Target.of(target))
     batches, _ = read_data(data, None, ImageOptions(images, batch_size, mean, std, size, bgr))
     plan = choose_plan(
         read_model(model, weights),
@@ -128,6 +128,7 @@ def choose(
         verify=method.verify,
         selector=method.selector,
         ignore=() if ignore is None else names(ignore, "--ignore"),
+        allocation=method.allocation,
         max_ratio=max_ratio,
         round_to=round_to,
         progress=progress_wanted(),
@@ -152,6 +153,7 @@ def prune(
     verify: opt.VerifyText = "0",
     selector: opt.SelectorFolder = None,
     ignore: opt.Ignore = None,
+    allocation: opt.AllocationName = "even",
     max_ratio: opt.MaxRatio = 0.9,
     round_to: opt.RoundTo = 1,
     rounds: Annotated[int, typer.Option(help="Cuts; scores are made anew before each.")] = 5,
@@ -178,7 +180,8 @@ def prune(
     )
     read = [weights, Path(data), None if test_data is None else Path(test_data)]
     check_files([output, report, plan], read)
-    method = _method(criterion, verify, selector)
+    method = _method(criterion, verify, selector, allocation)
+    method.check(Target.of(target))
     options = ImageOptions(images, batch_size, mean, std, size, bgr)
     batches, test_batches = read_data(data, test_data, options)
     result = prune_network(
@@ -188,6 +191,7 @@ def prune(
         verify=method.verify,
         selector=method.selector,
         ignore=() if ignore is None else names(ignore, "--ignore"),
+        allocation=method.allocation,
         max_ratio=max_ratio,
         round_to=round_to,
         rounds=rounds,

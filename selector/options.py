@@ -124,6 +124,14 @@ Ignore = Annotated[
     str | None,
     typer.Option(help="Groups or layers to leave alone, as in a,b.", rich_help_panel=_METHOD),
 ]
+AllocationName = Annotated[
+    str,
+    typer.Option(
+        "--allocation",
+        help="even: the same share everywhere; damage: where the least loss is predicted.",
+        rich_help_panel=_METHOD,
+    ),
+]
 MaxRatio = Annotated[
     float,
     typer.Option(help="Largest share of a group's channels to go.", rich_help_panel=_METHOD),

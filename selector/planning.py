@@ -8,7 +8,8 @@ from typing import Literal
 from torch import nn
 from typing_extensions import Unpack
 
-from selector.allocation import Target, Targets, Widths, allocate
+from selector.allocation import Stage, Target, Targets, Widths, allocate_evenly
+from selector.damage import allocate_by_damage, damage_curve
 from selector.errors import SelectorError
 from selector.features import Decision, candidates, describe_group, describe_run
 from selector.groups import Group, masked
@@ -22,6 +23,7 @@ from selector.signals import Signals, measure_signals
 from selector.tracing import Groups, find_groups
 
 Verify = int | Literal["all"]
+Allocation = Literal["even", "damage"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Method:
     verify: Verify = 0
     """Candidates that the oracle measures in every group; `all` for every arm's."""
     selector: SaliencySelector | None = None
+    allocation: Allocation = "even"
+    """Where channels go: the same share everywhere, or where the predicted damage is least."""
 
     def __post_init__(self) -> None:
         """Refuse what would silently be something else."""
@@ -49,16 +53,44 @@ class Method:
                 f"criterion 'oracle' measures every arm's candidate, so verify={self.verify!r} says"
                 " nothing; leave it out, or use criterion='selector'"
             )
+        if self.allocation not in ("even", "damage"):
+            raise SelectorError(f"unknown allocation {self.allocation!r}; known: even, damage")
+        if self.allocation == "damage" and self.criterion != "selector":
+            raise SelectorError(
+                "allocation='damage' spends the budget by the selector's predictions, and "
+                f"criterion {self.criterion!r} has none; use criterion='selector', or "
+                "allocation='even'"
+            )
         if self.verify != "all" and (not isinstance(self.verify, int) or self.verify < 0):
             raise SelectorError(f"verify={self.verify!r} must be 0, 1, 2, ... or 'all'")
+
+    def __str__(self) -> str:
+        """As it is named in plans and reports."""
+        parts = [self.criterion]
+        parts += [f"verify={self.verify}"] if self.verify else []
+        parts += ["allocation by damage"] if self.allocation == "damage" else []
+        return ", ".join(parts)
 
     @property
     def measures(self) -> bool:
         """Whether the oracle is called."""
         return self.criterion == "oracle" or bool(self.verify)
 
-    def ready(self) -> "Method":
-        """The same method with the shipped selector where one is needed and none was given."""
+    def check(self, target: Target) -> None:
+        """Make sure that the target and the allocation do not contradict each other.
+
+        Raises:
+            SelectorError: Both say where channels go.
+        """
+        if self.allocation == "damage" and target.measure == "channels":
+            raise SelectorError(
+                "ratio takes the same share of every group and allocation='damage' does not; "
+                "use keep_macs, keep_params or keep_weights, or allocation='even'"
+            )
+
+    def ready(self, target: Target) -> "Method":
+        """The same method, checked, with the shipped selector where one is needed and not given."""
+        self.check(target)
         if self.criterion == "selector" and self.selector is None:
             return replace(self, selector=SaliencySelector.shipped())
         return self
@@ -73,6 +105,7 @@ def choose(
     selector: SaliencySelector | None = None,
     loss: Loss | None = None,
     ignore: Iterable[str] = (),
+    allocation: Allocation = "even",
     max_ratio: float = 0.9,
     round_to: int = 1,
     progress: bool = False,
@@ -89,6 +122,8 @@ def choose(
         selector: Asked by criterion `selector` alone; the shipped one by default.
         loss: Mean loss of a batch; cross-entropy by default.
         ignore: Groups to leave alone, by name; a layer's name takes its whole group.
+        allocation: `even`, the same share of every group, or `damage`, where the selector predicts
+            the least loss change per unit saved.
         max_ratio: Largest share of a group's channels that may go, in (0, 1).
         round_to: Widths that are left must be a multiple of this.
         progress: Show progress bars.
@@ -103,14 +138,12 @@ def choose(
         SelectorError: Unusable input, unknown names, or a target that cannot be met.
     """
     wanted = Target.of(target)
-    method = Method(criterion, verify, selector).ready()
+    method = Method(criterion, verify, selector, allocation).ready(wanted)
     check_batches(batches)
     groups = without(find_groups(model, probe_inputs(model, batches)), ignore)
     widths = Widths.of(groups.required(), max_ratio, round_to)
-    counts = allocate(groups, widths, wanted, share=1.0, start=groups.costs)
-    return plan_counts(
-        model, batches, groups, counts, method, macs_kept=1.0, loss=loss, progress=progress
-    )
+    stage = Stage(groups, widths, wanted, share=1.0, start=groups.costs)
+    return plan_stage(model, batches, stage, method, loss=loss, progress=progress)
 
 
 def without(groups: Groups, ignore: Iterable[str]) -> Groups:
@@ -132,29 +165,34 @@ def without(groups: Groups, ignore: Iterable[str]) -> Groups:
     return Groups(prunable, refused, groups.costs)
 
 
-def plan_counts(
+def plan_stage(
     model: nn.Module,
     batches: Batches,
-    groups: Groups,
-    counts: Mapping[str, int],
+    stage: Stage,
     method: Method,
     *,
-    macs_kept: float,
     loss: Loss | None,
     progress: bool = False,
 ) -> Plan:
-    """Choose which channels go, once it is known how many of every group do."""
+    """Choose how many channels go from every group in this round, and which."""
+    groups = stage.groups
     scoring = measuring = batches
     if method.measures:
         scoring, measuring = split_batches(batches, 2, "verification by the oracle")
-    wanted = {name: groups.prunable[name] for name, count in counts.items() if count}
-    signals = measure_signals(model, scoring, wanted, loss=loss) if wanted else {}
+    signals = measure_signals(model, scoring, groups.prunable, loss=loss)
+    decisions = {
+        name: _decision(model, group, stage, signals[name])
+        for name, group in groups.prunable.items()
+    }
+    counts = _allocated(stage, decisions, method)
     choices: list[Choice] = []
     images = 0
     with ExitStack() as already_gone:
-        for name, group in wanted.items():
-            decision = _decision(model, group, groups, signals[name], counts[name], macs_kept)
-            options = _options(decision, name, method)
+        for name, count in counts.items():
+            if not count:
+                continue
+            group = groups.prunable[name]
+            options = _options(replace(decisions[name], count=count), name, method)
             if method.measures:
                 options, cost = _verified(model, measuring, group, options, method, loss, progress)
                 images += cost
@@ -165,7 +203,7 @@ def plan_counts(
                 already_gone.enter_context(masked(model, group, choice.remove))
     removed = {groups.prunable[c.group]: len(c.remove) for c in choices}
     return Plan(
-        criterion=method.criterion + (f", verify={method.verify}" if method.verify else ""),
+        criterion=str(method),
         choices=tuple(choices),
         macs_before=groups.costs.total("macs"),
         macs_after=groups.costs.total("macs", removed),
@@ -176,15 +214,25 @@ def plan_counts(
     )
 
 
-def _decision(
-    model: nn.Module, group: Group, groups: Groups, found: Signals, count: int, macs_kept: float
-) -> Decision:
+def _allocated(stage: Stage, decisions: Mapping[str, Decision], method: Method) -> dict[str, int]:
+    if method.allocation == "even":
+        return allocate_evenly(stage)
+    assert method.selector is not None
+    curves = {
+        name: damage_curve(method.selector, decision, stage.options(name))
+        for name, decision in decisions.items()
+    }
+    return allocate_by_damage(stage, curves)
+
+
+def _decision(model: nn.Module, group: Group, stage: Stage, found: Signals) -> Decision:
+    """What the selector is asked of a group; how many channels go is filled in later."""
     scores = score_signals({group.name: found})[group.name]
     return Decision(
-        facts=describe_group(model, group, groups.costs, found),
-        context=describe_run(found.run, macs_kept),
+        facts=describe_group(model, group, stage.groups.costs, found),
+        context=describe_run(found.run, stage.macs_kept),
         scores={name: values.numpy() for name, values in scores.items()},
-        count=count,
+        count=1,
     )
 
 

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from tqdm import tqdm
 from typing_extensions import Unpack
 
-from selector.allocation import Target, Targets, Widths, allocate
+from selector.allocation import Stage, Target, Targets, Widths
 from selector.errors import SelectorError
 from selector.groups import Cut, apply_cuts, cuts_of, find_group, masked
 from selector.objective import (
@@ -25,7 +25,7 @@ from selector.objective import (
     read,
 )
 from selector.plan import Choice, Plan
-from selector.planning import Method, Verify, plan_counts, without
+from selector.planning import Allocation, Method, Verify, plan_stage, without
 from selector.report import Report, report_of
 from selector.selection import SaliencySelector
 from selector.tracing import Groups, exact_arithmetic, find_groups, retrace_groups
@@ -59,6 +59,7 @@ def prune(
     selector: SaliencySelector | None = None,
     loss: Loss | None = None,
     ignore: Iterable[str] = (),
+    allocation: Allocation = "even",
     max_ratio: float = 0.9,
     round_to: int = 1,
     test_batches: Batches | None = None,
@@ -83,6 +84,8 @@ def prune(
         selector: Asked by criterion `selector` alone; the shipped one by default.
         loss: Mean loss of a batch; cross-entropy by default.
         ignore: Groups to leave alone, by name; a producer's name takes its whole group.
+        allocation: `even`, the same share of every group, or `damage`, where the selector predicts
+            the least loss change per unit saved.
         max_ratio: Largest share of a group's channels that may go, in (0, 1).
         round_to: Widths that are left must be a multiple of this.
         test_batches: Images for the losses and accuracies of the report; `batches` by default.
@@ -94,7 +97,7 @@ def prune(
             does not do what masking promised. The caller's network is untouched in every case.
     """
     wanted = Target.of(target)
-    method = Method(criterion, verify, selector).ready()
+    method = Method(criterion, verify, selector, allocation).ready(wanted)
     if not isinstance(rounds, int) or rounds < 1:
         raise SelectorError(f"rounds={rounds!r} must be a whole number, 1 or more")
     check_batches(batches)
@@ -106,11 +109,8 @@ def prune(
     start, widths = groups.costs, Widths.of(groups.required(), max_ratio, round_to)
     first, plans = groups, []
     for number in tqdm(range(1, rounds + 1), "rounds", disable=not progress, leave=False):
-        counts = allocate(groups, widths, wanted, share=number / rounds, start=start)
-        kept = groups.costs.total("macs") / start.total("macs")
-        plan = plan_counts(
-            small, batches, groups, counts, method, macs_kept=kept, loss=loss, progress=progress
-        )
+        stage = Stage(groups, widths, wanted, share=number / rounds, start=start)
+        plan = plan_stage(small, batches, stage, method, loss=loss, progress=progress)
         plans.append(plan)
         cut_as_promised(small, groups, plan, probe)
         if recalibrate:

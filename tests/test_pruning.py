@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from selector.checkpoint import load_pruned, save_pruned
+from selector.costs import count_costs
 from selector.errors import SelectorError
 from selector.groups import masked
 from selector.objective import evaluate
@@ -429,3 +430,16 @@ def test_an_edited_plan_is_carried_out_as_edited() -> None:
 def test_a_ratio_that_is_not_met_is_said(width: int, options: dict[str, float]) -> None:
     with pytest.raises((SelectorError, UserWarning), match="ratio"):
         prune(small("plain", width), data(), criterion="l1", rounds=1, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_damage_decides_where_channels_go(fitted: SaliencySelector, rounds: int) -> None:
+    model, batches = small("two_consumers", 8, norm=True), data()
+    result = prune(
+        model, batches, selector=fitted, allocation="damage", rounds=rounds, keep_macs=0.7
+    )
+    before, after = (count_costs(m, batches[0][0]).total("macs") for m in (model, result.model))
+    groups = find_groups(model, batches[0][0]).prunable.values()
+    assert after <= 0.7 * before
+    assert after >= 0.7 * before - max(group.macs_per_channel for group in groups)
+    assert "allocation by damage" in str(result.report)

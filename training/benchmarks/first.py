@@ -7,6 +7,8 @@ selector, by always-L1 and by Fisher: same calibration images, rounds and alloca
 import time
 from collections.abc import Mapping
 
+import torch
+from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from selector.objective import evaluate
@@ -18,13 +20,14 @@ from training.benchmarks.results_file import write_result
 from training.datasets import load
 from training.foreign import foreign_batches, load_foreign
 
+DAMAGE = "selector, allocation by damage"
 NETWORKS = ("cy_resnet20_cifar10", "he_resnet20_cifar10")
 KEEP_MACS = (0.7, 0.5)
 CALIBRATION_IMAGES = 256
 TEST_IMAGES = 10_000
 
 
-def run(test_images: int = TEST_IMAGES) -> None:
+def run(test_images: int = TEST_IMAGES, jobs: int = 2) -> None:
     """Prune both networks by every method, print the table, write `results/first.json`."""
     best = SaliencySelector.shipped().single_best_
     methods: list[tuple[str, str, Verify]] = [
@@ -33,14 +36,16 @@ def run(test_images: int = TEST_IMAGES) -> None:
         ("fisher", "fisher", 0),
         ("selector", "selector", 0),
         ("selector, verify=3", "selector", 3),
+        (DAMAGE, "selector", 0),
         ("oracle", "oracle", 0),
     ]
     if best not in ("l1", "fisher"):
         methods.insert(3, (f"single best: {best}", best, 0))
-    rows: list[Mapping[str, object]] = []
     runs = [(n, k, m) for n in NETWORKS for k in KEEP_MACS for m in methods]
-    for network, keep, (label, criterion, verify) in tqdm(runs, "prunings"):
-        rows.append(_one(network, keep, label, criterion, verify, test_images))
+    found = Parallel(n_jobs=jobs, return_as="generator")(
+        delayed(_one)(network, keep, *method, test_images) for network, keep, method in runs
+    )
+    rows: list[Mapping[str, object]] = list(tqdm(found, "prunings", total=len(runs)))
     print(text_table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows]))
     summary = {
         f"{row['network']}_{row['target']}_{row['method']}": float(str(row["accuracy"]))
@@ -56,8 +61,16 @@ def _one(
     calibration = foreign_batches(network, load("cifar10", "train", limit=CALIBRATION_IMAGES), 64)
     test = foreign_batches(network, load("cifar10", "test", limit=test_images), 250)
     model = load_foreign(network)
+    torch.set_num_threads(1)
     begin = time.perf_counter()
-    result = prune(model, calibration, criterion=criterion, verify=verify, keep_macs=keep)
+    result = prune(
+        model,
+        calibration,
+        criterion=criterion,
+        verify=verify,
+        keep_macs=keep,
+        allocation="damage" if label == DAMAGE else "even",
+    )
     seconds = time.perf_counter() - begin
     after = evaluate(result.model, test)
     report = result.report

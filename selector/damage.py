@@ -1,0 +1,75 @@
+"""The budget spent where the predicted loss change per unit saved is least."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from selector.allocation import Stage
+from selector.features import Decision
+from selector.selection import SaliencySelector
+
+LADDER = (0.03, 0.06, 0.12, 0.25, 0.5, 0.75)
+"""Shares of a group's channels at which its damage is predicted; then all that may go."""
+
+TINY_NATS = 1e-4
+"""Price of a step that is predicted to cost nothing, so that larger savings still go first."""
+
+Curve = Mapping[int, float]
+"""Channels removed from a group -> predicted loss change in nats, never falling; 0 -> 0."""
+
+
+def damage_curve(selector: SaliencySelector, decision: Decision, options: list[int]) -> Curve:
+    """Predicted loss change of a group at several of its allowed steps, by its trusted metrics."""
+    channels = len(next(iter(decision.scores.values())))
+    wanted = [share * channels for share in LADDER]
+    steps = {min(options[1:], key=lambda n: abs(n - w)) for w in wanted} if options[1:] else set()
+    curve = {0: 0.0}
+    for count in sorted(steps | set(options[-1:]) - {0}):
+        prediction = selector.predict(replace(decision, count=count))
+        nats = prediction.loss_change_nats[prediction.trusted]
+        curve[count] = max(nats, *curve.values())
+    return curve
+
+
+def allocate_by_damage(stage: Stage, curves: Mapping[str, Curve]) -> dict[str, int]:
+    """Channels that every group loses now, so that the target is met at the least predicted damage.
+
+    Greedy: of all steps up any group's curve, the one with the lowest predicted loss change per
+    unit of cost saved is taken, until the target is met; the last is cut short where less will do.
+
+    Raises:
+        SelectorError: The target cannot be met.
+    """
+    stage.check_reachable()
+    counts = dict.fromkeys(curves, 0)
+    while stage.cost(counts) > stage.limit:
+        name, count = min(
+            _steps(counts, curves), key=lambda step: _price(stage, counts, step, curves)
+        )
+        enough = (
+            n
+            for n in stage.options(name)
+            if counts[name] < n < count and stage.cost({**counts, name: n}) <= stage.limit
+        )
+        counts[name] = next(enough, count)
+    return counts
+
+
+def _steps(counts: Mapping[str, int], curves: Mapping[str, Curve]) -> list[tuple[str, int]]:
+    return [(name, n) for name, curve in curves.items() for n in curve if n > counts[name]]
+
+
+def _price(
+    stage: Stage, counts: Mapping[str, int], step: tuple[str, int], curves: Mapping[str, Curve]
+) -> float:
+    """Predicted nats for each unit of cost that a step saves, over the share of the group left.
+
+    The selector learnt from unpruned groups and foresees less of the damage the more is gone: a
+    group that has lost half its original channels pays twice, so that none is eaten up.
+    """
+    name, count = step
+    curve = curves[name]
+    now = max(value for n, value in curve.items() if n <= counts[name])
+    saved = stage.cost(counts) - stage.cost({**counts, name: count})
+    group = stage.groups.prunable[name]
+    left = 1 - stage.widths.lost(group, count)
+    return (curve[count] - now + TINY_NATS) / max(saved, 1e-12) / left
