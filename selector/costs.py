@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from selector.groups import CONVOLUTION, NORMALISATION, Group, is_depthwise, layer_width
-from selector.objective import batch_size, call, evaluating
+from selector.reading import batch_size, call, evaluating
 
 Measure = Literal["macs", "parameters", "weights"]
 

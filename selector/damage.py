@@ -42,16 +42,42 @@ def allocate_by_damage(stage: Stage, curves: Mapping[str, Curve]) -> dict[str, i
     stage.check_reachable()
     counts = dict.fromkeys(curves, 0)
     while stage.cost(counts) > stage.limit:
-        name, count = min(
-            _steps(counts, curves), key=lambda step: _price(stage, counts, step, curves)
-        )
-        enough = (
-            n
-            for n in stage.options(name)
-            if counts[name] < n < count and stage.cost({**counts, name: n}) <= stage.limit
-        )
-        counts[name] = next(enough, count)
+        prices = {step: _price(stage, counts, step, curves) for step in _steps(counts, curves)}
+        name, count = min(prices, key=prices.__getitem__)
+        if stage.cost({**counts, name: count}) <= stage.limit:
+            short = [n for n in stage.options(name) if counts[name] <= n < count]
+            counts[name] = max(n for n in short if stage.cost({**counts, name: n}) > stage.limit)
+            return _finished(stage, counts, prices, name)
+        counts[name] = count
     return counts
+
+
+NEAR = 0.99
+"""A last step is fine enough when it leaves this share of the limit or more."""
+
+
+def _finished(
+    stage: Stage, counts: dict[str, int], prices: Mapping[tuple[str, int], float], last: str
+) -> dict[str, int]:
+    """The counts with one more step that meets the target: of the near ones, the cheapest group's.
+
+    The group whose turn it is comes first; where its channels are too dear for a near landing, the
+    others are tried, in the order of their price.
+    """
+    price = {name: min(p for (n, _), p in prices.items() if n == name) for name, _ in prices}
+    landings: dict[str, tuple[int, float]] = {}
+    for name in price:
+        steps = [n for n in stage.options(name) if n > counts[name]]
+        costs = [(n, stage.cost({**counts, name: n})) for n in steps]
+        enough = [(n, cost) for n, cost in costs if cost <= stage.limit]
+        if enough:
+            landings[name] = enough[0]
+    near = [name for name, (_, cost) in landings.items() if cost >= NEAR * stage.limit]
+    if last in near or not near:
+        chosen = last if last in near else max(landings, key=lambda name: landings[name][1])
+    else:
+        chosen = min(near, key=price.__getitem__)
+    return {**counts, chosen: landings[chosen][0]}
 
 
 def _steps(counts: Mapping[str, int], curves: Mapping[str, Curve]) -> list[tuple[str, int]]:

@@ -14,16 +14,16 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from selector.checkpoint import load_tensors, read_tensors
-from selector.objective import Batches, evaluate
-from selector.planning import Verify
+from selector.method import Verify
+from selector.objective import evaluate
 from selector.pruning import PruneResult, prune
+from selector.reading import Batches
 from selector.selection import SaliencySelector, shipped_file
 from selector.tables import count_text, text_table
 
 KEEP_MACS = 0.5
 ROUNDS = 5
 WEIGHTS = "demo_digits.safetensors"
-DAMAGE = "selector, allocation by damage"
 
 
 class DigitsNetwork(nn.Module):
@@ -155,7 +155,6 @@ def run(progress: bool = False) -> DemoResult:
         (f"single best metric: {best}", best, 0),
         ("selector", "selector", 0),
         ("selector, verify=3", "selector", 3),
-        (DAMAGE, "selector", 0),
         ("full oracle", "oracle", 0),
     ]
     unpruned = evaluate(model, test)
@@ -167,7 +166,6 @@ def run(progress: bool = False) -> DemoResult:
             batched(data.calibration),
             criterion=criterion,
             verify=verify,
-            allocation="damage" if name == DAMAGE else "even",
             keep_macs=KEEP_MACS,
             rounds=ROUNDS,
             test_batches=test,

@@ -12,7 +12,7 @@ from selector.allocation import Target, Targets
 from selector.checkpoint import save_pruned
 from selector.errors import SelectorError
 from selector.files import write_whole
-from selector.planning import Allocation, Method
+from selector.method import Allocation, Method
 from selector.planning import choose as choose_plan
 from selector.pruning import prune as prune_network
 from selector.recording import record as record_network

@@ -1,171 +1,18 @@
-"""A user's batches and loss: what they must be, checked once, and read the same way everywhere."""
+"""A user's loss, as a mean and image by image; how a network does on some images."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils import _pytree as pytree
 
 from selector.errors import SelectorError
+from selector.reading import Batches, batch_size, check_batches, evaluating, read, rows, run_batch
 
-Batches = Iterable[tuple[object, object]]
-"""Any re-iterable of (inputs, targets): a DataLoader, a list, or a class of the user's own."""
 Loss = Callable[..., Tensor]
 """`loss(outputs, targets) -> scalar`, the mean over the batch."""
-
-
-def check_batches(batches: Batches) -> None:
-    """Make sure that batches can be read more than once and hold (inputs, targets).
-
-    Raises:
-        SelectorError: Not iterable, a one-shot iterator, empty, or not pairs.
-    """
-    try:
-        iterator = iter(batches)
-    except TypeError:
-        raise SelectorError(
-            f"batches must be a re-iterable of (inputs, targets), not {type(batches).__name__}; "
-            "pass a DataLoader or a list"
-        ) from None
-    if iterator is batches:
-        raise SelectorError(
-            f"batches can be read only once (a {type(batches).__name__}); "
-            "pass something re-iterable: a DataLoader or list(batches)"
-        )
-    first: object = next(iterator, None)
-    if first is None:
-        raise SelectorError("batches are empty; pass at least one batch of (inputs, targets)")
-    if not isinstance(first, tuple | list) or len(first) != 2:
-        raise SelectorError(
-            f"a batch must be a pair (inputs, targets), not a {type(first).__name__}"
-            + (f" of {len(first)}" if isinstance(first, tuple | list) else "")
-        )
-
-
-def check_repeatable(batches: Batches) -> None:
-    """Make sure that a second reading gives the same images: losses are compared across readings.
-
-    Raises:
-        SelectorError: The first batch differs between two readings.
-    """
-    check_batches(batches)
-    first, again = (pytree.tree_leaves(tuple(next(iter(batches)))) for _ in range(2))
-    same = len(first) == len(again) and all(
-        torch.equal(x, y) if isinstance(x, Tensor) and isinstance(y, Tensor) else x == y
-        for x, y in zip(first, again, strict=True)
-    )
-    if not same:
-        raise SelectorError(
-            "the first batch changed between two readings: a shuffling sampler or random "
-            "augmentation; pass shuffle=False without augmentation, or list(batches)"
-        )
-
-
-class Part:
-    """Every so-manieth batch of a user's data, so that parts of it do not overlap."""
-
-    def __init__(self, batches: Batches, first: int, step: int) -> None:
-        self._batches, self._first, self._step = batches, first, step
-
-    def __iter__(self) -> Iterator[tuple[object, object]]:
-        """Read the whole, keep the part."""
-        return islice(iter(self._batches), self._first, None, self._step)
-
-
-def split_batches(batches: Batches, parts: int, purpose: str) -> tuple[Part, ...]:
-    """Disjoint parts of the data: the first batch goes to the first part, and so on in turn.
-
-    Raises:
-        SelectorError: Fewer batches than parts, or batches that change between readings.
-    """
-    check_repeatable(batches)
-    count = sum(1 for _ in islice(iter(batches), parts))
-    if count < parts:
-        raise SelectorError(
-            f"{purpose} needs at least {parts} batches, for {parts} parts that do not overlap, "
-            f"not {count}; pass smaller batches, or more images"
-        )
-    return tuple(Part(batches, first, parts) for first in range(parts))
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """The device of the first parameter, else the CPU."""
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
-
-
-def read(model: nn.Module, batches: Batches) -> Iterator[tuple[object, object]]:
-    """Batches, one by one, on the model's device."""
-    device = device_of(model)
-    for inputs, targets in batches:
-        yield to_device(inputs, device), to_device(targets, device)
-
-
-def to_device(values: object, device: torch.device) -> object:
-    """The same structure with every tensor on the device."""
-
-    def move(leaf: object) -> object:
-        return leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else leaf
-
-    moved: object = pytree.tree_map(move, values)
-    return moved
-
-
-def call(model: nn.Module, inputs: object) -> object:
-    """Run the model: a tensor as the one argument, a sequence as several, a mapping by name."""
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    if isinstance(inputs, tuple | list):
-        return model(*inputs)
-    return model(inputs)
-
-
-def run_batch(model: nn.Module, inputs: object, batch: int) -> object:
-    """`call`, with a fault of the network on these inputs told as one.
-
-    Raises:
-        SelectorError: The network raised an error; the batch is named.
-    """
-    try:
-        return call(model, inputs)
-    except SelectorError:
-        raise
-    except Exception as error:
-        which = "the first batch" if batch == 0 else f"batch {batch}"
-        raise SelectorError(
-            f"the network does not run on {which} ({type(error).__name__}: {error}); "
-            "check that the inputs have the shape and type it expects"
-        ) from error
-
-
-def batch_size(values: object) -> int:
-    """Length of the first dimension of the first tensor found."""
-    for leaf in pytree.tree_leaves(values):
-        if isinstance(leaf, Tensor) and leaf.ndim:
-            return int(leaf.shape[0])
-    raise SelectorError("a batch holds no tensor with an image dimension")
-
-
-def rows(values: object, start: int, stop: int) -> object:
-    """The same structure with only some rows of each tensor."""
-
-    def cut(leaf: object) -> object:
-        return leaf[start:stop] if isinstance(leaf, Tensor) and leaf.ndim else leaf
-
-    kept: object = pytree.tree_map(cut, values)
-    return kept
-
-
-def probe_inputs(model: nn.Module, batches: Batches, count: int = 4) -> object:
-    """A few images of the first batch, on the model's device."""
-    check_batches(batches)
-    inputs, _ = next(iter(batches))
-    return to_device(rows(inputs, 0, count), device_of(model))
 
 
 @dataclass(frozen=True)
@@ -270,15 +117,3 @@ def evaluate(model: nn.Module, batches: Batches, loss: Loss | None = None) -> Ev
     with evaluating(model):
         losses, accuracy = image_losses(model, batches, Objective(loss))
     return Evaluation(float(losses.mean()), accuracy, len(losses))
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Context in which every module is in evaluation mode; each one's own flag comes back."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag

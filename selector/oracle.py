@@ -9,17 +9,8 @@ from tqdm import tqdm
 
 from selector.errors import SelectorError
 from selector.groups import ChannelSet, Group, find_group, masked
-from selector.objective import (
-    Batches,
-    Loss,
-    Objective,
-    call,
-    check_finite,
-    check_repeatable,
-    evaluating,
-    probe_inputs,
-    read,
-)
+from selector.objective import Loss, Objective, check_finite
+from selector.reading import Batches, call, check_repeatable, evaluating, probe_inputs, read
 from selector.tracing import find_groups
 
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 from torch import nn
 from typing_extensions import Unpack
@@ -13,87 +12,16 @@ from selector.damage import allocate_by_damage, damage_curve
 from selector.errors import SelectorError
 from selector.features import Decision, candidates, describe_group, describe_run
 from selector.groups import Group, masked
-from selector.objective import Batches, Loss, check_batches, probe_inputs, split_batches
+from selector.method import Allocation, Method, Verify
+from selector.objective import Loss
 from selector.oracle import measure
 from selector.plan import Choice, Plan
+from selector.reading import Batches, check_batches, probe_inputs, split_batches
 from selector.saliency import METRICS, find_metric
 from selector.scoring import score_signals
 from selector.selection import SaliencySelector
 from selector.signals import Signals, measure_signals
 from selector.tracing import Groups, find_groups
-
-Verify = int | Literal["all"]
-Allocation = Literal["even", "damage"]
-
-
-@dataclass(frozen=True)
-class Method:
-    """How channels are chosen: by the selector, by one metric, or by the oracle over all arms."""
-
-    criterion: str = "selector"
-    verify: Verify = 0
-    """Candidates that the oracle measures in every group; `all` for every arm's."""
-    selector: SaliencySelector | None = None
-    allocation: Allocation = "even"
-    """Where channels go: the same share everywhere, or where the predicted damage is least."""
-
-    def __post_init__(self) -> None:
-        """Refuse what would silently be something else."""
-        if self.criterion not in ("selector", "oracle"):
-            if self.criterion not in METRICS:
-                known = ", ".join(["selector", "oracle", *METRICS])
-                raise SelectorError(f"unknown criterion {self.criterion!r}; known: {known}")
-            if self.verify:
-                raise SelectorError(
-                    f"verify={self.verify!r} compares several metrics' candidates and criterion "
-                    f"{self.criterion!r} has one; use criterion='selector', or verify=0"
-                )
-        elif self.criterion == "oracle" and self.verify:
-            raise SelectorError(
-                f"criterion 'oracle' measures every arm's candidate, so verify={self.verify!r} says"
-                " nothing; leave it out, or use criterion='selector'"
-            )
-        if self.allocation not in ("even", "damage"):
-            raise SelectorError(f"unknown allocation {self.allocation!r}; known: even, damage")
-        if self.allocation == "damage" and self.criterion != "selector":
-            raise SelectorError(
-                "allocation='damage' spends the budget by the selector's predictions, and "
-                f"criterion {self.criterion!r} has none; use criterion='selector', or "
-                "allocation='even'"
-            )
-        if self.verify != "all" and (not isinstance(self.verify, int) or self.verify < 0):
-            raise SelectorError(f"verify={self.verify!r} must be 0, 1, 2, ... or 'all'")
-
-    def __str__(self) -> str:
-        """As it is named in plans and reports."""
-        parts = [self.criterion]
-        parts += [f"verify={self.verify}"] if self.verify else []
-        parts += ["allocation by damage"] if self.allocation == "damage" else []
-        return ", ".join(parts)
-
-    @property
-    def measures(self) -> bool:
-        """Whether the oracle is called."""
-        return self.criterion == "oracle" or bool(self.verify)
-
-    def check(self, target: Target) -> None:
-        """Make sure that the target and the allocation do not contradict each other.
-
-        Raises:
-            SelectorError: Both say where channels go.
-        """
-        if self.allocation == "damage" and target.measure == "channels":
-            raise SelectorError(
-                "ratio takes the same share of every group and allocation='damage' does not; "
-                "use keep_macs, keep_params or keep_weights, or allocation='even'"
-            )
-
-    def ready(self, target: Target) -> "Method":
-        """The same method, checked, with the shipped selector where one is needed and not given."""
-        self.check(target)
-        if self.criterion == "selector" and self.selector is None:
-            return replace(self, selector=SaliencySelector.shipped())
-        return self
 
 
 def choose(

@@ -14,18 +14,11 @@ from typing_extensions import Unpack
 from selector.allocation import Stage, Target, Targets, Widths
 from selector.errors import SelectorError
 from selector.groups import Cut, apply_cuts, cuts_of, find_group, masked
-from selector.objective import (
-    Batches,
-    Loss,
-    call,
-    check_batches,
-    evaluate,
-    evaluating,
-    probe_inputs,
-    read,
-)
+from selector.method import Allocation, Method, Verify
+from selector.objective import Loss, evaluate
 from selector.plan import Choice, Plan
-from selector.planning import Allocation, Method, Verify, plan_stage, without
+from selector.planning import plan_stage, without
+from selector.reading import Batches, call, check_batches, evaluating, probe_inputs, read
 from selector.report import Report, report_of
 from selector.selection import SaliencySelector
 from selector.tracing import Groups, exact_arithmetic, find_groups, retrace_groups

@@ -10,8 +10,9 @@ from torch import nn
 from selector.errors import SelectorError
 from selector.features import Decision, candidates, describe_group, describe_run
 from selector.groups import Group
-from selector.objective import Batches, Loss, probe_inputs, split_batches
+from selector.objective import Loss
 from selector.oracle import LossChange, measure
+from selector.reading import Batches, probe_inputs, split_batches
 from selector.records import CandidateRecord, GroupRecord, Provenance, Records
 from selector.saliency import METRICS
 from selector.scoring import score_signals

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from selector.errors import SelectorError
-from selector.objective import Batches, Loss, probe_inputs
+from selector.objective import Loss
+from selector.reading import Batches, probe_inputs
 from selector.saliency import METRICS, find_metric
 from selector.signals import Signals, measure_signals
 from selector.tracing import find_groups

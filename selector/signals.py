@@ -21,13 +21,11 @@ from selector.groups import (
     output_dimension,
     weight_of,
 )
-from selector.objective import (
+from selector.objective import Loss, Objective, check_finite
+from selector.reading import (
     Batches,
-    Loss,
-    Objective,
     batch_size,
     check_batches,
-    check_finite,
     device_of,
     evaluating,
     read,

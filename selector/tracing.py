@@ -30,7 +30,8 @@ from selector.groups import (
     removable,
     temporarily_cut,
 )
-from selector.objective import call, check_finite, evaluating, run_batch
+from selector.objective import check_finite
+from selector.reading import call, evaluating, run_batch
 
 TOLERANCE = 1e-4
 """Largest difference between masked and cut outputs, relative to the largest output (float32)."""

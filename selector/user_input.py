@@ -18,8 +18,8 @@ from selector.batches import TensorBatches
 from selector.checkpoint import load_tensors, read_tensors
 from selector.errors import SelectorError
 from selector.images import read_folder, read_parquet
-from selector.objective import Batches, check_batches
-from selector.planning import Verify
+from selector.method import Verify
+from selector.reading import Batches, check_batches
 
 IMAGES = 512
 BATCH_SIZE = 64

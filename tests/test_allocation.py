@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from selector.allocation import Stage, Target, Widths, allocate_evenly
 from selector.damage import allocate_by_damage
 from selector.errors import SelectorError
-from selector.planning import Method, choose
+from selector.method import Method
+from selector.planning import choose
 from selector.tracing import Groups, find_groups
 from tests.networks import data, small
 

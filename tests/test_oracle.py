@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from selector.errors import SelectorError
 from selector.groups import Group, apply_cuts, cuts_of
-from selector.objective import Loss, call, evaluate
+from selector.objective import Loss, evaluate
 from selector.oracle import loss_changes, measure
+from selector.reading import call
 from selector.tracing import find_groups
 from tests.networks import data, small, small_networks, state_of
 

@@ -11,8 +11,8 @@ import torch
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from selector.method import Verify
 from selector.objective import evaluate
-from selector.planning import Verify
 from selector.pruning import prune
 from selector.selection import SaliencySelector
 from selector.tables import count_text, text_table
