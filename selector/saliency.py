@@ -126,7 +126,8 @@ def mean_gradient(signals: Signals) -> Tensor:
     .. math:: s_c = \frac{1}{N} \sum_n \Big| \sum_x g_{ncx} \Big|
 
     Source:
-        Liu and Wu, arXiv 1906.04675 base gradient; reduction as in arXiv 2004.03376.
+        Liu and Wu, Channel Pruning Based on Mean Gradient, Signal Processing 156 (2019); reduction
+        as in arXiv 2004.03376.
     """
     return signals.gradient.absolute_of_sum
 
