@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, TypedDict, cast
 
 from selector.costs import Costs, Measure
@@ -165,9 +166,13 @@ def allocate_evenly(stage: Stage) -> dict[str, int]:
     stage.check_reachable()
     counts = dict.fromkeys(stage.groups.prunable, 0)
     remaining = {n: stage.options(n)[1:] for n in counts if len(stage.options(n)) > 1}
-    while remaining and stage.cost(counts) > stage.limit:
-        ends = {n: stage.cost({**counts, n: steps[0]}) for n, steps in remaining.items()}
-        enough = [name for name, value in ends.items() if value <= stage.limit]
+    # No step saves more than it would now, so that single steps need not be looked at before.
+    largest = max((_most_saved(stage, n, steps) for n, steps in remaining.items()), default=0.0)
+    limit = stage.limit
+    while remaining and (cost := stage.cost(counts)) > limit:
+        near = {} if cost - largest > limit else remaining
+        ends = {n: stage.cost({**counts, n: steps[0]}) for n, steps in near.items()}
+        enough = [name for name, value in ends.items() if value <= limit]
         if enough:
             chosen = max(enough, key=ends.__getitem__)
         else:
@@ -177,6 +182,12 @@ def allocate_evenly(stage: Stage) -> dict[str, int]:
         if not remaining[chosen]:
             del remaining[chosen]
     return counts
+
+
+def _most_saved(stage: Stage, name: str, steps: list[int]) -> float:
+    widest = max(then - now for now, then in pairwise([0, *steps]))
+    # A hair more, for rounding.
+    return (stage.cost({}) - stage.cost({name: widest})) * (1 + 1e-9)
 
 
 def _turn(stage: Stage, name: str, now: int, then: int) -> float:

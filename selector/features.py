@@ -6,7 +6,7 @@ features, the strongest, ask every metric what it thinks of every other metric's
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
@@ -178,6 +178,14 @@ def candidates(decision: Decision, arms: Sequence[str]) -> dict[str, tuple[int, 
         for arm in arms
         if arm in decision.scores
     }
+
+
+def distinct(proposals: Mapping[str, tuple[int, ...]], order: Iterable[str]) -> list[str]:
+    """The arms in this order, without those that propose the same channels as an earlier one."""
+    first: dict[tuple[int, ...], str] = {}
+    for arm in order:
+        first.setdefault(proposals[arm], arm)
+    return list(first.values())
 
 
 def describe(

@@ -30,8 +30,12 @@ class TrainingTable:
 
 
 def normalised_regrets(rows: Sequence[CandidateRecord]) -> Matrix:
+    """`normalised` of the loss changes of a decision's candidates, mean of both splits."""
+    return normalised(np.array([row.nats for row in rows]))
+
+
+def normalised(nats: Matrix) -> Matrix:
     """Regret over the spread of the decision: (nats - best) / (median - best + 0.002 nats)."""
-    nats = np.array([row.nats for row in rows])
     best = nats.min()
     regrets: Matrix = (nats - best) / (np.median(nats) - best + FLOOR_NATS)
     return regrets

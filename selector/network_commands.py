@@ -11,7 +11,6 @@ from selector import options as opt
 from selector.allocation import Target, Targets
 from selector.checkpoint import save_pruned
 from selector.errors import SelectorError
-from selector.files import write_whole
 from selector.method import Allocation, Method
 from selector.planning import choose as choose_plan
 from selector.pruning import prune as prune_network
@@ -135,7 +134,7 @@ def choose(
         **target,
     )
     if output is not None:
-        write_whole(output, plan.save)
+        plan.save(output)
     tell_written(output)
     return plan.to_json() if as_json else str(plan)
 
@@ -203,9 +202,9 @@ def prune(
     if output is not None:
         save_pruned(result.model, output)
     if plan is not None:
-        write_whole(plan, result.plan.save)
+        result.plan.save(plan)
     if report is not None:
-        write_whole(report, result.report.save_html)
+        result.report.save_html(report)
     tell_written(output, plan, report)
     return result.report.to_json() if as_json else str(result.report)
 

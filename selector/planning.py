@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 from selector.allocation import Stage, Target, Targets, Widths, allocate_evenly
 from selector.damage import allocate_by_damage, damage_curve
 from selector.errors import SelectorError
-from selector.features import Decision, candidates, describe_group, describe_run
+from selector.features import Decision, candidates, describe_group, describe_run, distinct
 from selector.groups import Group, masked
 from selector.method import Allocation, Method, Verify
 from selector.objective import Loss
@@ -187,11 +187,9 @@ def _options(decision: Decision, group: str, method: Method) -> list[Choice]:
     arms = [name for name, metric in METRICS.items() if metric.arm]
     names = arms if method.criterion == "oracle" else [_named(method.criterion, decision, group)]
     proposals = candidates(decision, names)
-    distinct = {channel_set: arm for arm, channel_set in reversed(proposals.items())}
     return [
         Choice(group, channels, proposals[arm], arm, None, False, None, None)
-        for arm in proposals
-        if distinct[proposals[arm]] == arm
+        for arm in distinct(proposals, proposals)
     ]
 
 

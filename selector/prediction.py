@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selector.features import Matrix
+from selector.features import Matrix, distinct
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +32,7 @@ class Prediction:
     def shortlist(self, count: int | None) -> list[str]:
         """The trusted arm, then the most promising ones; never two with the same channels."""
         order = [self.trusted, *sorted(self.regret, key=self.regret.__getitem__)]
-        distinct = {self.proposals[arm]: arm for arm in reversed(order)}
-        return [arm for arm in dict.fromkeys(order) if distinct[self.proposals[arm]] == arm][:count]
+        return distinct(self.proposals, order)[:count]
 
 
 def decide(

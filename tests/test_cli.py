@@ -327,12 +327,14 @@ def test_usage_errors_exit_2(arguments: list[str]) -> None:
 
 
 def test_a_write_that_fails_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Plan, path: Path) -> None:
-        Path(path).write_text("half")
+    write = Path.write_text
+
+    def fail(self: Path, text: str, encoding: str | None = None) -> None:
+        write(self, text[: len(text) // 2], encoding)
         raise OSError("disk full")
 
-    monkeypatch.setattr(Plan, "save", fail)
     (here / "plan.json").write_text("old")
+    monkeypatch.setattr(Path, "write_text", fail)
     asked = on_images("choose", "--ratio", "0.5", *TAYLOR, "--output", "plan.json")
     assert_refused("plan.json cannot be written: disk full", *asked)
     assert (here / "plan.json").read_text() == "old"

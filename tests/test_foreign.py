@@ -1,6 +1,5 @@
 """Networks that others trained are rebuilt exactly: they reach the accuracy stated for them."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,15 +17,6 @@ from training.recipes import accuracy
 needs_shared = pytest.mark.skipif(
     shared_folder() is None, reason="no shared folder; set SALIENCY_SHARED"
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Compute with one thread: on a busy machine, two that wait for each other take far longer."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Every family builds, learns and is the same again from its seed; a bad spec names its culprit."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -26,15 +25,6 @@ TINY = NetworkSpec(
     seed=0,
 )
 BRIEF = replace(TINY, train_images=64, recipe=Recipe(epochs=2, learning_rate=0.05))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Compute with one thread: on a busy machine, two that wait for each other take far longer."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 32)])

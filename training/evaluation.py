@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from selector.features import Matrix, known_metrics
-from selector.learning import CAP, FLOOR_NATS, single_best
+from selector.learning import CAP, normalised, normalised_regrets, single_best
 from selector.prediction import Prediction
 from selector.records import CandidateRecord, Records
 from selector.saliency import METRICS
@@ -67,10 +67,8 @@ class _HeldOut:
 
     def cost(self, row: CandidateRecord) -> float:
         """Normalised regret on the evaluation split."""
-        nats = np.array([r.evaluation_nats for r in self.rows])
-        best = float(nats.min())
-        spread = float(np.median(nats)) - best + FLOOR_NATS
-        return min((row.evaluation_nats - best) / spread, CAP)
+        regrets = normalised(np.array([r.evaluation_nats for r in self.rows]))
+        return min(float(regrets[list(self.rows).index(row)]), CAP)
 
     def arm(self, name: str) -> CandidateRecord:
         """What an arm chose."""
@@ -115,10 +113,9 @@ def greedy_portfolios(records: Records, arms: Sequence[str], size: int) -> list[
     """Arms added one by one, each the one that lowers the mean regret of the best in it most."""
     table = []
     for _, _, rows in records.decisions():
-        known = {row.arm: row.nats for row in rows if row.arm in arms}
-        nats = np.array([known.get(arm, np.inf) for arm in arms])
-        best, spread = nats.min(), np.median(nats[np.isfinite(nats)]) - nats.min() + FLOOR_NATS
-        table.append(np.minimum((nats - best) / spread, CAP))
+        known = [row for row in rows if row.arm in arms]
+        regret = dict(zip([row.arm for row in known], normalised_regrets(known), strict=True))
+        table.append(np.array([min(regret.get(arm, CAP), CAP) for arm in arms]))
     costs: Matrix = np.stack(table)
     chosen: list[int] = []
     for _ in range(size):
