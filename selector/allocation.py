@@ -66,8 +66,10 @@ class Widths:
     """Widths of the groups before anything was removed, and how far they may shrink."""
 
     original: Mapping[str, int]
+    """Group name -> number of removable channels."""
     max_ratio: float
     round_to: int
+    """The root's outputs that are left must be a multiple of this."""
 
     @classmethod
     def of(cls, groups: Mapping[str, Group], max_ratio: float, round_to: int) -> "Widths":
@@ -85,11 +87,12 @@ class Widths:
 
     def options(self, group: Group) -> list[int]:
         """How many channels may still go from the group, ascending, beginning with none."""
+        # One channel at least: where convolutions are grouped, one filter in every group of them.
         least = max(1, self.original[group.name] - int(self.max_ratio * self.original[group.name]))
         return [0] + [
             group.channels - width
             for width in range(group.channels - 1, least - 1, -1)
-            if width % self.round_to == 0
+            if width * group.span % self.round_to == 0
         ]
 
     def lost(self, group: Group, count: int) -> float:

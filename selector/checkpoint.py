@@ -13,17 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from selector.cutting import Cut, apply_cuts, layer_width, positions_per_group
 from selector.errors import SelectorError
 from selector.files import write_whole
-from selector.groups import (
-    CONVOLUTION,
-    NORMALISATION,
-    Cut,
-    Side,
-    apply_cuts,
-    is_depthwise,
-    layer_width,
-)
+from selector.groups import CONVOLUTION, NORMALISATION, Side, is_depthwise
 
 
 def save_pruned(model: nn.Module, path: str | Path) -> None:
@@ -105,8 +98,15 @@ def _cuts_to_fit(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Pa
                     f"with {now}; build must make the network as it was before pruning"
                 )
             if width < now:
-                cuts.append(Cut(name, side, tuple(range(width, now))))
+                cuts.append(Cut(name, side, _surplus(layer, side, width)))
     return cuts
+
+
+def _surplus(layer: nn.Module, side: Side, width: int) -> tuple[int, ...]:
+    """The last positions, so that the layer keeps `width`; of a grouped layer, in every group."""
+    now, per_group = layer_width(layer, side), positions_per_group(layer, side)
+    kept = width * per_group // now
+    return tuple(index for index in range(now) if index % per_group >= kept)
 
 
 def _saved_widths(name: str, layer: nn.Module, tensors: Mapping[str, Tensor]) -> dict[Side, int]:
@@ -118,7 +118,12 @@ def _saved_widths(name: str, layer: nn.Module, tensors: Mapping[str, Tensor]) ->
         return {}
     if isinstance(layer, nn.PReLU):
         return {"both": saved.shape[0]}
+    if is_depthwise(layer):
+        return {"both": saved.shape[0]}
     if isinstance(layer, CONVOLUTION) and layer.groups > 1:
-        return {"both": saved.shape[0]} if is_depthwise(layer) else {}
+        if layer.transposed:
+            return {}  # refused, so never cut
+        # The weight has one column for each offset in a group.
+        return {"out": saved.shape[0], "in": saved.shape[1] * layer.groups}
     transposed = isinstance(layer, CONVOLUTION) and layer.transposed
     return {"out": saved.shape[int(transposed)], "in": saved.shape[1 - int(transposed)]}

@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from selector.groups import CONVOLUTION, NORMALISATION, Group, is_depthwise, layer_width
+from selector.cutting import layer_width
+from selector.groups import CONVOLUTION, NORMALISATION, Group, is_depthwise
 from selector.reading import batch_size, call, evaluating
 
 Measure = Literal["macs", "parameters", "weights"]

@@ -1,8 +1,6 @@
-"""A group of channels as a value, and its removal: masked or cut out, with the same loss."""
+"""A group of channels as a value, and its removal by masking, with the loss of the real cut."""
 
-import copy
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +8,6 @@ from itertools import pairwise
 from typing import Literal, cast
 
 import torch
-import torch_pruning as tp
 from torch import Tensor, nn
 
 from selector.errors import SelectorError
@@ -31,7 +28,8 @@ class Slice:
     side: Side
     """`out`: a producer loses outputs; `in`: a consumer loses inputs; `both`: channel-wise."""
     indices: tuple[int, ...]
-    """Positions along the layer's dimension; a flattened map has several for each channel."""
+    """Positions along the layer's dimension; a channel has several of a flattened map, and one in
+    every group of a grouped convolution."""
     channels: tuple[int, ...]
     """For every position, the group's channel that it belongs to."""
 
@@ -43,14 +41,22 @@ class Group:
     name: str
     """Qualified name of the root: the first producer in the order of the network's definition."""
     channels: int
+    """Number of removable channels; where convolutions are grouped, each is the same offset in
+    every one of their groups, and so `span` filters of the root."""
     slices: tuple[Slice, ...]
     macs_per_channel: float
-    """Multiply-accumulates per image that go with one channel, all else unpruned."""
+    """Multiply-accumulates per image that go with one removable channel, all else unpruned."""
     parameters_per_channel: float
 
     def __hash__(self) -> int:
         """By name: groups of one network differ in it, and the slices are long."""
         return hash(self.name)
+
+    @cached_property
+    def span(self) -> int:
+        """Filters of the root that one channel covers; one, unless convolutions are grouped."""
+        root = next(part for part in self.slices if (part.layer, part.side) == (self.name, "out"))
+        return len(root.indices) // self.channels
 
     @cached_property
     def producers(self) -> tuple[str, ...]:
@@ -89,43 +95,21 @@ class Group:
         return chosen
 
 
-@dataclass(frozen=True)
-class Cut:
-    """Positions removed from one side of one layer; a list of these replays a pruning."""
-
-    layer: str
-    side: Side
-    indices: tuple[int, ...]
-
-
-Remove = Callable[[nn.Module, list[int]], nn.Module]
-
-
-def removable(layer: nn.Module, side: Side) -> Remove | None:
-    """Torch-Pruning's function that removes positions from this kind of layer, if we trust it."""
-    found: Remove | None = None
-    if "weight" not in dict(layer.named_parameters(recurse=False)):
-        # Parametrised (weight norm, spectral norm), or without parameters.
-        return tp.prune_batchnorm_out_channels if isinstance(layer, NORMALISATION) else None
-    if isinstance(layer, CONVOLUTION):
-        if side == "both":
-            found = tp.prune_depthwise_conv_out_channels if is_depthwise(layer) else None
-        elif layer.groups == 1:
-            found = tp.prune_conv_out_channels if side == "out" else tp.prune_conv_in_channels
-    elif isinstance(layer, nn.Linear):
-        found = tp.prune_linear_out_channels if side == "out" else tp.prune_linear_in_channels
-    elif isinstance(layer, NORMALISATION) and side == "both":
-        found = tp.prune_batchnorm_out_channels
-    elif isinstance(layer, nn.PReLU) and side == "both":
-        found = tp.prune_prelu_out_channels
-    return found
-
-
 def is_depthwise(layer: nn.Module) -> bool:
     """Whether a convolution maps every channel to itself, and so stands between."""
     return (
         isinstance(layer, CONVOLUTION)
         and layer.groups == layer.in_channels == layer.out_channels > 1
+    )
+
+
+def is_grouped(layer: nn.Module) -> bool:
+    """Whether a convolution has groups that can lose the same offset each, and stay alike."""
+    return (
+        isinstance(layer, CONVOLUTION)
+        and layer.groups > 1
+        and not layer.transposed
+        and not is_depthwise(layer)
     )
 
 
@@ -164,96 +148,13 @@ def masked(model: nn.Module, group: Group, channel_set: ChannelSet) -> Iterator[
                 gone = [i for i, c in zip(part.indices, part.channels, strict=True) if c in chosen]
                 dimension = input_dimension(model.get_submodule(part.layer))
                 index = torch.tensor(gone, dtype=torch.long, device=weight.device)
+                # The groups of a convolution share the columns: one for each offset in a group.
+                index %= weight.shape[dimension]
                 weight.data = weight.data.index_fill(dimension, index, 0)
         yield
     finally:
         for weight, data in reversed(undo):
             weight.data = data
-
-
-def cuts_of(removals: Iterable[tuple[Group, ChannelSet]]) -> tuple[Cut, ...]:
-    """What has to be removed from every layer so that the channel sets of these groups are gone.
-
-    Positions are those of the network as it is before any of the removals.
-    """
-    gone: dict[tuple[str, Side], set[int]] = defaultdict(set)
-    for group, channel_set in removals:
-        chosen = set(group.checked(channel_set))
-        for part in group.slices:
-            for index, channel in zip(part.indices, part.channels, strict=True):
-                if channel in chosen:
-                    gone[part.layer, part.side].add(index)
-    return tuple(Cut(layer, side, tuple(sorted(gone[layer, side]))) for layer, side in gone)
-
-
-def apply_cuts(model: nn.Module, cuts: Iterable[Cut]) -> None:
-    """Remove the positions physically, in place, through Torch-Pruning's functions.
-
-    Raises:
-        SelectorError: A layer that is not there or cannot lose these positions; nothing is changed.
-    """
-    steps = [(cut, *_surgery(model, cut)) for cut in cuts]
-    for cut, layer, remove in steps:
-        trained = {name: p.requires_grad for name, p in layer.named_parameters(recurse=False)}
-        remove(layer, list(cut.indices))
-        for name, flag in trained.items():
-            layer.get_parameter(name).requires_grad_(flag)
-
-
-def _surgery(model: nn.Module, cut: Cut) -> tuple[nn.Module, Remove]:
-    try:
-        layer = model.get_submodule(cut.layer)
-    except AttributeError:
-        raise SelectorError(
-            f"the network has no layer {cut.layer!r}; these cuts belong to another network"
-        ) from None
-    remove = removable(layer, cut.side)
-    if remove is None:
-        raise SelectorError(
-            f"layer {cut.layer!r} ({type(layer).__name__}) cannot lose its {cut.side!r} channels"
-        )
-    width = layer_width(layer, cut.side)
-    if cut.indices and not (min(cut.indices) >= 0 and max(cut.indices) < width):
-        raise SelectorError(
-            f"layer {cut.layer!r} has {width} {cut.side!r} positions, the cut names "
-            f"{max(cut.indices)}; these cuts belong to another network"
-        )
-    return layer, remove
-
-
-def layer_width(layer: nn.Module, side: Side) -> int:
-    """How many positions a layer has on one side."""
-    if isinstance(layer, CONVOLUTION):
-        return layer.in_channels if side == "in" else layer.out_channels
-    if isinstance(layer, nn.Linear):
-        return layer.in_features if side == "in" else layer.out_features
-    if isinstance(layer, NORMALISATION):
-        return layer.num_features
-    if isinstance(layer, nn.PReLU):
-        return layer.num_parameters
-    raise SelectorError(f"a {type(layer).__name__} has no channels that can be removed")
-
-
-@contextmanager
-def temporarily_cut(
-    model: nn.Module, removals: Sequence[tuple[Group, ChannelSet]]
-) -> Iterator[None]:
-    """Context in which channel sets are cut out physically, on copies of the layers concerned."""
-    cuts = cuts_of(removals)
-    originals = {cut.layer: model.get_submodule(cut.layer) for cut in cuts}
-    try:
-        for name, layer in originals.items():
-            _replace(model, name, copy.deepcopy(layer))
-        apply_cuts(model, cuts)
-        yield
-    finally:
-        for name, layer in originals.items():
-            _replace(model, name, layer)
-
-
-def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, layer)
 
 
 def find_group(groups: Mapping[str, Group], name: str) -> Group:

@@ -17,6 +17,7 @@ class Choice:
 
     group: str
     channels: int
+    """Removable channels of the group; each is several filters where convolutions are grouped."""
     remove: tuple[int, ...]
     metric: str
     runner_up: str | None

@@ -12,8 +12,9 @@ from tqdm import tqdm
 from typing_extensions import Unpack
 
 from selector.allocation import Stage, Target, Targets, Widths
+from selector.cutting import Cut, apply_cuts, cuts_of
 from selector.errors import SelectorError
-from selector.groups import Cut, apply_cuts, cuts_of, find_group, masked
+from selector.groups import find_group, masked
 from selector.method import Allocation, Method, Verify
 from selector.objective import Loss, evaluate
 from selector.plan import Choice, Plan
@@ -142,7 +143,7 @@ def cut_as_promised(model: nn.Module, groups: Groups, plan: Plan, probe: object)
     """
     removals = [(find_group(groups.required(), n), s) for n, s in plan.removals.items()]
     cuts = cuts_of(removals)
-    with torch.no_grad(), evaluating(model), exact_arithmetic():
+    with torch.no_grad(), evaluating(model), exact_arithmetic(model):
         with ExitStack() as stack:
             for group, channels in removals:
                 stack.enter_context(masked(model, group, channels))

@@ -19,6 +19,7 @@ class GroupRow:
 
     group: str
     channels_before: int
+    """Removable channels; each is several filters where convolutions are grouped."""
     channels_after: int
     trusted: tuple[tuple[str, int], ...]
     """Metrics with the channels that each removed, the most first."""

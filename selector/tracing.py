@@ -1,40 +1,33 @@
-"""The prunable groups of a network: Torch-Pruning's dependency graph, then the law as the judge.
+"""The prunable groups of a network: candidates of its graph, then the law as the judge.
 
-The only file that knows Torch-Pruning's graph. Its groups carry no names, so channels are followed
-here by the qualified names of the layers. A group whose masked and physically cut networks disagree
-on a probe batch is refused by name: so are the network's own outputs, found without being told.
+A group whose masked and physically cut networks disagree on a probe batch is refused by name: so
+are the network's own outputs, found without being told.
 """
 
 import copy
 import dataclasses
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
-import torch_pruning as tp
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from selector.costs import Costs, count_costs, saved_per_channel
+from selector.cutting import temporarily_cut
 from selector.errors import SelectorError
-from selector.groups import (
-    CONVOLUTION,
-    Group,
-    Side,
-    Slice,
-    is_depthwise,
-    masked,
-    removable,
-    temporarily_cut,
-)
+from selector.graph import candidate_groups
+from selector.groups import Group, Side, masked
 from selector.objective import check_finite
-from selector.reading import call, evaluating, run_batch
+from selector.reading import call, device_of, evaluating, run_batch
 
 TOLERANCE = 1e-4
 """Largest difference between masked and cut outputs, relative to the largest output (float32)."""
+
+TOGETHER = 8
+"""Groups that are first tried at once, to find out quickly that all of them keep the law."""
 
 
 @dataclass(frozen=True)
@@ -71,27 +64,40 @@ def find_groups(model: nn.Module, inputs: object) -> Groups:
     Raises:
         SelectorError: The network cannot be run or traced with these inputs.
     """
-    with evaluating(model), exact_arithmetic():
+    with evaluating(model), exact_arithmetic(model):
         costs = _costs(model, inputs)
-        candidates, refused = _traced(model, inputs)
-        prunable: dict[str, Group] = {}
+        candidates, refused = candidate_groups(model, inputs)
         with torch.no_grad():
-            for group in candidates:
-                reason = _broken_law(model, group, inputs)
-                if reason is None:
-                    prunable[group.name] = _with_costs(group, costs)
-                else:
-                    refused[group.name] = reason
+            broken = _broken_laws(model, candidates, inputs)
+    refused |= broken
+    prunable = {g.name: _with_costs(g, costs) for g in candidates if g.name not in broken}
     return Groups(MappingProxyType(prunable), MappingProxyType(refused), costs)
 
 
 def retrace_groups(model: nn.Module, inputs: object, known: Groups) -> Groups:
-    """The same groups after a cut: traced anew, without judging again what the law has passed."""
-    with evaluating(model), exact_arithmetic():
+    """The same groups after a cut: traced anew, without judging again what the law has passed.
+
+    A group is gone when nothing more can leave it.
+    """
+    with evaluating(model), exact_arithmetic(model):
         costs = _costs(model, inputs)
-        candidates, _ = _traced(model, inputs)
-    prunable = {g.name: _with_costs(g, costs) for g in candidates if g.name in known.prunable}
+        candidates, _ = candidate_groups(model, inputs)
+    prunable = {g.name: _with_costs(g, costs) for g in candidates if _is_known(g, known)}
     return Groups(MappingProxyType(prunable), known.refused, costs)
+
+
+def _is_known(group: Group, known: Groups) -> bool:
+    """Whether the law has passed it: the group of that name, through the same layers.
+
+    A grouped convolution that is down to one input and one output in each group has become
+    depthwise; what its two groups had left would come back as one, of other channels.
+    """
+    before = known.prunable.get(group.name)
+    return before is not None and _places(group) == _places(before)
+
+
+def _places(group: Group) -> set[tuple[str, Side]]:
+    return {(part.layer, part.side) for part in group.slices}
 
 
 def _costs(model: nn.Module, inputs: object) -> Costs:
@@ -111,137 +117,73 @@ def _with_costs(group: Group, costs: Costs) -> Group:
     )
 
 
-def _traced(model: nn.Module, inputs: object) -> tuple[list[Group], dict[str, str]]:
-    """Groups as the dependency graph has them, and those with a layer nobody can cut exactly."""
-    with warnings.catch_warnings():
-        # The graph warns of what it cannot follow; the law finds out what that means.
-        warnings.simplefilter("ignore")
-        return _follow(model, inputs)
+def _broken_laws(model: nn.Module, groups: Sequence[Group], inputs: object) -> dict[str, str]:
+    """Group -> why masking it is not cutting it on the probe batch; the others keep the law.
+
+    Groups are tried several at once, far apart in the network, since most keep it; where a few
+    together break it, each is judged alone.
+    """
+    scale = _largest(_outputs(model, inputs))
+    broken: dict[str, str] = {}
+    parts = max(1, -(-len(groups) // TOGETHER))
+    for part in range(parts):
+        some = groups[part::parts]
+        samples = [_samples(group) for group in some]
+        trials = [list(zip(some, channels, strict=True)) for channels in zip(*samples, strict=True)]
+        if any(_broken_by(model, removals, inputs, 1e-6 * scale) for removals in trials):
+            for group in some:
+                alone = ([(group, channels)] for channels in dict.fromkeys(_samples(group)))
+                reasons = (_broken_by(model, removals, inputs) for removals in alone)
+                reason = next((reason for reason in reasons if reason is not None), None)
+                if reason is not None:
+                    broken[group.name] = reason
+    return broken
 
 
-def _follow(model: nn.Module, inputs: object) -> tuple[list[Group], dict[str, str]]:
-    graph = _build_graph(model, inputs)
-    names = {module: name for name, module in model.named_modules()}
-    groups: list[Group] = []
-    refused: dict[str, str] = {}
-    visited: set[nn.Module] = set()
-    for name, module in model.named_modules():
-        if not isinstance(module, CONVOLUTION | nn.Linear) or module not in graph.module2node:
-            continue
-        if module in visited or is_depthwise(module):
-            continue
-        pruner = graph.get_pruner_of_module(module)
-        width = pruner.get_out_channels(module)
-        found = graph.get_pruning_group(module, pruner.prune_out_channels, list(range(width)))
-        visited |= {d.target.module for d, _ in found if graph.is_out_channel_pruning_fn(d.handler)}
-        slices, reason = _slices(graph, found, names)
-        group = Group(name, width, tuple(slices), 0.0, 0.0)
-        if reason is None and width < 2:
-            reason = "it has a single channel"
-        if reason is None and not group.consumers:
-            reason = "no layer reads it: it is an output of the network"
-        if reason is None:
-            groups.append(group)
-        else:
-            refused[name] = reason
-    return groups, refused
-
-
-def _slices(
-    graph: tp.DependencyGraph, found: tp.Group, names: Mapping[nn.Module, str]
-) -> tuple[list[Slice], str | None]:
-    slices: dict[tuple[str, Side], Slice] = {}
-    for item in found:
-        module, handler = item.dep.target.module, item.dep.handler
-        if isinstance(module, nn.Parameter):
-            return [], "its channels reach a bare nn.Parameter outside any layer"
-        if module not in names or isinstance(module, nn.Identity):
-            continue  # concatenation, reshape, addition: nothing of its own to cut
-        side: Side = "out" if graph.is_out_channel_pruning_fn(handler) else "in"
-        if side == "out" and graph.is_in_channel_pruning_fn(handler):
-            side = "both"
-        if removable(module, side) is None:
-            if not any(True for _ in module.parameters(recurse=False)):
-                continue
-            return [], _why_not(names[module], module)
-        roots = tuple(int(root) for root in item.root_idxs)
-        part = Slice(names[module], side, tuple(int(i) for i in item.idxs), roots)
-        if isinstance(module, nn.PReLU) and module.num_parameters == 1:
-            continue
-        slices[part.layer, side] = part
-    return list(slices.values()), None
-
-
-def _why_not(name: str, layer: nn.Module) -> str:
-    kind = type(layer).__name__
-    if isinstance(layer, CONVOLUTION):
-        return f"{kind} {name!r} has {layer.groups} groups: single channels cannot leave it"
-    if isinstance(layer, nn.LayerNorm | nn.GroupNorm):
-        return f"{kind} {name!r} mixes channels: masked and cut networks would differ"
-    return f"{kind} {name!r} is a layer whose channels cannot be cut exactly"
-
-
-def _build_graph(model: nn.Module, inputs: object) -> tp.DependencyGraph:
-    trained = {name: p.requires_grad for name, p in model.named_parameters()}
-    leaves, spec = pytree.tree_flatten(inputs)
-    fresh = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-    try:
-        for parameter in model.parameters():
-            parameter.requires_grad_(True)
-        with torch.enable_grad():
-            return tp.DependencyGraph().build_dependency(
-                model,
-                example_inputs=pytree.tree_unflatten(fresh, spec),
-                forward_fn=call,
-                output_transform=_tensors_with_gradient,
-                verbose=False,
-            )
-    except Exception as error:
-        raise SelectorError(
-            f"the network cannot be traced ({type(error).__name__}: {error}); "
-            "channels are followed through autograd, so the forward pass must not run under "
-            "no_grad or detach its activations"
-        ) from error
-    finally:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(trained[name])
-
-
-def _tensors_with_gradient(outputs: object) -> list[Tensor]:
-    found = pytree.tree_leaves(outputs)
-    tensors = [leaf for leaf in found if isinstance(leaf, Tensor) and leaf.grad_fn is not None]
-    if not tensors:
-        raise SelectorError("no output of the network has a gradient")
-    return tensors
-
-
-def _broken_law(model: nn.Module, group: Group, inputs: object) -> str | None:
-    """Why masking is not cutting for this group on the probe batch, or None where it is."""
+def _samples(group: Group) -> list[tuple[int, ...]]:
+    """One channel, several, and all the others, so that no channel is let through unseen."""
     generator = torch.Generator().manual_seed(group.channels)
     order = torch.randperm(group.channels, generator=generator).tolist()
-    for count in sorted({1, max(1, int(0.4 * group.channels))}):
-        channels = order[:count]
-        with masked(model, group, channels):
-            expected = _outputs(model, inputs)
-        try:
-            with temporarily_cut(model, [(group, channels)]):
-                actual = _outputs(model, inputs)
-        except SelectorError:
-            raise
-        except Exception as error:
-            line = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-            return f"the network does not run without {count} of its channels ({line})"
-        if [t.shape for t in actual] != [t.shape for t in expected]:
-            return "an output of the network would change its shape"
-        for one, other in zip(expected, actual, strict=True):
-            scale = float(one.abs().max()) if one.numel() else 0.0
-            gap = float((one - other).abs().max()) if one.numel() else 0.0
-            if not gap <= TOLERANCE * scale + 1e-12:
-                return (
-                    f"masking and cutting {count} of its channels differ by {gap:.2g} "
-                    f"(largest output {scale:.2g}): it is coupled in a way that is not handled"
-                )
+    some = max(1, int(0.4 * group.channels))
+    return [tuple(order[:1]), tuple(order[:some]), tuple(order[some:])]
+
+
+def _broken_by(
+    model: nn.Module,
+    removals: Sequence[tuple[Group, Sequence[int]]],
+    inputs: object,
+    least: float = 0.0,
+) -> str | None:
+    """Why these removals break the law; outputs no larger than `least` could not show it."""
+    count = sum(len(channels) for _, channels in removals)
+    with ExitStack() as stack:
+        for group, channels in removals:
+            stack.enter_context(masked(model, group, channels))
+        expected = _outputs(model, inputs)
+    if _largest(expected) < least:
+        return "too little is left of the outputs to compare them"
+    try:
+        with temporarily_cut(model, removals):
+            actual = _outputs(model, inputs)
+    except SelectorError:
+        raise
+    except Exception as error:
+        line = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        return f"the network does not run without {count} of its channels ({line})"
+    if [t.shape for t in actual] != [t.shape for t in expected]:
+        return "an output of the network would change its shape"
+    for one, other in zip(expected, actual, strict=True):
+        scale, gap = _largest([one]), _largest([one - other])
+        if not gap <= TOLERANCE * scale + 1e-12:
+            return (
+                f"masking and cutting {count} of its channels differ by {gap:.2g} "
+                f"(largest output {scale:.2g}): it is coupled in a way that is not handled"
+            )
     return None
+
+
+def _largest(tensors: Sequence[Tensor]) -> float:
+    return max((float(t.abs().max()) for t in tensors if t.numel()), default=0.0)
 
 
 def _outputs(model: nn.Module, inputs: object) -> list[Tensor]:
@@ -254,12 +196,15 @@ def _outputs(model: nn.Module, inputs: object) -> list[Tensor]:
 
 
 @contextmanager
-def exact_arithmetic() -> Iterator[None]:
-    """Context without TF32, so that a difference on the probe batch is a real one."""
-    with torch.backends.cudnn.flags(
-        enabled=torch.backends.cudnn.enabled,
-        benchmark=torch.backends.cudnn.benchmark,
-        deterministic=torch.backends.cudnn.deterministic,
-        allow_tf32=False,
+def exact_arithmetic(model: nn.Module) -> Iterator[None]:
+    """Context without TF32 or autocast: a difference on the probe batch is then a real one."""
+    with (
+        torch.autocast(device_of(model).type, enabled=False),
+        torch.backends.cudnn.flags(
+            enabled=torch.backends.cudnn.enabled,
+            benchmark=torch.backends.cudnn.benchmark,
+            deterministic=torch.backends.cudnn.deterministic,
+            allow_tf32=False,
+        ),
     ):
         yield

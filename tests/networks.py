@@ -22,12 +22,16 @@ STYLES = (
     "two_consumers",
     "flatten",
     "transposed",
+    "grouped",
 )
 CLASSES = 5
 
 
 class Small(nn.Module):
-    """A stem, one part of the given style, and a linear head; images are 3x8x8."""
+    """A stem, one part of the given style, and a linear head; images are 3x8x8.
+
+    `width` counts the stem's removable channels; of the grouped style each is two of its filters.
+    """
 
     def __init__(
         self, style: str, width: int = 4, *, stride: int = 1, act: str = "relu", norm: bool = False
@@ -35,9 +39,10 @@ class Small(nn.Module):
         super().__init__()
         self.style = style
         make = ACTIVATIONS[act]
-        self.stem = nn.Conv2d(3, width, 3, stride, padding=1, bias=not norm)
-        self.norm = nn.BatchNorm2d(width) if norm else nn.Identity()
-        self.act = nn.PReLU(width) if act == "prelu" else make()
+        filters = 2 * width if style == "grouped" else width
+        self.stem = nn.Conv2d(3, filters, 3, stride, padding=1, bias=not norm)
+        self.norm = nn.BatchNorm2d(filters) if norm else nn.Identity()
+        self.act = nn.PReLU(filters) if act == "prelu" else make()
         out = width + 1
         if style == "residual":
             self.inner = nn.Conv2d(width, out, 3, padding=1)
@@ -58,6 +63,9 @@ class Small(nn.Module):
             self.hidden = nn.Linear(4 * width, out)
         elif style == "transposed":
             self.up = nn.ConvTranspose2d(width, out, 2, 2)
+        elif style == "grouped":
+            self.grouped = nn.Conv2d(filters, 2 * out, 3, padding=1, groups=2)
+            self.project = nn.Conv2d(2 * out, out, 1)
         else:
             self.next = nn.Conv2d(width, out, 3, padding=1)
         self.last = make()
@@ -73,6 +81,8 @@ class Small(nn.Module):
             x = self.join(torch.cat([self.left(x), self.right(x)], 1))
         elif self.style == "depthwise":
             x = self.project(self.act_between(self.depthwise(x)))
+        elif self.style == "grouped":
+            x = self.project(self.act_between(self.grouped(x)))
         elif self.style == "two_consumers":
             x = self.first(x) + self.second(x)
         elif self.style == "transposed":

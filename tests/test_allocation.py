@@ -15,7 +15,7 @@ from selector.planning import choose
 from selector.tracing import Groups, find_groups
 from tests.networks import data, small
 
-KINDS = ("plain", "residual", "flatten")
+KINDS = ("plain", "residual", "flatten", "grouped")
 
 
 def stage_of(kind: str, width: int, keep: float, **limits: float) -> Stage:
