@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
+from selector.cutting import apply_cuts, cuts_of
 from selector.errors import SelectorError
-from selector.groups import Group, apply_cuts, cuts_of
+from selector.groups import Group
 from selector.objective import Loss, evaluate
-from selector.oracle import loss_changes, measure
+from selector.oracle import Oracle, loss_changes
 from selector.reading import call
 from selector.tracing import find_groups
 from tests.networks import data, small, small_networks, state_of
@@ -81,14 +82,17 @@ def test_equal_sets_are_measured_once_and_all_in_one_reading() -> None:
 
     handle = model.register_forward_hook(lambda *_: calls.append(1))
     sets = [[0, 1], [1, 0], [2], (2,), [], [0, 1]]
-    changes = measure(model, Counted(), {groups["stem"]: sets, groups["next"]: [[0]]})
+    candidates = {groups["stem"]: sets, groups["next"]: [[0]]}
+    found = Oracle(engine="masked").measure(model, Counted(), candidates)
     handle.remove()
-    # Before, and three distinct sets, on each of two batches.
-    assert len(calls) == 2 * (1 + 3)
+    # The first batch twice, then, on each of two: before, and three distinct sets.
+    assert len(calls) == 2 + 2 * (1 + 3)
+    assert found.image_forwards == 8 * (1 + 3)
+    assert found.image_forwards_saved == 0
     assert readings == ["to the end"]
-    found = changes[groups["stem"]]
-    assert found[0] == found[1] == found[5]
-    assert found[2] == found[3] != found[0]
+    changes = found.changes[groups["stem"]]
+    assert changes[0] == changes[1] == changes[5]
+    assert changes[2] == changes[3] != changes[0]
 
 
 def test_the_empty_set_is_zero() -> None:

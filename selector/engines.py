@@ -1,0 +1,330 @@
+"""Engines of the oracle: the outputs of a network without some channels, three ways, one answer.
+
+`reference` cuts the channels out physically and runs the rest; `masked` zeroes the weights that
+read them and runs everything; `fast` keeps a batch's intermediate values and computes again only
+what depends on the layers that read the channels.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Literal, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from selector.cutting import cuts_of, temporarily_cut
+from selector.groups import CONVOLUTION, Group, input_dimension, masked
+from selector.reading import batch_size, call
+from selector.shifts import Shift, shifted
+from selector.stepwise import Runner, Steps, UntraceableError, apply_layer, take_apart
+
+EngineName = Literal["fast", "masked", "reference"]
+Removal = tuple[tuple[int, ...], tuple[Shift, ...]]
+"""Channels removed from a group, and what their means add to the consumers' outputs."""
+
+
+class Engine(Protocol):
+    """Outputs of one batch with all channels, then without some."""
+
+    def load(self, inputs: object) -> object:
+        """Take a batch; its outputs with all channels."""
+
+    def outputs(self, group: Group, removals: Sequence[Removal]) -> list[object]:
+        """The batch's outputs after each of some removals from one group."""
+
+
+class Reference:
+    """Cut physically, run the rest: slow, and the judge of the others."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def load(self, inputs: object) -> object:
+        """Take a batch; its outputs with all channels."""
+        self._inputs = inputs
+        return call(self._model, inputs)
+
+    def outputs(self, group: Group, removals: Sequence[Removal]) -> list[object]:
+        """The batch's outputs after each of some removals from one group."""
+        found = []
+        for channels, shifts in removals:
+            cut_out = {c.layer: c.indices for c in cuts_of([(group, channels)]) if c.side != "in"}
+            with (
+                temporarily_cut(self._model, [(group, channels)]),
+                shifted(self._model, shifts, cut_out),
+            ):
+                found.append(call(self._model, self._inputs))
+        return found
+
+
+class Masked:
+    """Zero the weights that read the channels, run the whole network."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def take(self, inputs: object) -> None:
+        """Take a batch, without running it."""
+        self._inputs = inputs
+
+    def load(self, inputs: object) -> object:
+        """Take a batch; its outputs with all channels."""
+        self.take(inputs)
+        return call(self._model, inputs)
+
+    def outputs(self, group: Group, removals: Sequence[Removal]) -> list[object]:
+        """The batch's outputs after each of some removals from one group."""
+        found = []
+        for channels, shifts in removals:
+            with ExitStack() as stack:
+                stack.enter_context(masked(self._model, group, channels))
+                stack.enter_context(shifted(self._model, shifts))
+                found.append(call(self._model, self._inputs))
+        return found
+
+
+TOLERANCE = 1e-3
+"""Largest difference to the masked network, relative to its largest output (float32)."""
+
+_steps: WeakKeyDictionary[nn.Module, Steps | str] = WeakKeyDictionary()
+
+
+class Fast:
+    """Keep a batch's values; compute again only what depends on the layers that read the channels.
+
+    Each group is tried once against the masked network: where that differs (a trace that does not
+    hold for these inputs), the group is run masked from then on.
+    """
+
+    def __init__(self, model: nn.Module, together: int = 1) -> None:
+        """Trace the network, or find it traced.
+
+        Args:
+            model: The network, in evaluation mode; its weights must not change while this is used.
+            together: Candidates of a group that are run as one batch.
+
+        Raises:
+            UntraceableError: It cannot be taken apart.
+        """
+        self._masked = Masked(model)
+        known = _steps.get(model)
+        if known is None:
+            try:
+                known = take_apart(model)
+            except UntraceableError as error:
+                known = str(error)
+            _steps[model] = known
+        if isinstance(known, str):
+            raise UntraceableError(known)
+        self._runner = Runner(model, known)
+        self._together = max(1, together)
+        self._plans: dict[Group, _Plan] = {}
+        self._slow: set[Group] = set()
+
+    @property
+    def fallen_back(self) -> list[str]:
+        """Groups for which the trace did not hold."""
+        return [group.name for group in self._slow]
+
+    def load(self, inputs: object) -> object:
+        """Take a batch; its outputs with all channels."""
+        self._masked.take(inputs)
+        values = self._runner.inputs(inputs)
+        output: object = None
+        for node in self._runner.steps.nodes:
+            if node.op != "placeholder":
+                values[node] = output = self._runner.run(node, values)
+        self._values, self._images = values, batch_size(inputs)
+        return output
+
+    def bytes_kept(self) -> int:
+        """Memory of the values of the batch at hand."""
+        tensors = pytree.tree_leaves(list(self._values.values()))
+        sizes = {
+            t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+            for t in tensors
+            if isinstance(t, Tensor)
+        }
+        return sum(sizes.values())
+
+    def outputs(self, group: Group, removals: Sequence[Removal]) -> list[object]:
+        """The batch's outputs after each of some removals from one group."""
+        if group not in self._plans and group not in self._slow:
+            self._plans[group] = _Plan(self._runner, group)
+            if not self._agrees(group, removals[: self._together]):
+                self._slow.add(group)
+        if group in self._slow:
+            return self._masked.outputs(group, removals)
+        found: list[object] = []
+        for start in range(0, len(removals), self._together):
+            found += self._some(group, removals[start : start + self._together])
+        return found
+
+    def _some(self, group: Group, removals: Sequence[Removal]) -> list[object]:
+        output = self._plans[group].run(self._values, removals, self._images)
+        return [_part(output, k, self._images) for k in range(len(removals))]
+
+    def _agrees(self, group: Group, removals: Sequence[Removal]) -> bool:
+        """Whether the last of some candidates, run together, is what the masked network gives."""
+        try:
+            *_, mine = self._some(group, removals)
+        except Exception:  # Whatever a wrong trace leads to, the masked network is right.
+            return False
+        (right,) = self._masked.outputs(group, removals[-1:])
+        pairs = zip(pytree.tree_leaves(mine), pytree.tree_leaves(right), strict=True)
+        return all(
+            not isinstance(a, Tensor)
+            or (a.shape == b.shape and _difference(a, b) <= TOLERANCE * float(b.abs().max()))
+            for a, b in pairs
+        )
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    return float((one.double() - other.double()).abs().max()) if one.numel() else 0.0
+
+
+def _part(values: object, number: int, images: int) -> object:
+    def rows(leaf: object) -> object:
+        if isinstance(leaf, Tensor) and leaf.ndim:
+            return leaf[number * images : (number + 1) * images]
+        return leaf
+
+    found: object = pytree.tree_map(rows, values)
+    return found
+
+
+class _Plan:
+    """What must be computed again when channels of one group go."""
+
+    def __init__(self, runner: Runner, group: Group) -> None:
+        self._runner = runner
+        self._parts = {part.layer: part for part in group.slices if part.side == "in"}
+        self._nodes = runner.steps.dependents(tuple(self._parts))
+        self._changed = set(self._nodes)
+        self._width = group.channels
+
+    def run(
+        self, values: Mapping[fx.Node, object], removals: Sequence[Removal], images: int
+    ) -> object:
+        """The network's outputs, the removals one after the other along the batch dimension."""
+        known = _Overlay(values, len(removals), images)
+        output: object = None
+        node: fx.Node
+        for node in self._nodes:
+            if node.op == "call_module" and node.target in self._parts:
+                known.changed[node] = output = self._consumer(node, known, removals)
+            else:
+                known.changed[node] = output = self._runner.run(node, known)
+        return output
+
+    def _consumer(self, node: fx.Node, known: "_Overlay", removals: Sequence[Removal]) -> Tensor:
+        layer, (weight, bias) = self._runner.module(node), self._runner.weight(node)
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        if source in self._changed or (isinstance(layer, CONVOLUTION) and layer.groups > 1):
+            changed = known.tensor(source)
+            kept = [self._kept(str(node.target), channels, changed) for channels, _ in removals]
+            masks = torch.stack(kept).repeat_interleave(len(changed) // len(removals), 0)
+            shape = [len(changed), *[1] * (changed.ndim - 1)]
+            shape[1 if isinstance(layer, CONVOLUTION) else -1] = -1
+            output = apply_layer(layer, changed * masks.view(shape), weight, bias)
+            return output + self._shift(node, removals, output)
+        whole, inputs = known.base[node], known.base[source]
+        assert isinstance(whole, Tensor)
+        assert isinstance(inputs, Tensor)
+        outputs = [whole - self._lost(node, inputs, channels) for channels, _ in removals]
+        output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+        return output + self._shift(node, removals, output)
+
+    def _indices(self, layer: str, channels: Sequence[int]) -> list[int]:
+        part, gone = self._parts[layer], set(channels)
+        return [i for i, c in zip(part.indices, part.channels, strict=True) if c in gone]
+
+    def _kept(self, layer: str, channels: Sequence[int], inputs: Tensor) -> Tensor:
+        module = self._runner.module(self._runner.steps.layers[layer][0])
+        width = inputs.shape[1 if isinstance(module, CONVOLUTION) else -1]
+        mask = torch.ones(width, dtype=inputs.dtype, device=inputs.device)
+        mask[self._indices(layer, channels)] = 0
+        return mask
+
+    def _lost(self, node: fx.Node, inputs: Tensor, channels: Sequence[int]) -> Tensor:
+        """What the removed channels added to the consumer's outputs: a layer of them alone."""
+        layer, (weight, _) = self._runner.module(node), self._runner.weight(node)
+        index = torch.tensor(self._indices(str(node.target), channels), device=inputs.device)
+        dimension = 1 if isinstance(layer, CONVOLUTION) else inputs.ndim - 1
+        read = weight.index_select(input_dimension(layer), index)
+        return apply_layer(layer, inputs.index_select(dimension, index), read, None)
+
+    def _shift(self, node: fx.Node, removals: Sequence[Removal], output: Tensor) -> Tensor | float:
+        name = str(node.target)
+        if not any(shift.layer == name for _, shifts in removals for shift in shifts):
+            return 0.0
+        width = self._runner.weight(node)[0].shape[0]
+        rows = []
+        for _, shifts in removals:
+            row = output.new_zeros(width)
+            for shift in shifts:
+                if shift.layer == name:
+                    row = row + shift.values.to(row)
+            scale = self._runner.scale(name)
+            rows.append(row if scale is None else row * scale)
+        table = torch.stack(rows).repeat_interleave(len(output) // len(removals), 0)
+        shape = [len(output), *[1] * (output.ndim - 1)]
+        shape[1 if isinstance(self._runner.module(node), CONVOLUTION) else -1] = -1
+        return table.view(shape)
+
+
+class _Overlay(Mapping[fx.Node, object]):
+    """Values of a batch, under those that have changed; unchanged ones repeated as often."""
+
+    def __init__(self, values: Mapping[fx.Node, object], times: int, images: int) -> None:
+        self.base, self.times, self.images = values, times, images
+        self.changed: dict[fx.Node, object] = {}
+
+    def __getitem__(self, node: fx.Node) -> object:
+        if node in self.changed:
+            return self.changed[node]
+        return self.base[node] if self.times == 1 else self._repeated(self.base[node])
+
+    def _repeated(self, value: object) -> object:
+        def repeat(leaf: object) -> object:
+            if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == self.images:
+                return leaf.repeat(self.times, *[1] * (leaf.ndim - 1))
+            return leaf
+
+        found: object = pytree.tree_map(repeat, value)
+        return found
+
+    def tensor(self, node: fx.Node) -> Tensor:
+        """A value that must be a tensor."""
+        found = self[node]
+        assert isinstance(found, Tensor)
+        return found
+
+    def __iter__(self) -> Iterator[fx.Node]:
+        return iter(self.base)
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+
+def make_engine(model: nn.Module, name: EngineName) -> Engine:
+    """The engine of that name; `masked`, said once, where `fast` cannot trace the network."""
+    if name == "reference":
+        return Reference(model)
+    if name == "masked":
+        return Masked(model)
+    try:
+        device = next((p.device.type for p in model.parameters()), "cpu")
+        return Fast(model, together=1 if device == "cpu" else 16)
+    except UntraceableError as error:
+        if model not in _told:
+            _told[model] = True
+            warnings.warn(f"the oracle runs whole forward passes: {error}", stacklevel=2)
+        return Masked(model)
+
+
+_told: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
