@@ -3,6 +3,7 @@
 from selector.checkpoint import load_pruned as load_pruned
 from selector.checkpoint import save_pruned as save_pruned
 from selector.errors import SelectorError as SelectorError
+from selector.laws import check_metric as check_metric
 from selector.objective import evaluate as evaluate
 from selector.oracle import LossChange as LossChange
 from selector.oracle import loss_changes as loss_changes
@@ -14,6 +15,8 @@ from selector.pruning import prune as prune
 from selector.recording import record as record
 from selector.records import Records as Records
 from selector.saliency import METRICS as METRICS
+from selector.saliency import Metric as Metric
+from selector.saliency import register_metric as register_metric
 from selector.scoring import score as score
 from selector.selection import SaliencySelector as SaliencySelector
 from selector.tracing import find_groups as find_groups

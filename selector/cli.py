@@ -1,6 +1,7 @@
 """`saliency-selector`: the command."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +10,14 @@ import typer
 from selector import demo as demos
 from selector import network_commands
 from selector import options as opt
+from selector.errors import SelectorError
+from selector.grammar import systematic_names
+from selector.laws import check_metric
 from selector.records import Records
-from selector.saliency import METRICS
+from selector.saliency import METRICS, find_metric
 from selector.selection import SaliencySelector
 from selector.tables import text_table
+from selector.user_input import import_module
 from selector.user_output import (
     check_selector_folder,
     printed,
@@ -29,19 +34,47 @@ app = typer.Typer(
 )
 
 
+@app.callback()
+def start(
+    plugins: Annotated[
+        list[str] | None,
+        typer.Option("--import", help="Module that registers metrics of your own, first."),
+    ] = None,
+) -> None:
+    """Import what registers metrics, before the command runs."""
+    for module in plugins or ():
+        try:
+            import_module(module, "--import")
+        except SelectorError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from error
+
+
 @app.command()
 @printed
-def metrics(as_json: opt.Json = False) -> str:
+def metrics(
+    grammar: Annotated[
+        bool, typer.Option("--grammar", help="List the systematic names of the grammar instead.")
+    ] = False,
+    check: Annotated[
+        str | None, typer.Option(help="Try the laws, and the slow twin if any, on this metric.")
+    ] = None,
+    as_json: opt.Json = False,
+) -> str:
     """List the saliency metrics: what each computes, what it needs, where it comes from."""
+    if check is not None:
+        check_metric(check)
+        return json.dumps({"name": check, "laws": "hold"}) if as_json else f"{check}: laws hold"
+    found = [find_metric(n) for n in systematic_names()] if grammar else list(METRICS.values())
     rows = [
         {"name": m.name, "needs": m.needs, "source": m.source, "arm": m.arm, "summary": m.summary}
-        for m in METRICS.values()
+        for m in found
     ]
     if as_json:
         return json.dumps(rows, indent=1)
-    cells = [
-        [m.name, m.needs, "yes" if m.arm else "no", m.source, m.summary] for m in METRICS.values()
-    ]
+    if grammar:
+        return text_table(["metric", "needs"], [[m.name, m.needs] for m in found])
+    cells = [[m.name, m.needs, "yes" if m.arm else "no", m.source, m.summary] for m in found]
     return text_table(["metric", "needs", "selector may choose it", "source", "what it is"], cells)
 
 

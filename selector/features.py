@@ -16,7 +16,6 @@ from torch import nn
 
 from selector.costs import Costs
 from selector.groups import CONVOLUTION, Group
-from selector.saliency import METRICS
 from selector.scoring import lowest
 from selector.signals import Run, Signals
 
@@ -30,11 +29,11 @@ class GroupFacts:
     relative_depth: float
     """Place of the root among the network's counted layers, 0 to 1."""
     log_channels: float
-    """log2 of the number of channels."""
+    """log2 of the number of removable channels."""
     relative_width: float
-    """Channels over those of the network's widest layer."""
+    """The root's outputs over those of the network's widest layer."""
     log_fan_in: float
-    """log2 of the root's weights per channel."""
+    """log2 of the root's weights that go with one removable channel."""
     kernel: float
     """Root's kernel size, 1 for a linear layer."""
     log_positions: float
@@ -113,10 +112,11 @@ def describe_group(model: nn.Module, group: Group, costs: Costs, signals: Signal
     return GroupFacts(
         relative_depth=layers.index(group.name) / max(1, len(layers) - 1),
         log_channels=math.log2(group.channels),
-        relative_width=group.channels / max(layer.outputs for layer in costs.layers.values()),
+        relative_width=costs.layers[group.name].outputs
+        / max(layer.outputs for layer in costs.layers.values()),
         log_fan_in=math.log2(costs.layers[group.name].weights / group.channels),
         kernel=kernel,
-        log_positions=math.log2(signals.positions),
+        log_positions=math.log2(signals.at_consumers.positions),
         producers=float(len(group.producers)),
         consumers=float(len(group.consumers)),
         depthwise=float(any(isinstance(layer, CONVOLUTION) for layer in between)),
@@ -251,8 +251,3 @@ def _distribution(values: Matrix, count: int) -> list[float]:
     gini = float((weights * ordered).sum()) / max(number * float(ordered.sum()), 1e-300)
     cliff = (ordered[min(count, number - 1)] - ordered[count - 1]) / max(deviation, 1e-300)
     return [deviation / scale, skew, float(ordered[-1]) / scale, gini, float(cliff)]
-
-
-def known_metrics(names: Sequence[str]) -> list[str]:
-    """Those of the names that are in the table, in its order."""
-    return [name for name in METRICS if name in set(names)]

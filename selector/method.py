@@ -5,7 +5,7 @@ from typing import Literal
 
 from selector.allocation import Target
 from selector.errors import SelectorError
-from selector.saliency import METRICS
+from selector.saliency import METRICS, arms, find_metric
 from selector.selection import SaliencySelector
 
 Verify = int | Literal["all"]
@@ -26,9 +26,14 @@ class Method:
     def __post_init__(self) -> None:
         """Refuse what would silently be something else."""
         if self.criterion not in ("selector", "oracle"):
-            if self.criterion not in METRICS:
+            try:
+                find_metric(self.criterion)
+            except SelectorError:
                 known = ", ".join(["selector", "oracle", *METRICS])
-                raise SelectorError(f"unknown criterion {self.criterion!r}; known: {known}")
+                raise SelectorError(
+                    f"unknown criterion {self.criterion!r}; known: {known}; or a combination of "
+                    "the grammar, such as activation.taylor.l2"
+                ) from None
             if self.verify:
                 raise SelectorError(
                     f"verify={self.verify!r} compares several metrics' candidates and criterion "
@@ -49,6 +54,17 @@ class Method:
             )
         if self.verify != "all" and (not isinstance(self.verify, int) or self.verify < 0):
             raise SelectorError(f"verify={self.verify!r} must be 0, 1, 2, ... or 'all'")
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics whose scores it needs."""
+        if self.criterion == "oracle":
+            return arms()
+        if self.criterion == "selector":
+            assert self.selector is not None
+            self.selector.check_fitted()
+            return list(self.selector.metrics_)
+        return [self.criterion]
 
     def __str__(self) -> str:
         """As it is named in plans and reports."""

@@ -44,6 +44,12 @@ class Objective:
 
 
 def _checked_logits(outputs: object, targets: object) -> tuple[Tensor, Tensor]:
+    if targets is None:
+        raise SelectorError(
+            "the batches hold no targets (None), and cross-entropy needs labels; pass batches of "
+            "(inputs, labels), loss=your_loss(outputs, targets), or ask for metrics that need no "
+            "gradient"
+        )
     if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor) or outputs.ndim < 2:
         raise SelectorError(
             "the default loss is cross-entropy of logits (images, classes) and a tensor of labels; "

@@ -12,15 +12,16 @@ from selector.damage import allocate_by_damage, damage_curve
 from selector.errors import SelectorError
 from selector.features import Decision, candidates, describe_group, describe_run, distinct
 from selector.groups import Group, masked
+from selector.measuring import FORWARD, measure_signals
 from selector.method import Allocation, Method, Verify
 from selector.objective import Loss
-from selector.oracle import measure
+from selector.oracle import Oracle
 from selector.plan import Choice, Plan
 from selector.reading import Batches, check_batches, probe_inputs, split_batches
-from selector.saliency import METRICS, find_metric
-from selector.scoring import score_signals
+from selector.saliency import arms, find_metric
+from selector.scoring import needs_of, score_signals
 from selector.selection import SaliencySelector
-from selector.signals import Signals, measure_signals
+from selector.signals import Signals
 from selector.tracing import Groups, find_groups
 
 
@@ -107,9 +108,10 @@ def plan_stage(
     scoring = measuring = batches
     if method.measures:
         scoring, measuring = split_batches(batches, 2, "verification by the oracle")
-    signals = measure_signals(model, scoring, groups.prunable, loss=loss)
+    needs = needs_of(method.metrics) | FORWARD
+    signals = measure_signals(model, scoring, groups.prunable, needs=needs, loss=loss)
     decisions = {
-        name: _decision(model, group, stage, signals[name])
+        name: _decision(model, group, stage, signals[name], method.metrics)
         for name, group in groups.prunable.items()
     }
     counts = _allocated(stage, decisions, method)
@@ -120,7 +122,7 @@ def plan_stage(
             if not count:
                 continue
             group = groups.prunable[name]
-            options = _options(replace(decisions[name], count=count), name, method)
+            options = _options(replace(decisions[name], count=count), group, method)
             if method.measures:
                 options, cost = _verified(model, measuring, group, options, method, loss, progress)
                 images += cost
@@ -153,9 +155,12 @@ def _allocated(stage: Stage, decisions: Mapping[str, Decision], method: Method) 
     return allocate_by_damage(stage, curves)
 
 
-def _decision(model: nn.Module, group: Group, stage: Stage, found: Signals) -> Decision:
+def _decision(
+    model: nn.Module, group: Group, stage: Stage, found: Signals, metrics: Sequence[str]
+) -> Decision:
     """What the selector is asked of a group; how many channels go is filled in later."""
-    scores = score_signals({group.name: found})[group.name]
+    scores = score_signals({group.name: found}, metrics)[group.name]
+    assert found.run is not None
     return Decision(
         facts=describe_group(model, group, stage.groups.costs, found),
         context=describe_run(found.run, stage.macs_kept),
@@ -164,17 +169,16 @@ def _decision(model: nn.Module, group: Group, stage: Stage, found: Signals) -> D
     )
 
 
-def _options(decision: Decision, group: str, method: Method) -> list[Choice]:
+def _options(decision: Decision, group: Group, method: Method) -> list[Choice]:
     """Distinct candidates of a group, the most promising first; runner-ups are set later."""
-    channels = len(next(iter(decision.scores.values())))
     if method.criterion == "selector":
         assert method.selector is not None
         prediction = method.selector.predict(decision)
         kept = None if method.verify == "all" else max(2, method.verify)
         return [
             Choice(
-                group=group,
-                channels=channels,
+                group=group.name,
+                channels=group.channels,
                 remove=prediction.proposals[arm],
                 metric=arm,
                 runner_up=None,
@@ -184,11 +188,11 @@ def _options(decision: Decision, group: str, method: Method) -> list[Choice]:
             )
             for arm in prediction.shortlist(kept)
         ]
-    arms = [name for name, metric in METRICS.items() if metric.arm]
-    names = arms if method.criterion == "oracle" else [_named(method.criterion, decision, group)]
+    oracle = method.criterion == "oracle"
+    names = arms() if oracle else [_named(method.criterion, decision, group.name)]
     proposals = candidates(decision, names)
     return [
-        Choice(group, channels, proposals[arm], arm, None, False, None, None)
+        Choice(group.name, group.channels, proposals[arm], arm, None, False, None, None)
         for arm in distinct(proposals, proposals)
     ]
 
@@ -215,14 +219,14 @@ def _verified(
     every = method.criterion == "oracle" or method.verify == "all"
     count = len(options) if every else min(len(options), int(method.verify))
     sets = [option.remove for option in options[:count]]
-    changes = measure(model, batches, {group: sets}, loss=loss, progress=progress)[group]
+    found = Oracle().measure(model, batches, {group: sets}, loss=loss, progress=progress)
+    changes = found.changes[group]
     measured = [
         replace(option, measured=change, fell_back=False)
         for option, change in zip(options, changes, strict=False)
     ]
     measured.sort(key=lambda option: option.measured.nats if option.measured else 0.0)
-    # The network before the removal is evaluated too: differences are paired image by image.
-    return measured + options[count:], (count + 1) * changes[0].images
+    return measured + options[count:], found.image_forwards
 
 
 def _runner_up(options: Sequence[Choice]) -> str | None:

@@ -10,13 +10,13 @@ from torch import nn
 from selector.errors import SelectorError
 from selector.features import Decision, candidates, describe_group, describe_run
 from selector.groups import Group
+from selector.measuring import measure_signals
 from selector.objective import Loss
-from selector.oracle import LossChange, measure
+from selector.oracle import LossChange, Oracle
 from selector.reading import Batches, probe_inputs, split_batches
 from selector.records import CandidateRecord, GroupRecord, Provenance, Records
-from selector.saliency import METRICS
+from selector.saliency import arms, first_order_metrics
 from selector.scoring import score_signals
-from selector.signals import measure_signals
 from selector.tracing import Groups, find_groups
 
 RATIOS = (0.0, 0.06, 0.12, 0.25, 0.5)
@@ -69,7 +69,9 @@ def record(
         group: {name: values.numpy() for name, values in found.items()}
         for group, found in score_signals(signals).items()
     }
-    state = describe_run(next(iter(signals.values())).run, macs_kept=1.0)
+    run = next(iter(signals.values())).run
+    assert run is not None
+    state = describe_run(run, macs_kept=1.0)
     rows = [
         GroupRecord(
             network,
@@ -84,7 +86,7 @@ def record(
     ]
     proposals = {
         (row.group, count): candidates(
-            Decision(row.facts, row.state, row.scores, count), list(METRICS)
+            Decision(row.facts, row.state, row.scores, count), [*arms(), "random"]
         )
         for row in rows
         for count in _counts(row.channels, ratios)
@@ -122,7 +124,7 @@ def _measured(
     sets: dict[Group, list[tuple[int, ...]]] = {}
     for (name, _), found in proposals.items():
         sets.setdefault(groups.prunable[name], []).extend(found.values())
-    changes = measure(model, part, sets, loss=loss, progress=progress)
+    changes = Oracle().measure(model, part, sets, loss=loss, progress=progress).changes
     return {
         (group.name, channels): change
         for group, asked in sets.items()
@@ -162,6 +164,6 @@ def _versions() -> str:
             "saliency-selector": version("saliency-selector"),
             "torch": torch.__version__,
             "torch-pruning": version("torch-pruning"),
-            "metrics": list(METRICS),
+            "metrics": first_order_metrics(),
         }
     )

@@ -1,20 +1,30 @@
 """Saliency metrics as values, and the table of them: `METRICS: name -> metric`.
 
 A metric is a function of a group's signals that gives one score per channel; the lowest go first.
-The order of reduction decides what a metric means, so every docstring writes it out.
+The order of reduction decides what a metric means, so every docstring writes it out. Beside the
+table, every combination of the grammar can be asked for by its systematic name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from typing import cast
 
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
+from selector import activation_saliency as activations
+from selector import gradient_saliency as gradients
+from selector import second_order_saliency as second_order
+from selector import weight_saliency as weights
 from selector.errors import SelectorError
+from selector.grammar import need_of, parse
+from selector.measuring import FIRST_ORDER, Need
 from selector.signals import Signals
 
-Need = Literal["weights", "normalisation", "forward", "backward"]
+Score = Callable[[Signals], Tensor]
+"""Signals -> scores of shape (channels,), float64; the lowest are pruned first."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +32,20 @@ class Metric:
     """A saliency metric: what it computes, what it needs, and where it comes from."""
 
     name: str
-    score: Callable[[Signals], Tensor]
-    """Signals -> scores of shape (channels,), float64; the lowest are pruned first."""
+    score: Score
     needs: Need
     source: str
-    arm: bool = True
-    """Whether the selector may choose it; `random` is measured as a baseline only."""
+    arm: bool = False
+    """Whether the selector may choose it. Near-copies of an arm, baselines and dear metrics are
+    none: an oracle call for them would be wasted."""
+    twin: Callable[..., list[float]] | None = None
+    """The same written in loops, for `selector.check_metric`; `scene -> scores`."""
+
+    def __call__(self, signals: Signals) -> Tensor:
+        """Scores of shape (channels,), float64; computed once for the same signals."""
+        if self.name not in signals.memo:
+            signals.memo[self.name] = self.score(signals)
+        return signals.memo[self.name]
 
     def applies(self, signals: Signals) -> bool:
         """Whether the group has what the metric needs."""
@@ -36,205 +54,167 @@ class Metric:
     @property
     def summary(self) -> str:
         """First line of the docstring."""
-        return (self.score.__doc__ or "").strip().splitlines()[0]
+        return ((self.score.__doc__ or "").strip().splitlines() or [""])[0]
 
 
-def l1(signals: Signals) -> Tensor:
-    r"""Size of a channel's filters: sum of absolute weights, over all producers.
+METRICS: dict[str, Metric] = {}
+"""Name -> metric, in the order in which they are listed."""
 
-    .. math:: s_c = \sum_i |w_{ci}|
 
-    Source:
-        Li et al., Pruning Filters for Efficient ConvNets, arXiv 1608.08710.
+def register_metric(
+    name: str,
+    *,
+    needs: Need = "backward",
+    source: str = "",
+    arm: bool = True,
+    twin: Callable[..., list[float]] | None = None,
+) -> Callable[[Score], Score]:
+    """Add a metric to the table: scoring, records, the command line and the laws pick it up.
+
+    ```python
+    @selector.register_metric("tail", needs="backward", source="our own")
+    def tail(signals):
+        '''Root of the summed squares of activation x gradient.'''
+        return signals.taylor.square.sqrt()
+    ```
+
+    Args:
+        name: A new name, letters, digits and underscores.
+        needs: `weights`, `normalisation`, `forward`, `backward`, `second_order`, `hessian`, `flow`
+            or `maps`: what the pass must measure.
+        source: Paper or origin.
+        arm: Whether a selector that learns from now on may choose it.
+        twin: The same in plain loops over a `Scene`; `selector.check_metric` compares the two.
+
+    Raises:
+        SelectorError: The name is taken or no name.
     """
-    return signals.weight.abs().sum(1)
 
+    def register(score: Score) -> Score:
+        if not name.isidentifier():
+            raise SelectorError(
+                f"metric name {name!r} must be made of letters, digits and underscores"
+            )
+        if name in METRICS or name in ("selector", "oracle"):
+            raise SelectorError(f"metric {name!r} is taken; choose another name")
+        METRICS[name] = Metric(name, score, needs, source, arm, twin)
+        return score
 
-def l2(signals: Signals) -> Tensor:
-    r"""Euclidean norm of a channel's filters, over all producers.
-
-    .. math:: s_c = \big(\sum_i w_{ci}^2\big)^{1/2}
-
-    Source:
-        He et al., Soft Filter Pruning, arXiv 1808.06866.
-    """
-    return signals.weight.square().sum(1).sqrt()
-
-
-def batchnorm_scale(signals: Signals) -> Tensor:
-    r"""Scale that BatchNorm gives the channel, absolute, summed over the group's BatchNorms.
-
-    .. math:: s_c = \sum_\ell |\gamma_{\ell c}|
-
-    Source:
-        Liu et al., Network Slimming, arXiv 1708.06519.
-    """
-    assert signals.normalisation_scale is not None
-    return signals.normalisation_scale
-
-
-def fpgm(signals: Signals) -> Tensor:
-    r"""Distance of a channel's filter to all the others: the replaceable ones go first.
-
-    .. math:: s_c = \sum_j \lVert w_c - w_j \rVert_2
-
-    Source:
-        He et al., Filter Pruning via Geometric Median, arXiv 1811.00250, Eq. 3.
-    """
-    weight = signals.weight
-    return torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
-
-
-def mean_activation(signals: Signals) -> Tensor:
-    r"""Mean absolute activation at the consumers' inputs, over images and positions.
-
-    .. math:: s_c = \frac{1}{N X} \sum_n \sum_x |a_{ncx}|
-
-    Source:
-        Molchanov et al., arXiv 1611.06440, section 2.2; absolute as in arXiv 2004.03376.
-    """
-    return signals.activation.absolute / signals.positions
-
-
-def activation_rms(signals: Signals) -> Tensor:
-    r"""Root mean square of the activation at the consumers' inputs.
-
-    .. math:: s_c = \Big(\frac{1}{N X} \sum_n \sum_x a_{ncx}^2\Big)^{1/2}
-
-    Source:
-        L2 reduction of activations in the grammar of arXiv 1906.04675.
-    """
-    return (signals.activation.square / signals.positions).sqrt()
-
-
-def apoz(signals: Signals) -> Tensor:
-    r"""Share of positions that are not zero: one minus the average percentage of zeros (APoZ).
-
-    .. math:: s_c = \frac{1}{N X} \sum_n \sum_x [a_{ncx} > 0]
-
-    After ReLU this is the paper's figure; for other activations it is the share above zero.
-
-    Source:
-        Hu et al., Network Trimming, arXiv 1607.03250, Eq. 1.
-    """
-    return signals.positive_share
-
-
-def mean_gradient(signals: Signals) -> Tensor:
-    r"""Mean over images of the absolute gradient summed over a map.
-
-    .. math:: s_c = \frac{1}{N} \sum_n \Big| \sum_x g_{ncx} \Big|
-
-    Source:
-        Liu and Wu, Channel Pruning Based on Mean Gradient, Signal Processing 156 (2019); reduction
-        as in arXiv 2004.03376.
-    """
-    return signals.gradient.absolute_of_sum
-
-
-def taylor(signals: Signals) -> Tensor:
-    r"""Mean size of the first-order loss change, image by image, when a channel is removed.
-
-    .. math:: s_c = \frac{1}{N} \sum_n \Big| \sum_x a_{ncx}\, g_{ncx} \Big|
-
-    In nats. The sum runs over positions and consumers; absolute per image, then the mean.
-
-    Source:
-        Molchanov et al., arXiv 1611.06440; reduction as in arXiv 2004.03376, Eq. 5.
-    """
-    return signals.taylor.absolute_of_sum
-
-
-def taylor_elementwise(signals: Signals) -> Tensor:
-    r"""First-order loss change with the absolute value taken at every single position.
-
-    .. math:: s_c = \frac{1}{N} \sum_n \sum_x \big| a_{ncx}\, g_{ncx} \big|
-
-    In nats; an upper bound of `taylor`.
-
-    Source:
-        L1 reduction of activation x gradient in the grammar of arXiv 1906.04675.
-    """
-    return signals.taylor.absolute
-
-
-def fisher(signals: Signals) -> Tensor:
-    r"""Half the mean square, image by image, of the first-order loss change.
-
-    .. math:: s_c = \frac{1}{2N} \sum_n \Big( \sum_x a_{ncx}\, g_{ncx} \Big)^2
-
-    In nats where the loss is a negative log-likelihood: the diagonal of the empirical Fisher
-    information of a gate on the channel, as second-order estimate of the loss change.
-
-    Source:
-        Theis et al., arXiv 1801.05787, Eq. 6.
-    """
-    return signals.taylor.square_of_sum / 2
-
-
-def weight_taylor_squared(signals: Signals) -> Tensor:
-    r"""Squared first-order loss change of every weight on its own, summed over a filter.
-
-    .. math:: s_c = \sum_i ( w_{ci}\, \bar g_{ci} )^2
-
-    The gradient is the mean over all images, so other batches give the same scores.
-
-    Source:
-        Molchanov et al., Importance Estimation for Neural Network Pruning, arXiv 1906.10771, Eq. 8.
-    """
-    return (signals.weight * signals.weight_gradient).square().sum(1)
-
-
-def snip(signals: Signals) -> Tensor:
-    r"""Connection sensitivity, summed over a filter.
-
-    .. math:: s_c = \sum_i | w_{ci}\, \bar g_{ci} |
-
-    The gradient is the mean over all images; the paper's division by the total changes no order.
-
-    Source:
-        Lee et al., SNIP, arXiv 1810.02340, Eq. 6, reduced to channels.
-    """
-    return (signals.weight * signals.weight_gradient).abs().sum(1)
-
-
-def random(signals: Signals) -> Tensor:
-    """Uniform random numbers: the floor that any metric must beat.
-
-    Source:
-        Mittal et al., Studying the Plasticity of Random Pruning, arXiv 1801.10447.
-    """
-    return signals.random
-
-
-def _table(*metrics: Metric) -> dict[str, Metric]:
-    return {metric.name: metric for metric in metrics}
-
-
-METRICS: dict[str, Metric] = _table(
-    Metric("l1", l1, "weights", "arXiv 1608.08710"),
-    Metric("l2", l2, "weights", "arXiv 1808.06866"),
-    Metric("batchnorm_scale", batchnorm_scale, "normalisation", "arXiv 1708.06519"),
-    Metric("fpgm", fpgm, "weights", "arXiv 1811.00250"),
-    Metric("mean_activation", mean_activation, "forward", "arXiv 1611.06440"),
-    Metric("activation_rms", activation_rms, "forward", "arXiv 1906.04675"),
-    Metric("apoz", apoz, "forward", "arXiv 1607.03250"),
-    Metric("mean_gradient", mean_gradient, "backward", "arXiv 2004.03376"),
-    Metric("taylor", taylor, "backward", "arXiv 1611.06440"),
-    Metric("taylor_elementwise", taylor_elementwise, "backward", "arXiv 1906.04675"),
-    Metric("fisher", fisher, "backward", "arXiv 1801.05787"),
-    Metric("weight_taylor_squared", weight_taylor_squared, "backward", "arXiv 1906.10771"),
-    Metric("snip", snip, "backward", "arXiv 1810.02340"),
-    Metric("random", random, "weights", "arXiv 1801.10447", arm=False),
-)
+    return register
 
 
 def find_metric(name: str) -> Metric:
-    """The metric of that name.
+    """The metric of that name, of the table or of the grammar.
 
     Raises:
         SelectorError: There is none; the known names are listed.
     """
-    if name not in METRICS:
-        raise SelectorError(f"unknown metric {name!r}; known: {', '.join(METRICS)}")
-    return METRICS[name]
+    if name in METRICS:
+        return METRICS[name]
+    return _systematic(name)
+
+
+@cache
+def _systematic(name: str) -> Metric:
+    score = parse(name)
+    if score is None:
+        raise SelectorError(
+            f"unknown metric {name!r}; known: {', '.join(METRICS)}; or a combination "
+            "BASE.POINTWISE.REDUCTION[.SCALING][@producers], such as activation.taylor.l2, that "
+            "`saliency-selector metrics --grammar` lists"
+        )
+    return Metric(name, score, cast(Need, need_of(name)), "arXiv 1906.04675")
+
+
+def first_order_metrics() -> list[str]:
+    """Names of the table's metrics that one forward and backward pass gives: the default."""
+    return [name for name, metric in METRICS.items() if metric.needs in FIRST_ORDER]
+
+
+def arms() -> list[str]:
+    """Names of the metrics that a selector may choose."""
+    return [name for name, metric in METRICS.items() if metric.arm]
+
+
+def known_metrics(names: Iterable[str]) -> list[str]:
+    """Those of the names that are in the table, in its order; then those of the grammar."""
+    wanted = set(names)
+    systematic = sorted(n for n in wanted if n not in METRICS and parse(n) is not None)
+    return [name for name in METRICS if name in wanted] + systematic
+
+
+def rank_mean(members: Iterable[str]) -> Score:
+    """A metric that takes the mean of other metrics' ranks, leaving out those a group lacks."""
+    names = tuple(members)
+
+    def score(signals: Signals) -> Tensor:
+        found = [METRICS[name] for name in names if METRICS[name].applies(signals)]
+        ranks = [torch.from_numpy(rankdata(metric(signals).numpy())) for metric in found]
+        return torch.stack(ranks).mean(0) / signals.channels
+
+    return score
+
+
+def _add(name: str, score: Score, needs: Need, source: str, arm: bool = False) -> None:
+    register_metric(name, needs=needs, source=source, arm=arm)(score)
+
+
+_add("l1", weights.l1, "weights", "arXiv 1608.08710", arm=True)
+_add("l2", weights.l2, "weights", "arXiv 1808.06866", arm=True)
+_add("consumer_norm", weights.consumer_norm, "weights", "arXiv 2301.12900")
+_add("group_l2", weights.group_l2, "weights", "arXiv 2301.12900")
+_add("batchnorm_scale", weights.batchnorm_scale, "normalisation", "arXiv 1708.06519", arm=True)
+_add("fpgm", weights.fpgm, "weights", "arXiv 1811.00250", arm=True)
+_add("whc", weights.whc, "weights", "arXiv 2302.08185")
+_add("lamp", weights.lamp, "weights", "arXiv 2010.07611")
+_add("mean_activation", activations.mean_activation, "forward", "arXiv 1611.06440", arm=True)
+_add("activation_rms", activations.activation_rms, "forward", "arXiv 1906.04675", arm=True)
+_add("activation_spread", activations.activation_spread, "forward", "IEEE Access 2015")
+_add("apoz", activations.apoz, "forward", "arXiv 1607.03250", arm=True)
+_add("wanda", activations.wanda, "forward", "arXiv 2306.11695")
+_add("mean_gradient", gradients.mean_gradient, "backward", "arXiv 2004.03376", arm=True)
+_add("taylor", gradients.taylor, "backward", "arXiv 1611.06440", arm=True)
+_add("taylor_elementwise", gradients.taylor_elementwise, "backward", "arXiv 1906.04675", arm=True)
+_add("taylor_2016", gradients.taylor_2016, "backward", "arXiv 1611.06440")
+_add("taylor_gate", gradients.taylor_gate, "backward", "arXiv 1906.10771")
+_add("fisher", gradients.fisher, "backward", "arXiv 1801.05787", arm=True)
+_add("group_fisher", gradients.group_fisher, "backward", "arXiv 2108.00708")
+_add("energy_gradient", gradients.energy_gradient, "backward", "this project")
+_add(
+    "weight_taylor_squared",
+    gradients.weight_taylor_squared,
+    "backward",
+    "arXiv 1906.10771",
+    arm=True,
+)
+_add("weight_taylor_joint", gradients.weight_taylor_joint, "backward", "arXiv 1906.10771")
+_add("snip", gradients.snip, "backward", "arXiv 1810.02340", arm=True)
+_add("jacobian", gradients.jacobian, "backward", "arXiv 2508.05521")
+_add("synflow", weights.synflow, "flow", "arXiv 2006.05467")
+_add("obd", second_order.obd, "second_order", "NIPS 1989")
+_add("gauss_newton", second_order.gauss_newton, "second_order", "arXiv 1801.05787")
+_add("second_taylor_gate", second_order.second_taylor_gate, "second_order", "arXiv 1906.04675")
+_add("grasp", second_order.grasp, "hessian", "arXiv 2002.07376")
+_add("hrank", activations.hrank, "maps", "arXiv 2002.10179")
+_add("chip", activations.chip, "maps", "arXiv 2110.13981")
+
+GRADIENT_FAMILY = tuple(name for name, metric in METRICS.items() if metric.needs == "backward")
+FAMILY = tuple(first_order_metrics())
+
+ensemble_of_all = rank_mean(FAMILY)
+ensemble_of_all.__doc__ = r"""Mean rank of the channel under all metrics of first order.
+
+.. math:: s_c = \frac{1}{M C} \sum_m \mathrm{rank}_m(c)
+
+Ranks count from 1, ties share their mean; a metric that the group lacks is left out.
+
+Source:
+    A baseline of this project: what trusting everybody equally is worth.
+"""
+ensemble_of_gradients = rank_mean(GRADIENT_FAMILY)
+ensemble_of_gradients.__doc__ = (ensemble_of_all.__doc__ or "").replace(
+    "all metrics of first order", "the metrics that need a gradient"
+)
+_add("rank_mean", ensemble_of_all, "backward", "this project")
+_add("rank_mean_gradient", ensemble_of_gradients, "backward", "this project")
+_add("random", weights.random, "weights", "arXiv 1801.10447")

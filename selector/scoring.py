@@ -1,4 +1,4 @@
-"""Scores of a network's channels: one pass over the data, every metric of the table."""
+"""Scores of a network's channels: one pass over the data, every metric that is asked for."""
 
 from collections.abc import Iterable, Mapping
 
@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from selector.errors import SelectorError
+from selector.measuring import FIRST_ORDER, Need, measure_signals
 from selector.objective import Loss
 from selector.reading import Batches, probe_inputs
-from selector.saliency import METRICS, find_metric
-from selector.signals import Signals, measure_signals
+from selector.saliency import Metric, find_metric, first_order_metrics
+from selector.signals import Signals
 from selector.tracing import find_groups
 
 Scores = dict[str, dict[str, Tensor]]
@@ -24,17 +25,32 @@ def score_signals(
     Raises:
         SelectorError: An unknown metric, or a score that is not finite; both are named.
     """
-    chosen = [find_metric(name) for name in (METRICS if metrics is None else metrics)]
-    scores: dict[str, dict[str, Tensor]] = {}
-    for group, found in signals.items():
-        scores[group] = {m.name: m.score(found) for m in chosen if m.applies(found)}
-        for name, values in scores[group].items():
-            if not bool(torch.isfinite(values).all()):
-                raise SelectorError(
-                    f"metric {name!r} gives a score that is not finite in group {group!r}; "
-                    "check the network's weights there"
-                )
-    return scores
+    chosen = [find_metric(name) for name in (first_order_metrics() if metrics is None else metrics)]
+    return {
+        group: {m.name: _checked(m, group, found) for m in chosen if m.applies(found)}
+        for group, found in signals.items()
+    }
+
+
+def _checked(metric: Metric, group: str, signals: Signals) -> Tensor:
+    values = metric(signals)
+    if not isinstance(values, Tensor) or values.shape != (signals.channels,):
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise SelectorError(
+            f"metric {metric.name!r} gives {shape} in group {group!r}, not one score for each of "
+            f"its {signals.channels} channels"
+        )
+    if not bool(torch.isfinite(values).all()):
+        raise SelectorError(
+            f"metric {metric.name!r} gives a score that is not finite in group {group!r}; "
+            "check the network's weights there"
+        )
+    return values.double()
+
+
+def needs_of(metrics: Iterable[str]) -> frozenset[Need]:
+    """What the pass must measure for these metrics."""
+    return frozenset(find_metric(name).needs for name in metrics)
 
 
 def score(
@@ -50,8 +66,10 @@ def score(
     Args:
         model: The network; left exactly as found.
         batches: Re-iterable of (inputs, targets).
-        metrics: Names from `METRICS`; all by default. A metric that a group cannot have (a
-            BatchNorm scale without BatchNorm) is left out for that group when all were asked for.
+        metrics: Names from `METRICS` or of the grammar; by default those of `METRICS` that one
+            forward and backward pass gives. A metric that a group cannot have (a BatchNorm scale
+            without BatchNorm) is left out for that group when the default was asked for.
+            Metrics of weights alone read no data.
         loss: Mean loss of a batch; cross-entropy by default.
         generator: Source of the `random` metric; seeded with 0 by default.
 
@@ -66,13 +84,14 @@ def score(
     for name in names or ():
         find_metric(name)
     groups = find_groups(model, probe_inputs(model, batches)).required()
-    signals = measure_signals(model, batches, groups, loss=loss, generator=generator)
+    needs = FIRST_ORDER if names is None else needs_of(names)
+    signals = measure_signals(model, batches, groups, needs=needs, loss=loss, generator=generator)
     scores = score_signals(signals, names)
     for group, found in scores.items():
         missing = [name for name in names or () if name not in found]
         if missing:
             raise SelectorError(
-                f"metric {missing[0]!r} needs {METRICS[missing[0]].needs} in every group, and "
+                f"metric {missing[0]!r} needs {find_metric(missing[0]).needs} in every group, and "
                 f"group {group!r} has none; leave the metric out"
             )
     return scores

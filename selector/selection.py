@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.model_selection import GroupKFold
 
 from selector.errors import SelectorError
-from selector.features import Decision, Matrix, candidates, describe, feature_names, known_metrics
+from selector.features import Decision, Matrix, candidates, describe, feature_names
 from selector.files import write_text
 from selector.learning import (
     DAMAGE_OFFSET,
@@ -23,7 +23,7 @@ from selector.learning import (
 )
 from selector.prediction import Prediction, decide
 from selector.records import Records
-from selector.saliency import METRICS
+from selector.saliency import find_metric, known_metrics
 
 FORMAT_VERSION = 1
 
@@ -74,7 +74,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             SelectorError: Fewer than two networks or two arms.
         """
         measured = sorted({row.arm for row in records.candidates})
-        arms = [name for name in known_metrics(measured) if METRICS[name].arm]
+        arms = [name for name in known_metrics(measured) if find_metric(name).arm]
         networks = [provenance.network for provenance in records.networks]
         if len(networks) < 2:
             raise SelectorError(
@@ -126,7 +126,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         Raises:
             SelectorError: Not fitted, or the decision's scores hold none of the arms.
         """
-        self._check_fitted()
+        self.check_fitted()
         proposals = candidates(decision, self.arms_)
         if self.single_best_ not in proposals:
             raise SelectorError(
@@ -138,7 +138,12 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         nats = np.exp(self._damage.predict(features)) - DAMAGE_OFFSET
         return decide(proposals, regrets, nats, self.single_best_)
 
-    def _check_fitted(self) -> None:
+    def check_fitted(self) -> None:
+        """Make sure that it has learnt.
+
+        Raises:
+            SelectorError: It has not.
+        """
         if not hasattr(self, "arms_"):
             raise SelectorError("the selector has not learnt yet; call fit(records) or load")
 
@@ -148,7 +153,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         Raises:
             SelectorError: Not fitted.
         """
-        self._check_fitted()
+        self.check_fitted()
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         texts = {f"regret_{i}.txt": b.model_to_string() for i, b in enumerate(self._regret)}
@@ -179,7 +184,8 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         for name, text in texts.items():
             if _digest(text) != description["sha256"][name]:
                 raise SelectorError(f"{source / name} is damaged: its checksum does not fit")
-        unknown = [name for name in description["metrics"] if name not in METRICS]
+        known = known_metrics(description["metrics"])
+        unknown = [name for name in description["metrics"] if name not in known]
         if unknown:
             raise SelectorError(
                 f"{source} needs metric {unknown[0]!r}, which is not in the table; "

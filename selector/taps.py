@@ -1,165 +1,282 @@
-"""What a consumer's inputs tell, and their gradients: hooks that sum it up batch by batch."""
+"""Hooks that sum up, batch by batch, what flows through the measuring points of every group.
+
+Two points: the consumers' inputs, where removal acts, and the producers' outputs. At a consumer's
+input the layer gets a view of its own, so that the gradient is the flow through that layer alone.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from selector.groups import CONVOLUTION, Group
+from selector.groups import CONVOLUTION, Group, Slice
+from selector.moments import positive_count, precise, sums_over_positions
+from selector.sums import PointSums, Sums
 
-
-@dataclass(frozen=True)
-class Moments:
-    """A quantity at every position of a channel's map, reduced over an image in five ways.
-
-    Each is a mean over images, shape (channels,). With p the quantity, n the image, x the position
-    and the sum over positions running over all consumers:
-    """
-
-    sum: Tensor
-    r"""mean_n of sum_x p"""
-    absolute: Tensor
-    r"""mean_n of sum_x abs(p)"""
-    square: Tensor
-    r"""mean_n of sum_x p^2"""
-    absolute_of_sum: Tensor
-    r"""mean_n of abs(sum_x p)"""
-    square_of_sum: Tensor
-    r"""mean_n of (sum_x p)^2"""
-
-
-@dataclass
-class Sums:
-    """Running sums over images, shape (channels,), float64; the name of each is its moment."""
-
-    channels: int
-    device: torch.device
-    totals: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    positive: Tensor = field(init=False)
-    positions: float = 0.0
-    pending: dict[str, Tensor] = field(default_factory=dict)
-    """Sums over positions of the batch at hand, shape (images, channels), consumers added up."""
-
-    def __post_init__(self) -> None:
-        self.positive = torch.zeros(self.channels, dtype=torch.float64, device=self.device)
-
-    def add(self, name: str, reduction: str, values: Tensor) -> None:
-        """Add a batch's values, shape (channels,)."""
-        sums = self.totals.setdefault(name, {})
-        sums[reduction] = sums[reduction] + values if reduction in sums else values
-
-    def finish_batch(self) -> None:
-        """Reduce the per-image sums once every consumer has added its part."""
-        for name, per_image in self.pending.items():
-            self.add(name, "sum", per_image.sum(0))
-            self.add(name, "absolute_of_sum", per_image.abs().sum(0))
-            self.add(name, "square_of_sum", per_image.square().sum(0))
-        self.pending.clear()
-
-    def moments(self, name: str, images: int) -> Moments:
-        """The sums as means over images."""
-        return Moments(**{key: (value / images).cpu() for key, value in self.totals[name].items()})
+Stage = Literal["loss", "curvature"]
 
 
 @dataclass
 class Pass:
-    """What the hooks must know of the batch at hand."""
+    """What the hooks must know of the pass and of the batch at hand."""
 
-    images: int = 0
+    second_order: bool = False
+    """Whether a second backward pass, of projected outputs, follows each first one."""
+    maps: bool = False
+    """Whether whole maps are looked at (ranks, independence)."""
+    stage: Stage = "loss"
+    copied: set[str] = field(default_factory=set)
+    """Tensors that the network overwrites in place before their gradient comes: copied first."""
+    overwritten: set[str] = field(default_factory=set)
+    """Such tensors found in this batch, whose sums are void: the batch must be read again."""
+    curvature: dict[str, Tensor] = field(default_factory=dict)
+    """Producer -> squared gradients of projected outputs, summed over images, like its weight."""
+    held: "list[_Held]" = field(default_factory=list)
+    """What is kept for gradients that are still to come."""
+
+    def finish_batch(self) -> None:
+        """Let go of the batch, whether or not every gradient came: hooks are cycles otherwise."""
+        for held in self.held:
+            held.release()
+        self.held.clear()
+
+
+@dataclass(frozen=True)
+class _Tap:
+    """One group's share of one layer's inputs or outputs."""
+
+    sums: PointSums
+    index: Tensor
+    channels: Tensor
+    one_for_one: bool
+    """Whether the layer's positions are the group's channels, in the same order."""
+
+    @classmethod
+    def of(cls, part: Slice, sums: PointSums, width: int) -> "_Tap":
+        same = part.indices == part.channels == tuple(range(sums.channels))
+        index = torch.tensor(part.indices, device=sums.device)
+        channels = torch.tensor(part.channels, device=sums.device)
+        return cls(sums, index, channels, same and width == sums.channels)
+
+    def per_channel(self, values: Tensor) -> Tensor:
+        """Sum values (..., width of the layer) into (..., channels of the group)."""
+        if self.one_for_one:
+            return values
+        out = torch.zeros(
+            *values.shape[:-1], self.sums.channels, dtype=torch.float64, device=values.device
+        )
+        return out.index_add_(-1, self.channels, values.index_select(-1, self.index))
+
+    def planes(self, maps: Tensor) -> Tensor:
+        """Whole maps (images, width, rows, columns) -> (images, channels, rows, columns).
+
+        Several maps of one channel are laid one below the other.
+        """
+        order = torch.argsort(self.channels, stable=True)
+        chosen = maps.index_select(1, self.index[order])
+        return chosen.reshape(len(maps), self.sums.channels, -1, maps.shape[-1])
 
 
 @contextmanager
 def tapped(
     model: nn.Module, groups: Mapping[str, Group], sums: Mapping[str, Sums], pass_: Pass
 ) -> Iterator[None]:
-    """Context in which every consumer reports its inputs and their gradients."""
-    taps: dict[str, list[_Tap]] = {}
+    """Context in which consumers report their inputs, producers their outputs, and gradients."""
+    inputs: dict[str, list[_Tap]] = {}
+    outputs: dict[str, list[_Tap]] = {}
     for name, group in groups.items():
         for part in group.slices:
+            layer = model.get_submodule(part.layer)
             if part.side == "in":
-                index = torch.tensor(part.indices, device=sums[name].device)
-                channels = torch.tensor(part.channels, device=sums[name].device)
-                taps.setdefault(part.layer, []).append(_Tap(sums[name], index, channels))
-    handles = [
-        model.get_submodule(layer).register_forward_pre_hook(_watch(found, pass_))
-        for layer, found in taps.items()
-    ]
+                tap = _Tap.of(part, sums[name].consumers, _width(layer, "in"))
+                inputs.setdefault(part.layer, []).append(tap)
+            elif part.side == "out":
+                tap = _Tap.of(part, sums[name].producers, _width(layer, "out"))
+                outputs.setdefault(part.layer, []).append(tap)
+    handles = []
     try:
+        for layer_name, taps in inputs.items():
+            hook = _watch_inputs(layer_name, taps, pass_)
+            handles.append(model.get_submodule(layer_name).register_forward_pre_hook(hook))
+        for layer_name, taps in outputs.items():
+            watch = _watch_outputs(layer_name, taps, pass_)
+            handles.append(model.get_submodule(layer_name).register_forward_hook(watch))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-@dataclass(frozen=True)
-class _Tap:
-    """One group's share of one consumer's inputs."""
-
-    sums: Sums
-    index: Tensor
-    channels: Tensor
-
-    def per_channel(self, values: Tensor) -> Tensor:
-        """Sum values (..., inputs of the layer) into (..., channels of the group), float64."""
-        out = torch.zeros(
-            *values.shape[:-1], self.sums.channels, dtype=torch.float64, device=values.device
-        )
-        return out.index_add_(-1, self.channels, values.index_select(-1, self.index).double())
+def _width(layer: nn.Module, side: Literal["in", "out"]) -> int:
+    kind = "channels" if isinstance(layer, CONVOLUTION) else "features"
+    return int(getattr(layer, f"{side}_{kind}"))
 
 
-def _watch(
-    taps: list[_Tap], pass_: Pass
-) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
-    def pre_hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+Inputs = tuple[Tensor, ...]
+
+
+@dataclass
+class _Held:
+    """What one call of a layer leaves for its gradient; freed as soon as that has come."""
+
+    name: str
+    layer: nn.Module
+    tensor: Tensor | None
+    """The tensor in the network, to see whether it was overwritten; it holds us, too."""
+    maps: Tensor
+    """Its values, shape (images, width, positions)."""
+    version: int
+    inputs: Tensor | None = None
+    """What a producer was called with; for curvatures of weights only."""
+    slopes: Tensor | None = None
+    """Gradients of the images' losses, kept for the second backward pass only."""
+
+    def changed(self) -> bool:
+        """Whether the network has written over the tensor since."""
+        return self.tensor is not None and self.tensor._version != self.version
+
+    def release(self) -> None:
+        """Let go of every tensor, and so of the cycle with the hook."""
+        self.tensor = self.inputs = self.slopes = None
+        self.maps = self.maps[:0].clone()
+
+
+def _watch_inputs(
+    layer: str, taps: list[_Tap], pass_: Pass
+) -> Callable[[nn.Module, Inputs], Inputs]:
+    def pre_hook(module: nn.Module, args: Inputs) -> Inputs:
         # A view of its own for this consumer: its gradient is the flow through this layer alone.
         inputs = args[0].view_as(args[0])
-        maps = _maps(module, inputs.detach())
-        _add_activation(taps, maps)
+        held = _hold(f"inputs of {layer}", module, inputs, pass_)
+        totals = _add_values(taps, held)
+        positive, squares = positive_count(held.maps), totals[2].sum(0)
+        for tap in taps:
+            tap.sums.add_special("positive", tap.per_channel(positive))
+            tap.sums.add_special(f"squares of {layer}", squares.index_select(0, tap.index))
+            if pass_.maps:
+                tap.sums.pending_maps.append(tap.planes(_planes(module, held.maps, inputs)))
         if inputs.requires_grad:
-
-            def on_gradient(gradient: Tensor) -> None:
-                # The batch's loss is a mean over images; one image's gradient is that many times.
-                _add_gradient(taps, maps, _maps(module, gradient) * pass_.images)
-
-            inputs.register_hook(on_gradient)  # type: ignore[no-untyped-call]
+            _follow_gradient(held, taps, pass_)
         return (inputs, *args[1:])
 
     return pre_hook
 
 
+def _watch_outputs(
+    layer: str, taps: list[_Tap], pass_: Pass
+) -> Callable[[nn.Module, Inputs, Tensor], None]:
+    def hook(module: nn.Module, args: Inputs, output: Tensor) -> None:
+        held = _hold(f"outputs of {layer}", module, output, pass_)
+        _add_values(taps, held)
+        if output.requires_grad:
+            if pass_.second_order:
+                held.inputs = args[0].detach()
+            _follow_gradient(held, taps, pass_, layer)
+
+    return hook
+
+
+def _hold(name: str, layer: nn.Module, tensor: Tensor, pass_: Pass) -> _Held:
+    values = tensor.detach()
+    maps = _maps(layer, values.clone() if name in pass_.copied else values)
+    return _Held(name, layer, tensor, maps, tensor._version)
+
+
+def _add_values(taps: list[_Tap], held: _Held) -> Tensor:
+    totals = sums_over_positions(held.maps)
+    for tap in taps:
+        tap.sums.add("value", tap.per_channel(totals))
+        # Every channel has equally many inputs of a layer, so an average counts its positions.
+        per_image = held.maps.shape[2] * len(tap.index) / tap.sums.channels
+        tap.sums.pending_positions += per_image * held.maps.shape[0]
+    return totals
+
+
+def _follow_gradient(
+    held: _Held, taps: list[_Tap], pass_: Pass, producer: str | None = None
+) -> None:
+    tensor = held.tensor
+    assert tensor is not None
+    pass_.held.append(held)
+
+    def on_gradient(gradient: Tensor) -> None:
+        if held.changed() and held.name not in pass_.copied:
+            pass_.overwritten.add(held.name)
+            return
+        slopes = _maps(held.layer, gradient)
+        if pass_.stage == "loss":
+            _add_gradient(held, slopes, taps, pass_, producer)
+        else:
+            _add_curvature(held, slopes, taps)
+            if producer is not None:
+                _add_weight_curvature(producer, held, gradient, pass_)
+            held.release()
+
+    tensor.register_hook(on_gradient)  # type: ignore[no-untyped-call]
+
+
+def _add_gradient(
+    held: _Held, slopes: Tensor, taps: list[_Tap], pass_: Pass, producer: str | None
+) -> None:
+    gradient = sums_over_positions(slopes)
+    taylor = sums_over_positions(held.maps, slopes)
+    quantities = {"gradient": gradient, "taylor": taylor}
+    if producer is not None:
+        bias = held.layer.bias
+        own = taylor[0]
+        if isinstance(bias, Tensor):
+            own = own - gradient[0] * bias.detach().double()
+        quantities["effect"] = torch.stack([own, own.abs(), own.square()])
+    for tap in taps:
+        for name, values in quantities.items():
+            tap.sums.add(name, tap.per_channel(values))
+    if pass_.second_order:
+        held.slopes = slopes
+    else:
+        held.release()
+
+
+def _add_curvature(held: _Held, projected: Tensor, taps: list[_Tap]) -> None:
+    """From a gradient r of the projected outputs, whose mean square is the curvature h = r^2."""
+    assert held.slopes is not None
+    values, projected = precise(held.maps), precise(projected)
+    products = values * projected
+    second = products.square() / 2
+    quantities = {
+        "projected": sums_over_positions(products),
+        "gauss_newton": sums_over_positions(second),
+        "second_taylor": sums_over_positions(second - values * precise(held.slopes)),
+    }
+    for tap in taps:
+        for name, values in quantities.items():
+            tap.sums.add(name, tap.per_channel(values))
+
+
+def _add_weight_curvature(producer: str, held: _Held, projected: Tensor, pass_: Pass) -> None:
+    """Squared gradients of a layer's weights, image by image: the layer is run again for each."""
+    assert held.inputs is not None
+    weight = cast(nn.Parameter, held.layer.weight)
+    total = pass_.curvature.setdefault(producer, torch.zeros_like(weight, dtype=torch.float64))
+    with torch.enable_grad():
+        for image in range(len(projected)):
+            rows = slice(image, image + 1)
+            # .forward: the hooks of the layer are not to see this call.
+            output = held.layer.forward(held.inputs[rows])
+            (gradient,) = torch.autograd.grad(output, weight, projected[rows])
+            total += gradient.double().square()
+
+
 def _maps(layer: nn.Module, values: Tensor) -> Tensor:
-    """A layer's inputs as (images, inputs, positions)."""
+    """A layer's inputs or outputs as (images, width, positions)."""
     if isinstance(layer, CONVOLUTION):
         return values.flatten(2)
     return values.reshape(values.shape[0], -1, values.shape[-1]).transpose(1, 2)
 
 
-def _add_activation(taps: list[_Tap], maps: Tensor) -> None:
-    absolute, square, positive = maps.abs().sum((0, 2)), maps.square().sum((0, 2)), maps > 0
-    for tap in taps:
-        tap.sums.add("activation", "absolute", tap.per_channel(absolute))
-        tap.sums.add("activation", "square", tap.per_channel(square))
-        tap.sums.positive += tap.per_channel(positive.sum((0, 2)))
-        # Every channel of a consumer has equally many inputs, so an average counts positions.
-        per_image = maps.shape[2] * len(tap.index) / tap.sums.channels
-        tap.sums.positions += per_image * maps.shape[0]
-    _add_pending(taps, "activation", maps.sum(2))
-
-
-def _add_gradient(taps: list[_Tap], maps: Tensor, gradients: Tensor) -> None:
-    products = maps * gradients
-    for name, values in (("gradient", gradients), ("taylor", products)):
-        absolute, square = values.abs().sum((0, 2)), values.square().sum((0, 2))
-        for tap in taps:
-            tap.sums.add(name, "absolute", tap.per_channel(absolute))
-            tap.sums.add(name, "square", tap.per_channel(square))
-        _add_pending(taps, name, values.sum(2))
-
-
-def _add_pending(taps: list[_Tap], name: str, per_image: Tensor) -> None:
-    for tap in taps:
-        part = tap.per_channel(per_image)
-        pending = tap.sums.pending
-        pending[name] = pending[name] + part if name in pending else part
+def _planes(layer: nn.Module, maps: Tensor, inputs: Tensor) -> Tensor:
+    """Maps with their rows and columns; a linear layer's inputs have one row."""
+    rows = inputs.shape[2] if isinstance(layer, CONVOLUTION) and inputs.ndim > 3 else 1
+    return maps.reshape(*maps.shape[:2], rows, -1)

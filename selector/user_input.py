@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
+from types import ModuleType
 from typing import cast
 
 import pyarrow as pa
@@ -119,13 +120,8 @@ def _made(name: str, option: str) -> object:
     """What the factory returns; a fault in the user's own code is told with its place."""
     if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", name):
         raise SelectorError(f"{option} {name!r} must have the form package.module:factory")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
     module_name, _, attribute = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise SelectorError(f"{option} {name}: cannot be imported: {_told(error)}") from error
+    module = import_module(module_name, option)
     try:
         factory = cast(Callable[[], object], attrgetter(attribute)(module))
     except AttributeError as error:
@@ -138,6 +134,20 @@ def _made(name: str, option: str) -> object:
         raise
     except Exception as error:
         raise SelectorError(f"{option} {name}() failed: {_told(error)}") from error
+
+
+def import_module(name: str, option: str) -> ModuleType:
+    """A module of the user's own, also from the folder at hand.
+
+    Raises:
+        SelectorError: It cannot be imported; the option and the fault are named.
+    """
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise SelectorError(f"{option} {name}: cannot be imported: {_told(error)}") from error
 
 
 def _told(error: Exception) -> str:

@@ -15,7 +15,7 @@ from selector.features import describe, feature_names
 from selector.oracle import loss_changes
 from selector.recording import record
 from selector.records import CANDIDATES_FILE, GROUPS_FILE, Records
-from selector.saliency import METRICS
+from selector.saliency import arms, first_order_metrics
 from selector.scoring import lowest, score
 from tests.networks import data, small, state_of
 
@@ -55,8 +55,8 @@ def test_a_record_is_what_score_and_oracle_say_of_disjoint_parts(found: Records)
 def test_every_metric_of_every_group_is_a_candidate_at_every_ratio(found: Records) -> None:
     by_group = {(g.network, g.group): g for g in found.groups}
     for group, decision, rows in found.decisions():
-        assert {row.arm for row in rows} == set(group.scores)
-        assert set(METRICS) - set(group.scores) <= {"batchnorm_scale"}
+        assert {row.arm for row in rows} == {*arms(), "random"} & set(group.scores)
+        assert set(first_order_metrics()) - set(group.scores) <= {"batchnorm_scale"}
         assert 1 <= decision.count < group.channels
         ids = {}
         for row in rows:
@@ -106,8 +106,9 @@ def test_what_was_read_can_be_described(found: Records, tmp_path: Path) -> None:
     found.save(tmp_path)
     for _, decision, rows in Records.load(tmp_path).decisions():
         proposals = {r.arm: lowest(torch.from_numpy(decision.scores[r.arm]), r.count) for r in rows}
-        features = describe(decision, proposals, list(METRICS))
-        assert features.shape == (len(rows), len(feature_names(list(METRICS))))
+        metrics = first_order_metrics()
+        features = describe(decision, proposals, metrics)
+        assert features.shape == (len(rows), len(feature_names(metrics)))
 
 
 def test_a_write_that_fails_leaves_nothing(
@@ -185,7 +186,7 @@ def test_a_network_is_in_one_set_only(found: Records) -> None:
 def test_provenance_names_the_versions(found: Records) -> None:
     first = found.networks[0]
     assert (first.network, first.family, first.images) == ("one", "a", 3)
-    assert json.loads(first.versions)["metrics"] == list(METRICS)
+    assert json.loads(first.versions)["metrics"] == first_order_metrics()
     assert asdict(replace(first, network="x"))["network"] == "x"
 
 

@@ -23,11 +23,11 @@ from selector.features import (
     feature_names,
 )
 from selector.learning import CAP, normalised_regrets, single_best
+from selector.measuring import measure_signals
 from selector.records import CandidateRecord, GroupRecord, Provenance, Records
-from selector.saliency import METRICS
+from selector.saliency import METRICS, arms
 from selector.scoring import score_signals
 from selector.selection import SaliencySelector
-from selector.signals import measure_signals
 from selector.tracing import find_groups
 from tests.networks import data, small
 
@@ -219,12 +219,12 @@ def check_seen_alike(model: nn.Module, scaled: nn.Module) -> None:
     images = data()[0][0]
     assert torch.allclose(scaled(images), model(images))
     before, after = decisions(model)["stem"], decisions(scaled)["stem"]
-    names = feature_names(list(METRICS))
-    arms = [name for name, metric in METRICS.items() if metric.arm]
-    proposals = candidates(before, arms)
-    assert candidates(after, arms) == proposals
-    one = describe(before, proposals, list(METRICS))
-    other = describe(after, proposals, list(METRICS))
+    metrics = [*arms(), "random"]
+    names = feature_names(metrics)
+    proposals = candidates(before, arms())
+    assert candidates(after, arms()) == proposals
+    one = describe(before, proposals, metrics)
+    other = describe(after, proposals, metrics)
     seen = [
         name
         for name, x, y in zip(names, one.T, other.T, strict=True)
@@ -238,10 +238,11 @@ def test_the_law_of_scales_can_fail() -> None:
     model = small("plain", 6, act="silu")
     scaled = copy.deepcopy(model)
     scaled.stem.weight.data *= 4
-    arms = ["l1", "taylor"]
+    names = ["l1", "taylor"]
     one, other = decisions(model)["stem"], decisions(scaled)["stem"]
     assert not np.allclose(
-        describe(one, candidates(one, arms), arms), describe(other, candidates(other, arms), arms)
+        describe(one, candidates(one, names), names),
+        describe(other, candidates(other, names), names),
     )
 
 

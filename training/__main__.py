@@ -12,6 +12,8 @@ from selector.selection import SaliencySelector
 from selector.tables import text_table
 from training import campaign as campaigns
 from training.benchmarks import first as first_benchmark
+from training.benchmarks import oracle as oracle_benchmark
+from training.benchmarks import saliency as saliency_benchmark
 from training.benchmarks.results_file import write_result
 from training.demo_network import train_demo_network
 from training.evaluation import leave_one_family_out
@@ -90,6 +92,18 @@ def evaluate(data: Path = ROOT / "data") -> None:
 def benchmark_first(test_images: int = first_benchmark.TEST_IMAGES) -> None:
     """Prune two foreign networks to 70 % and 50 % of their MACs by every method."""
     first_benchmark.run(test_images)
+
+
+@app.command()
+def benchmark_saliency(repeats: int = saliency_benchmark.REPEATS) -> None:
+    """Time and memory of all first-order metrics, over a plain forward and backward pass."""
+    saliency_benchmark.run(repeats)
+
+
+@app.command()
+def benchmark_oracle(repeats: int = oracle_benchmark.REPEATS) -> None:
+    """Speed of the oracle's engines, and what early stopping saves."""
+    oracle_benchmark.run(repeats)
 
 
 def main() -> None:

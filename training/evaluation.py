@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from selector.features import Matrix, known_metrics
+from selector.features import Matrix
 from selector.learning import CAP, normalised, normalised_regrets, single_best
 from selector.prediction import Prediction
 from selector.records import CandidateRecord, Records
-from selector.saliency import METRICS
+from selector.saliency import find_metric, known_metrics
 from selector.selection import SaliencySelector
 
 
@@ -94,7 +94,7 @@ def leave_one_family_out(records: Records, *, progress: bool = False) -> Evaluat
 def _held_out(train: Records, test: Records) -> list[_HeldOut]:
     learnt = SaliencySelector().fit(train)
     measured = {row.arm for row in train.candidates}
-    arms = [name for name in known_metrics(sorted(measured)) if METRICS[name].arm]
+    arms = [name for name in known_metrics(sorted(measured)) if find_metric(name).arm]
     best = single_best(train, arms)
     portfolios = greedy_portfolios(train, arms, 3)
     return [

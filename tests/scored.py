@@ -1,0 +1,45 @@
+"""Scores under every metric, and their comparison with the slow twins."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from selector.laws import Scene
+from selector.measuring import measure_signals
+from selector.saliency import METRICS
+from selector.scoring import Scores, needs_of, score_signals
+from selector.tracing import find_groups
+from tests.reference import singles, slow
+
+REAL = [name for name in METRICS if name != "random"]
+Batches = list[tuple[Tensor, Tensor]]
+
+
+def scores_of(
+    model: nn.Module,
+    batches: Batches,
+    names: Iterable[str] = METRICS,
+    groups: Iterable[str] | None = None,
+    **options: object,
+) -> Scores:
+    """Scores under every metric of these that a group can have, dear ones too."""
+    found = find_groups(model, batches[0][0]).prunable
+    chosen = {name: group for name, group in found.items() if groups is None or name in groups}
+    needs = needs_of(names)
+    return score_signals(measure_signals(model, batches, chosen, needs=needs, **options), names)  # type: ignore[arg-type]
+
+
+def close(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    scale = max(float(other.abs().max()), 1e-12)
+    return float((one - other).abs().max()) <= tolerance * scale
+
+
+def check_twins(model: nn.Module, batches: Batches, scores: Scores, **options: object) -> None:
+    groups = find_groups(model, batches[0][0]).prunable
+    for name, found in scores.items():
+        scene = Scene(model, groups[name], singles(batches), **options)  # type: ignore[arg-type]
+        for metric, values in found.items():
+            if metric != "random":
+                expected = torch.tensor(slow(scene, metric), dtype=torch.float64)
+                assert close(values, expected, 1e-5), (name, metric, values, expected)
