@@ -17,11 +17,12 @@ from selector.oracle import loss_changes
 from selector.plan import Plan
 from selector.planning import choose
 from selector.pruning import apply_plan, prune
-from selector.saliency import METRICS
+from selector.saliency import METRICS, register_metric
 from selector.scoring import score
 from selector.selection import SaliencySelector
+from selector.signals import Signals
 from selector.tracing import find_groups
-from tests.networks import data, small, state_of
+from tests.networks import data, randomise, small, state_of
 
 
 def refused(action: Callable[[], object], *parts: str) -> None:
@@ -278,6 +279,61 @@ def test_cross_entropy_of_what_has_none(model: nn.Module) -> None:
     refused(
         lambda: score(model, batches), "cross-entropy of logits", "loss=your_loss(outputs, targets)"
     )
+
+
+def test_batches_without_targets(model: nn.Module) -> None:
+    batches = [(images, None) for images, _ in data()]
+    refused(lambda: score(model, batches), "hold no targets", "need no gradient")
+    refused(lambda: evaluate(model, batches), "hold no targets", "needs labels")
+    # What needs no loss needs no labels.
+    expected = score(model, data(), ["apoz", "wanda", "l1"])
+    for group, found in score(model, batches, ["apoz", "wanda", "l1"]).items():
+        assert all(torch.equal(values, expected[group][name]) for name, values in found.items())
+
+
+class TwoHeads(nn.Module):
+    """A loss may look at one head and leave the other alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.left = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+        self.side, self.tail = nn.Conv2d(4, 6, 3), nn.Conv2d(6, 2, 1)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        maps = torch.relu(self.stem(images))
+        side = self.tail(torch.relu(self.side(maps)))
+        return self.head(torch.relu(self.left(maps)).mean((2, 3))), side
+
+
+def test_a_loss_that_leaves_a_group_alone() -> None:
+    model = randomise(TwoHeads().double()).eval()
+
+    def of_the_first(outputs: tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs[0], targets)
+
+    refused(
+        lambda: score(model, data(), ["taylor"], loss=of_the_first),
+        "does not depend on group 'side'",
+        "name it in ignore, ask for metrics that need no gradient",
+    )
+    found = score(model, data(), ["l1", "mean_activation"], loss=of_the_first)
+    assert set(found) == {"stem", "left", "side"}
+
+
+def test_a_score_that_is_not_finite(model: nn.Module) -> None:
+    @register_metric("broken", needs="weights", arm=False)
+    def broken(signals: Signals) -> Tensor:
+        """A logarithm of nothing."""
+        return (signals.weight * 0).sum(1).log()
+
+    try:
+        refused(
+            lambda: score(model, data(), ["broken"]),
+            "metric 'broken' gives a score that is not finite in group 'stem'",
+        )
+    finally:
+        METRICS.pop("broken")
 
 
 def test_inputs_of_another_shape(model: nn.Module) -> None:
