@@ -5,7 +5,6 @@ from selector.checkpoint import save_pruned as save_pruned
 from selector.errors import SelectorError as SelectorError
 from selector.laws import check_metric as check_metric
 from selector.objective import evaluate as evaluate
-from selector.oracle import LossChange as LossChange
 from selector.oracle import loss_changes as loss_changes
 from selector.plan import Plan as Plan
 from selector.planning import choose as choose
@@ -14,6 +13,7 @@ from selector.pruning import apply_plan as apply_plan
 from selector.pruning import prune as prune
 from selector.recording import record as record
 from selector.records import Records as Records
+from selector.rivals import LossChange as LossChange
 from selector.saliency import METRICS as METRICS
 from selector.saliency import Metric as Metric
 from selector.saliency import register_metric as register_metric

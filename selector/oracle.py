@@ -27,7 +27,8 @@ from selector.reading import (
     read,
     rows,
 )
-from selector.rivals import Channels, Rivals
+from selector.recalibration import recalibrated_changes
+from selector.rivals import Channels, LossChange, Rivals, summary
 from selector.shifts import Means, find_absorbers, measure_means, shifts_of
 from selector.tracing import find_groups
 
@@ -35,17 +36,6 @@ Mode = Literal["plain", "compensated"]
 
 MEMORY_BYTES = 2**31
 """What the fast engine may keep of a batch by default."""
-
-
-@dataclass(frozen=True)
-class LossChange:
-    """What removing a channel set does to the mean loss."""
-
-    nats: float
-    """Mean loss after removal minus before; in nats for cross-entropy."""
-    standard_error: float
-    """Of that mean, from the differences paired image by image."""
-    images: int
 
 
 @dataclass(frozen=True)
@@ -83,6 +73,9 @@ class Oracle:
     with as many channels of its group; None measures all to the end."""
     memory_bytes: int = MEMORY_BYTES
     """What the fast engine may keep; larger batches are read in parts."""
+    check: bool = True
+    """Make sure that the network gives the same outputs twice and that its trace holds. Off only in
+    loops that have done so for this network; a group that is new to the engine is tried even so."""
 
     def __post_init__(self) -> None:
         """Refuse what means nothing."""
@@ -138,7 +131,7 @@ class Oracle:
         if bench.images < 2:
             raise SelectorError("one image has no standard error; pass at least two to the oracle")
         changes = {
-            group: [_summary(rivals.differences(group, s), bench.images) for s in asked]
+            group: [summary(rivals.differences(group, s), bench.images) for s in asked]
             for group, asked in sets.items()
         }
         saved = bench.images * (1 + rivals.count) - bench.image_forwards
@@ -176,12 +169,12 @@ class _Bench:
     ) -> None:
         self._model, self._oracle, self._objective = model, oracle, objective
         self._rivals, self._removals, self._progress = rivals, removals, progress
-        self._engine = make_engine(model, oracle.engine)
+        self._engine = make_engine(model, oracle.engine, check=oracle.check)
         self.images = self.image_forwards = 0
 
     def measure_batch(self, inputs: object, targets: object, number: int) -> None:
         """All candidates that are left, on one batch; in parts where it would not fit."""
-        if number == 0:
+        if number == 0 and self._oracle.check:
             check_deterministic(self._model, inputs)
         found: dict[tuple[Group, Channels], list[Tensor]] = {}
         left = self._rivals.left()
@@ -245,13 +238,6 @@ def check_deterministic(model: nn.Module, inputs: object) -> None:
                 )
 
 
-def _summary(differences: Tensor, images: int) -> LossChange:
-    count = len(differences)
-    if not count:
-        return LossChange(0.0, 0.0, images)  # Nothing was removed.
-    return LossChange(float(differences.mean()), float(differences.std()) / count**0.5, count)
-
-
 def _interrupted(
     error: SelectorError,
     sets: Mapping[Group, Sequence[Channels]],
@@ -261,7 +247,7 @@ def _interrupted(
     found: dict[Group, list[LossChange | None]] = {}
     for group, asked in sets.items():
         parts = [rivals.differences(group, channels) for channels in asked]
-        found[group] = [_summary(d, images) if len(d) > 1 else None for d in parts]
+        found[group] = [summary(d, images) if len(d) > 1 else None for d in parts]
     stopped = OracleError(f"{error} ({images} images had been measured)" if images else str(error))
     stopped.measured = found
     return stopped
@@ -274,7 +260,7 @@ def loss_changes(
     channel_sets: Sequence[ChannelSet],
     *,
     loss: Loss | None = None,
-    mode: Mode = "plain",
+    mode: Mode | Literal["recalibrated"] = "plain",
     calibration: Batches | None = None,
     engine: EngineName = "fast",
 ) -> list[LossChange]:
@@ -288,8 +274,9 @@ def loss_changes(
         group: A group of `find_groups`, or its name.
         channel_sets: Channels to remove, one sequence for each candidate.
         loss: Mean loss of a batch; cross-entropy by default.
-        mode: `plain` removes the channels; `compensated` puts their means in their place.
-        calibration: Images that the means are taken from; `batches` by default.
+        mode: `plain` removes the channels; `compensated` puts their means in their place;
+            `recalibrated` estimates the BatchNorm statistics anew after each removal, and is dear.
+        calibration: Images for the means or the statistics; `batches` by default.
         engine: `fast`, `masked` or `reference`; they give the same numbers.
 
     Returns:
@@ -303,6 +290,10 @@ def loss_changes(
     if isinstance(group, str):
         found = find_groups(model, probe_inputs(model, batches)).required()
         group = find_group(found, group)
+    if mode == "recalibrated":
+        return recalibrated_changes(
+            model, batches, group, channel_sets, calibration=calibration or batches, loss=loss
+        )
     means = None
     if mode == "compensated":
         means = measure_means(model, calibration or batches, [group])

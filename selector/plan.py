@@ -7,7 +7,7 @@ from pathlib import Path
 
 from selector.errors import SelectorError
 from selector.files import write_text
-from selector.oracle import LossChange
+from selector.rivals import LossChange
 from selector.tables import count_text, nats_text, text_table
 
 

@@ -12,9 +12,10 @@ from selector.features import Decision, candidates, describe_group, describe_run
 from selector.groups import Group
 from selector.measuring import measure_signals
 from selector.objective import Loss
-from selector.oracle import LossChange, Oracle
+from selector.oracle import Oracle
 from selector.reading import Batches, probe_inputs, split_batches
 from selector.records import CandidateRecord, GroupRecord, Provenance, Records
+from selector.rivals import LossChange
 from selector.saliency import arms, first_order_metrics
 from selector.scoring import score_signals
 from selector.tracing import Groups, find_groups

@@ -1,6 +1,7 @@
 """Candidates under measurement: what was found so far, and which of them cannot win any more."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,6 +11,25 @@ from selector.groups import Group
 Channels = tuple[int, ...]
 LEAST_IMAGES = 32
 """Before this many images a standard error says too little to stop anything by."""
+
+
+@dataclass(frozen=True)
+class LossChange:
+    """What removing a channel set does to the mean loss."""
+
+    nats: float
+    """Mean loss after removal minus before; in nats for cross-entropy."""
+    standard_error: float
+    """Of that mean, from the differences paired image by image."""
+    images: int
+
+
+def summary(differences: Tensor, images: int) -> LossChange:
+    """Mean and standard error of paired differences, shape (images,); none of the empty set."""
+    count = len(differences)
+    if not count:
+        return LossChange(0.0, 0.0, images)  # Nothing was removed.
+    return LossChange(float(differences.mean()), float(differences.std()) / count**0.5, count)
 
 
 class Rivals:

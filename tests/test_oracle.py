@@ -17,6 +17,7 @@ from selector.groups import Group
 from selector.objective import Loss, evaluate
 from selector.oracle import Oracle, loss_changes
 from selector.reading import call
+from selector.recalibration import recalibrate_batchnorm
 from selector.tracing import find_groups
 from tests.networks import data, small, small_networks, state_of
 
@@ -210,3 +211,21 @@ def test_train_mode_changes_nothing() -> None:
 def test_what_cannot_be_measured_is_named(group: str, channels: list[int], culprit: str) -> None:
     with pytest.raises(SelectorError, match=culprit):
         loss_changes(small("plain"), data(), group, [channels])
+
+
+def test_the_recalibrated_loss_is_that_of_a_cut_and_recalibrated_copy() -> None:
+    model, batches, calibration = small("residual", 6, norm=True), data(8, 4), data(12, 6, seed=1)
+    group = find_groups(model, batches[0][0]).prunable["stem"]
+    before = state_of(model)
+    sets: list[list[int]] = [[0, 3], [1], [3, 0], []]
+    changes = loss_changes(
+        model, batches, group, sets, mode="recalibrated", calibration=calibration
+    )
+    assert state_of(model) == before
+    whole = evaluate(model, batches).loss
+    for channels, change in zip(sets, changes, strict=True):
+        smaller = copy.deepcopy(model)
+        apply_cuts(smaller, cuts_of([(group, channels)]) if channels else ())
+        recalibrate_batchnorm(smaller, calibration)
+        assert change.nats == pytest.approx(evaluate(smaller, batches).loss - whole, rel=1e-6)
+    assert changes[0] == changes[2]
