@@ -90,6 +90,8 @@ TOLERANCE = 1e-3
 """Largest difference to the masked network, relative to its largest output (float32)."""
 
 _steps: WeakKeyDictionary[nn.Module, Steps | str] = WeakKeyDictionary()
+_held: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()
+"""Network -> group name -> whether its trace agreed with the masked network when it was tried."""
 
 
 class Fast:
@@ -99,12 +101,13 @@ class Fast:
     hold for these inputs), the group is run masked from then on.
     """
 
-    def __init__(self, model: nn.Module, together: int = 1) -> None:
+    def __init__(self, model: nn.Module, together: int = 1, check: bool = True) -> None:
         """Trace the network, or find it traced.
 
         Args:
             model: The network, in evaluation mode; its weights must not change while this is used.
             together: Candidates of a group that are run as one batch.
+            check: Try groups again that earlier engines of this network have tried.
 
         Raises:
             UntraceableError: It cannot be taken apart.
@@ -123,6 +126,8 @@ class Fast:
         self._together = max(1, together)
         self._plans: dict[Group, _Plan] = {}
         self._slow: set[Group] = set()
+        self._verdicts = _held.setdefault(model, {})
+        self._check = check
 
     @property
     def fallen_back(self) -> list[str]:
@@ -154,7 +159,10 @@ class Fast:
         """The batch's outputs after each of some removals from one group."""
         if group not in self._plans and group not in self._slow:
             self._plans[group] = _Plan(self._runner, group)
-            if not self._agrees(group, removals[: self._together]):
+            if self._check or group.name not in self._verdicts:
+                agrees = self._agrees(group, removals[: self._together])
+                self._verdicts[group.name] = agrees
+            if not self._verdicts[group.name]:
                 self._slow.add(group)
         if group in self._slow:
             return self._masked.outputs(group, removals)
@@ -174,12 +182,21 @@ class Fast:
         except Exception:  # Whatever a wrong trace leads to, the masked network is right.
             return False
         (right,) = self._masked.outputs(group, removals[-1:])
-        pairs = zip(pytree.tree_leaves(mine), pytree.tree_leaves(right), strict=True)
-        return all(
-            not isinstance(a, Tensor)
-            or (a.shape == b.shape and _difference(a, b) <= TOLERANCE * float(b.abs().max()))
-            for a, b in pairs
+        return same_outputs(mine, right)
+
+
+def same_outputs(one: object, other: object) -> bool:
+    """Whether two outputs of a network are the same, to `TOLERANCE` of the largest value."""
+    left, right = (pytree.tree_leaves(outputs) for outputs in (one, other))
+    return len(left) == len(right) and all(
+        not isinstance(b, Tensor)
+        or (
+            isinstance(a, Tensor)
+            and a.shape == b.shape
+            and _difference(a, b) <= TOLERANCE * _difference(b, torch.zeros_like(b))
         )
+        for a, b in zip(left, right, strict=True)
+    )
 
 
 def _difference(one: Tensor, other: Tensor) -> float:
@@ -311,7 +328,7 @@ class _Overlay(Mapping[fx.Node, object]):
         return len(self.base)
 
 
-def make_engine(model: nn.Module, name: EngineName) -> Engine:
+def make_engine(model: nn.Module, name: EngineName, *, check: bool = True) -> Engine:
     """The engine of that name; `masked`, said once, where `fast` cannot trace the network."""
     if name == "reference":
         return Reference(model)
@@ -319,7 +336,7 @@ def make_engine(model: nn.Module, name: EngineName) -> Engine:
         return Masked(model)
     try:
         device = next((p.device.type for p in model.parameters()), "cpu")
-        return Fast(model, together=1 if device == "cpu" else 16)
+        return Fast(model, together=1 if device == "cpu" else 16, check=check)
     except UntraceableError as error:
         if model not in _told:
             _told[model] = True

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from tqdm import tqdm
 
-from selector.engines import Engine, EngineName, Fast, Removal, make_engine
+from selector.engines import Engine, EngineName, Fast, Masked, Removal, make_engine, same_outputs
 from selector.errors import SelectorError
 from selector.groups import ChannelSet, Group, find_group
 from selector.objective import Loss, Objective, check_finite
@@ -169,13 +169,19 @@ class _Bench:
     ) -> None:
         self._model, self._oracle, self._objective = model, oracle, objective
         self._rivals, self._removals, self._progress = rivals, removals, progress
-        self._engine = make_engine(model, oracle.engine, check=oracle.check)
+        self._engine: Engine = make_engine(model, oracle.engine, check=oracle.check)
         self.images = self.image_forwards = 0
 
     def measure_batch(self, inputs: object, targets: object, number: int) -> None:
         """All candidates that are left, on one batch; in parts where it would not fit."""
         if number == 0 and self._oracle.check:
-            check_deterministic(self._model, inputs)
+            outputs = check_deterministic(self._model, inputs)
+            few = min(2, batch_size(inputs))
+            if isinstance(self._engine, Fast) and not same_outputs(
+                self._engine.load(rows(inputs, 0, few)), rows(outputs, 0, few)
+            ):
+                # A trace of a network that has been changed since.
+                self._engine = Masked(self._model)
         found: dict[tuple[Group, Channels], list[Tensor]] = {}
         left = self._rivals.left()
         for some, wanted in self._parts(inputs, targets):
@@ -220,13 +226,14 @@ def _images_that_fit(engine: Engine, inputs: object, memory_bytes: int) -> int:
     return max(1, int(memory_bytes / (engine.bytes_kept() / tried)))
 
 
-def check_deterministic(model: nn.Module, inputs: object) -> None:
-    """Make sure that the network gives the same outputs for the same images.
+def check_deterministic(model: nn.Module, inputs: object) -> object:
+    """Make sure that the network gives the same outputs for the same images, and return them.
 
     Raises:
         SelectorError: It does not.
     """
-    first, again = (pytree.tree_leaves(call(model, inputs)) for _ in range(2))
+    outputs = call(model, inputs)
+    first, again = (pytree.tree_leaves(found) for found in (outputs, call(model, inputs)))
     for one, other in zip(first, again, strict=True):
         if isinstance(one, Tensor) and one.numel() and one.is_floating_point():
             gap = float((one.double() - other.double()).abs().nan_to_num().max())
@@ -236,6 +243,7 @@ def check_deterministic(model: nn.Module, inputs: object) -> None:
                     "stays on in evaluation mode (functional dropout without training=), noise, or "
                     "sampling in its forward pass"
                 )
+    return outputs
 
 
 def _interrupted(

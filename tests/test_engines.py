@@ -351,3 +351,26 @@ def test_the_reference_engine_cuts() -> None:
         engine.outputs(group, [((0, 3), ())])
     handle.remove()
     assert [shape[0] for shape in seen] == [4, 2]
+
+
+class Switched(nn.Module):
+    """A network whose forward pass depends on a flag."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+        self.twice = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = torch.relu(self.first(images)).mean((2, 3))
+        return self.last(maps * 2 if self.twice else maps)
+
+
+def test_a_network_that_was_changed_since_it_was_traced_is_measured_as_it_is() -> None:
+    model, batches = randomise(Switched().double()).eval(), data(8, 4)
+    before = loss_changes(model, batches, "first", [[0]])
+    model.twice = True
+    changed = loss_changes(model, batches, "first", [[0]])
+    assert changed != before
+    expected = loss_changes(model, batches, "first", [[0]], engine="reference")
+    assert changed[0].nats == pytest.approx(expected[0].nats, rel=1e-9)
