@@ -1,27 +1,40 @@
-"""Network and data -> records: what every arm would remove, and what that does to the loss."""
+"""Network and data -> records: what every arm would remove, and what that does to the loss.
+
+In the unpruned network and in states that pruning leaves; each candidate removed plainly and with
+its means compensated, on two disjoint sets of images; a sample of decisions also after BatchNorm
+was recalibrated. A journal keeps what is measured: a killed run loses one group at most.
+"""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
+from selector.contexts import UNPRUNED, PrunedContext, counts_of, draw_contexts, draw_counts
 from selector.errors import SelectorError
 from selector.features import Decision, candidates, describe_group, describe_run
-from selector.groups import Group
+from selector.files import write_text
+from selector.groups import NORMALISATION, Group
 from selector.measuring import measure_signals
-from selector.objective import Loss
+from selector.objective import Loss, evaluate
 from selector.oracle import Oracle
-from selector.reading import Batches, probe_inputs, split_batches
+from selector.reading import Batches, device_of, probe_inputs, split_batches
+from selector.recalibration import recalibrated_changes
 from selector.records import CandidateRecord, GroupRecord, Provenance, Records
-from selector.rivals import LossChange
+from selector.rivals import Channels, LossChange
 from selector.saliency import arms, first_order_metrics
 from selector.scoring import score_signals
-from selector.tracing import Groups, find_groups
+from selector.shifts import Means, measure_means
+from selector.tracing import find_groups
 
-RATIOS = (0.0, 0.06, 0.12, 0.25, 0.5)
-"""Shares of a group's channels that are tried; zero stands for a single channel."""
+RECALIBRATED_SHARE = 0.1
+"""Share of the decisions that are measured after recalibration, too."""
 
 
 def record(
@@ -32,9 +45,11 @@ def record(
     family: str = "",
     dataset: str = "",
     origin: str = "own",
-    ratios: Sequence[float] = RATIOS,
+    contexts: int | Sequence[PrunedContext] = 2,
+    ratios: Sequence[float] | None = None,
+    seed: int = 0,
     loss: Loss | None = None,
-    generator: torch.Generator | None = None,
+    journal: str | Path | None = None,
     progress: bool = False,
 ) -> Records:
     """Measure what each metric's choice does to the loss, in every group and at several ratios.
@@ -48,9 +63,14 @@ def record(
         family: Kind of architecture; what evaluation leaves out together.
         dataset: Name of the data set.
         origin: `own`, or `foreign` for networks that are kept for testing.
-        ratios: Shares of the channels to remove, each in [0, 1); zero stands for one channel.
+        contexts: Pruned states in which the network is recorded beside the unpruned one, or how
+            many to draw.
+        ratios: Shares of the channels to remove, each in [0, 1), zero standing for one channel;
+            drawn for every group by default, most of them between 2 and 25 %.
+        seed: Of all that is drawn, and of the `random` metric.
         loss: Mean loss of a batch; cross-entropy by default.
-        generator: Source of the `random` metric; seeded with 0 by default.
+        journal: Folder that keeps what is measured until the whole is returned: the same call
+            continues there after it was killed.
         progress: Show a progress bar.
 
     Raises:
@@ -60,103 +80,227 @@ def record(
         raise SelectorError(
             f"network={network!r} must be the name of a folder: not empty, no '/', no leading '.'"
         )
-    for ratio in ratios:
+    for ratio in ratios or ():
         if not 0 <= ratio < 1:
             raise SelectorError(f"ratio {ratio} is outside [0, 1); zero stands for one channel")
-    signal_part, selection_part, evaluation_part = split_batches(batches, 3, "recording")
-    groups = find_groups(model, probe_inputs(model, signal_part))
-    signals = measure_signals(model, signal_part, groups.required(), loss=loss, generator=generator)
-    scores = {
-        group: {name: values.numpy() for name, values in found.items()}
-        for group, found in score_signals(signals).items()
-    }
-    run = next(iter(signals.values())).run
-    assert run is not None
-    state = describe_run(run, macs_kept=1.0)
-    rows = [
-        GroupRecord(
-            network,
-            "unpruned",
-            name,
-            group.channels,
-            describe_group(model, group, groups.costs, signals[name]),
-            state,
-            scores[name],
+    parts = _Parts(*split_batches(batches, 3, "recording"))
+    chance = torch.Generator().manual_seed(seed)
+    drawn = draw_contexts(contexts, chance) if isinstance(contexts, int) else tuple(contexts)
+    whole = find_groups(model, probe_inputs(model, parts.signals))
+    whole.required()
+    macs = whole.costs.total("macs")
+    diary = _Journal(None if journal is None else Path(journal), network, seed)
+    groups: list[GroupRecord] = []
+    rows: list[CandidateRecord] = []
+    for number, context in enumerate((None, *drawn)):
+        name = UNPRUNED if context is None else context.name
+        small = model if context is None else context.reached(model, parts.signals, loss)
+        state = _State(small, parts, network, name, macs, loss, seed + number)
+        with tqdm(total=len(state.groups.prunable), desc=name, disable=not progress) as bar:
+            for group in state.groups.prunable.values():
+                groups.append(state.records[group.name])
+                rows += diary.kept(name, group.name) or diary.keep(
+                    name, group.name, state.measured(group, ratios)
+                )
+                bar.update()
+    judged = [evaluate(model, part, loss) for part in (parts.selection, parts.evaluation)]
+    provenance = Provenance(
+        network,
+        family,
+        dataset,
+        origin,
+        judged[0].images,
+        _versions(),
+        seed,
+        str(device_of(model)),
+        macs,
+        whole.costs.total("parameters"),
+        _mean(judged[0].accuracy, judged[1].accuracy),
+    )
+    diary.close()
+    return Records((provenance,), tuple(groups), tuple(rows))
+
+
+def _mean(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else (one + other) / 2
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Disjoint parts of the data."""
+
+    signals: Batches
+    selection: Batches
+    evaluation: Batches
+
+
+class _State:
+    """A network in one state: its groups, scores and means, and the oracle on them."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        parts: _Parts,
+        network: str,
+        context: str,
+        whole_macs: float,
+        loss: Loss | None,
+        seed: int,
+    ) -> None:
+        self._model, self._parts, self._loss = model, parts, loss
+        self._seed = seed
+        self.groups = find_groups(model, probe_inputs(model, parts.signals))
+        prunable = self.groups.prunable
+        generator = torch.Generator().manual_seed(seed)
+        signals = measure_signals(model, parts.signals, prunable, loss=loss, generator=generator)
+        scores = score_signals(signals)
+        self._means: Means = measure_means(model, parts.signals, prunable.values())
+        self._normalised = any(isinstance(layer, NORMALISATION) for layer in model.modules())
+        self._untried = True
+        self.records: dict[str, GroupRecord] = {}
+        for name, group in prunable.items():
+            run = signals[name].run
+            assert run is not None
+            self.records[name] = GroupRecord(
+                network,
+                context,
+                name,
+                group.channels,
+                describe_group(model, group, self.groups.costs, signals[name]),
+                describe_run(run, self.groups.costs.total("macs") / whole_macs),
+                {metric: values.numpy() for metric, values in scores[name].items()},
+            )
+
+    def measured(self, group: Group, ratios: Sequence[float] | None) -> list[CandidateRecord]:
+        """All decisions of a group, every arm's candidate in each."""
+        row = self.records[group.name]
+        # A generator for each group, so that it draws the same whatever was measured before.
+        chance = torch.Generator().manual_seed(
+            zlib.crc32(f"{self._seed} {row.context} {row.group}".encode())
         )
-        for name, group in groups.prunable.items()
-    ]
-    proposals = {
-        (row.group, count): candidates(
-            Decision(row.facts, row.state, row.scores, count), [*arms(), "random"]
+        counts = (
+            draw_counts(group.channels, chance)
+            if ratios is None
+            else counts_of(group.channels, ratios)
         )
-        for row in rows
-        for count in _counts(row.channels, ratios)
-    }
-    changes = [
-        _measured(model, part, groups, proposals, loss, progress)
-        for part in (selection_part, evaluation_part)
-    ]
-    images = sum(change.images for change in list(changes[0].values())[:1])
-    provenance = Provenance(network, family, dataset, origin, images, _versions())
-    measured = [
-        row
-        for (group, count), found in proposals.items()
-        for row in _rows(network, group, count, found, changes)
-    ]
-    return Records((provenance,), tuple(rows), tuple(measured))
+        dear = [float(torch.rand((), generator=chance)) < RECALIBRATED_SHARE for _ in counts]
+        proposals = {
+            count: candidates(
+                Decision(row.facts, row.state, row.scores, count), [*arms(), "random"]
+            )
+            for count in counts
+        }
+        sets = list(dict.fromkeys(s for found in proposals.values() for s in found.values()))
+        changes = self._changes(group, sets)
+        found: list[CandidateRecord] = []
+        for (count, chosen), recalibrated in zip(proposals.items(), dear, strict=True):
+            after = self._recalibrated(group, list(dict.fromkeys(chosen.values())), recalibrated)
+            found += [
+                _row(
+                    row, count, arm, list(dict.fromkeys(chosen.values())), channels, changes, after
+                )
+                for arm, channels in chosen.items()
+            ]
+        return found
+
+    def _changes(
+        self, group: Group, sets: list[Channels]
+    ) -> dict[tuple[str, str, Channels], LossChange]:
+        found: dict[tuple[str, str, Channels], LossChange] = {}
+        for split, part in (
+            ("selection", self._parts.selection),
+            ("evaluation", self._parts.evaluation),
+        ):
+            for oracle in (Oracle(), Oracle("compensated", self._means)):
+                measured = replace(oracle, check=self._untried).measure(
+                    self._model, part, {group: sets}, loss=self._loss
+                )
+                for channels, change in zip(sets, measured.changes[group], strict=True):
+                    found[oracle.mode, split, channels] = change
+                self._untried = False
+        return found
+
+    def _recalibrated(
+        self, group: Group, sets: list[Channels], wanted: bool
+    ) -> Mapping[Channels, LossChange]:
+        if not (wanted and self._normalised):
+            return {}
+        changes = recalibrated_changes(
+            self._model,
+            self._parts.evaluation,
+            group,
+            sets,
+            calibration=self._parts.signals,
+            loss=self._loss,
+        )
+        return dict(zip(sets, changes, strict=True))
 
 
-def _counts(channels: int, ratios: Iterable[float]) -> list[int]:
-    return sorted({min(channels - 1, max(1, round(ratio * channels))) for ratio in ratios})
-
-
-Proposals = Mapping[tuple[str, int], Mapping[str, tuple[int, ...]]]
-Key = tuple[str, tuple[int, ...]]
-
-
-def _measured(
-    model: nn.Module,
-    part: Batches,
-    groups: Groups,
-    proposals: Proposals,
-    loss: Loss | None,
-    progress: bool,
-) -> dict[Key, LossChange]:
-    sets: dict[Group, list[tuple[int, ...]]] = {}
-    for (name, _), found in proposals.items():
-        sets.setdefault(groups.prunable[name], []).extend(found.values())
-    changes = Oracle().measure(model, part, sets, loss=loss, progress=progress).changes
-    return {
-        (group.name, channels): change
-        for group, asked in sets.items()
-        for channels, change in zip(asked, changes[group], strict=True)
-    }
-
-
-def _rows(
-    network: str,
-    group: str,
+def _row(
+    group: GroupRecord,
     count: int,
-    found: Mapping[str, tuple[int, ...]],
-    changes: Sequence[Mapping[Key, LossChange]],
-) -> list[CandidateRecord]:
-    ids = {channels: number for number, channels in enumerate(dict.fromkeys(found.values()))}
-    selection, evaluation = changes
-    return [
-        CandidateRecord(
-            network=network,
-            context="unpruned",
-            group=group,
-            count=count,
-            arm=arm,
-            set_id=ids[channels],
-            selection_nats=selection[group, channels].nats,
-            selection_error=selection[group, channels].standard_error,
-            evaluation_nats=evaluation[group, channels].nats,
-            evaluation_error=evaluation[group, channels].standard_error,
-        )
-        for arm, channels in found.items()
-    ]
+    arm: str,
+    sets: list[Channels],
+    channels: Channels,
+    changes: Mapping[tuple[str, str, Channels], LossChange],
+    recalibrated: Mapping[Channels, LossChange],
+) -> CandidateRecord:
+    plain, kept = (
+        [changes[mode, split, channels] for split in ("selection", "evaluation")]
+        for mode in ("plain", "compensated")
+    )
+    after = recalibrated.get(channels)
+    return CandidateRecord(
+        network=group.network,
+        context=group.context,
+        group=group.group,
+        count=count,
+        arm=arm,
+        set_id=sets.index(channels),
+        selection_nats=plain[0].nats,
+        selection_error=plain[0].standard_error,
+        evaluation_nats=plain[1].nats,
+        evaluation_error=plain[1].standard_error,
+        compensated_selection_nats=kept[0].nats,
+        compensated_selection_error=kept[0].standard_error,
+        compensated_evaluation_nats=kept[1].nats,
+        compensated_evaluation_error=kept[1].standard_error,
+        recalibrated_nats=None if after is None else after.nats,
+        recalibrated_error=None if after is None else after.standard_error,
+    )
+
+
+class _Journal:
+    """What is measured of a network, kept group by group until all of it is there."""
+
+    def __init__(self, folder: Path | None, network: str, seed: int) -> None:
+        self._folder = None if folder is None else folder / f"{network}-{seed}"
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+
+    def kept(self, context: str, group: str) -> list[CandidateRecord]:
+        """What was measured before, or nothing."""
+        path = self._path(context, group)
+        if path is None or not path.exists():
+            return []
+        return [CandidateRecord(**row) for row in json.loads(path.read_text())]
+
+    def keep(self, context: str, group: str, rows: list[CandidateRecord]) -> list[CandidateRecord]:
+        """Write down what was measured, whole or not at all."""
+        path = self._path(context, group)
+        if path is not None:
+            write_text(path, json.dumps([asdict(row) for row in rows]))
+        return rows
+
+    def close(self) -> None:
+        """Forget the journal: the records are whole."""
+        if self._folder is not None:
+            for path in self._folder.glob("*.json"):
+                path.unlink()
+            self._folder.rmdir()
+
+    def _path(self, context: str, group: str) -> Path | None:
+        return None if self._folder is None else self._folder / f"{context}--{group}.json"
 
 
 def _versions() -> str:

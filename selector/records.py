@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 from selector.errors import SelectorError
 from selector.features import Context, Decision, GroupFacts, Matrix
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = ("1", "2")
+"""Version 1 had the unpruned state and plain removal only; the rest reads as not measured."""
 GROUPS_FILE = "groups.parquet"
 CANDIDATES_FILE = "candidates.parquet"
 
@@ -26,9 +28,10 @@ class GroupRecord:
 
     network: str
     context: str
-    """Name of the network's state: `unpruned`, or how it was pruned before."""
+    """Name of the network's state: `unpruned`, or metric and share of the MACs that it has left."""
     group: str
     channels: int
+    """Channels that the group has in this state."""
     facts: GroupFacts
     state: Context
     scores: Mapping[str, Matrix]
@@ -54,10 +57,18 @@ class CandidateRecord:
     evaluation_nats: float
     """Loss change on the evaluation split, disjoint from the other."""
     evaluation_error: float
+    compensated_selection_nats: float | None = None
+    """As above, with the removed channels' means in their place; None where not measured."""
+    compensated_selection_error: float | None = None
+    compensated_evaluation_nats: float | None = None
+    compensated_evaluation_error: float | None = None
+    recalibrated_nats: float | None = None
+    """On the evaluation split, after BatchNorm was recalibrated; None but for a sample."""
+    recalibrated_error: float | None = None
 
     @property
     def nats(self) -> float:
-        """Mean of the two splits."""
+        """Mean of the two splits, plain removal."""
         return (self.selection_nats + self.evaluation_nats) / 2
 
 
@@ -74,6 +85,15 @@ class Provenance:
     """Images behind the signals, and in each of the two splits."""
     versions: str
     """Of this package, torch and the metrics, as JSON."""
+    seed: int = 0
+    """Of the drawn contexts and counts, and of the `random` metric."""
+    device: str = ""
+    """Where it was measured."""
+    macs: float | None = None
+    """Multiply-accumulates per image of the unpruned network."""
+    parameters: float | None = None
+    accuracy: float | None = None
+    """Share of the images of both splits that the unpruned network classifies right."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,9 +226,9 @@ def _table(path: Path) -> pa.Table:
     except (OSError, pa.ArrowInvalid) as error:
         raise SelectorError(f"{path} cannot be read as Parquet: {error}") from error
     version = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
-    if version != str(SCHEMA_VERSION):
+    if version not in READABLE:
         raise SelectorError(
-            f"{path} has records schema {version}, this version reads {SCHEMA_VERSION}; "
+            f"{path} has records schema {version}, this version reads {', '.join(READABLE)}; "
             "record the network again"
         )
     return table

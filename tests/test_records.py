@@ -26,9 +26,16 @@ RATIOS = (0.0, 0.5)
 def found() -> Records:
     """Two networks, one of them without BatchNorm."""
     one = record(
-        small("two_consumers", 5, norm=True), data(9, 3), network="one", family="a", ratios=RATIOS
+        small("two_consumers", 5, norm=True),
+        data(9, 3),
+        network="one",
+        family="a",
+        ratios=RATIOS,
+        contexts=0,
     )
-    other = record(small("flatten", 4), data(9, 3), network="other", family="b", ratios=RATIOS)
+    other = record(
+        small("flatten", 4), data(9, 3), network="other", family="b", ratios=RATIOS, contexts=0
+    )
     return one + other
 
 
@@ -192,7 +199,12 @@ def test_provenance_names_the_versions(found: Records) -> None:
 
 def test_the_same_network_gives_the_same_records(found: Records) -> None:
     again = record(
-        small("two_consumers", 5, norm=True), data(9, 3), network="one", family="a", ratios=RATIOS
+        small("two_consumers", 5, norm=True),
+        data(9, 3),
+        network="one",
+        family="a",
+        ratios=RATIOS,
+        contexts=0,
     )
     assert same(again, found.of_networks(["one"]))
 

@@ -76,7 +76,8 @@ def _one(spec: NetworkSpec, data: Path, weights: Path, deadline: float | None) -
             network=spec.name,
             family=spec.family,
             dataset=spec.dataset,
-            generator=torch.Generator().manual_seed(spec.seed),
+            seed=spec.seed,
+            journal=weights / "journal",
         )
         records.save(data)
     except SelectorError as error:

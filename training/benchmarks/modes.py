@@ -33,9 +33,9 @@ from training.zoo import FIRST_ZOO
 
 FOREIGN = ("cy_resnet20_cifar10", "he_resnet20_cifar10", "founding_resnet-20")
 RATIOS = (0.12, 0.4)
-GROUPS = 6
+GROUPS = 4
 """Groups of a network, spread over its depth."""
-CANDIDATES = 8
+CANDIDATES = 6
 WEIGHTS = Path(__file__).resolve().parents[2] / "runs" / "zoo"
 
 

@@ -83,10 +83,10 @@ def run(repeats: int = REPEATS) -> None:
     summary["torch_pruning_time_ratio"] = max(
         summary[f"{name}_torch_pruning_time_ratio"] for name in CASES
     )
-    summary["vgg16_bn_pairwise_seconds"] = _pairwise_seconds()
+    summary |= _pairwise_seconds()
     summary = {name: round(value, 4) for name, value in summary.items()}
-    columns = list(rows[0])
-    print(text_table(columns, [[_cell(row[c]) for c in columns] for row in rows]))
+    names = ["", *(str(row["network"]) for row in rows)]
+    print(text_table(names, [[key, *(_cell(row[key]) for row in rows)] for key in rows[0]]))
     print(text_table(["number", "value"], [[k, _cell(v)] for k, v in summary.items()]))
     print(write_result("saliency", summary, rows))
 
@@ -211,20 +211,21 @@ def _gradients(model: nn.Module, data: Data) -> None:
         torch.autograd.backward(functional.cross_entropy(model(images), labels))
 
 
-def _pairwise_seconds() -> float:
-    """The longest that FPGM or WHC takes for a group of vgg16_bn."""
+def _pairwise_seconds() -> dict[str, float]:
+    """The longest that FPGM or WHC takes for a group of vgg16_bn, by the group's width."""
     model = torchvision.models.vgg16_bn().eval()
     images = torch.randn(1, 3, 64, 64)
     groups = find_groups(model, images).required()
     data = [(images, torch.zeros(len(images), dtype=torch.long))]
-    longest = 0.0
+    longest = {512: 0.0, 4096: 0.0}
     for metric in ("fpgm", "whc"):
         # Anew for each: what one metric computes of the filters would serve the next.
         signals = measure_signals(model, data, groups, needs={"weights"})
-        for group in groups:
-            score_one = partial(score_signals, {group: signals[group]}, [metric])
-            longest = max(longest, _timed(score_one)[0])
-    return longest
+        for name, group in groups.items():
+            seconds = _timed(partial(score_signals, {name: signals[name]}, [metric]))[0]
+            if group.channels in longest:
+                longest[group.channels] = max(longest[group.channels], seconds)
+    return {f"vgg16_bn_{width}_wide_pairwise_seconds": s for width, s in longest.items()}
 
 
 def _peak_mib(case: str, what: str, batches: int) -> float:

@@ -1,0 +1,87 @@
+"""The states in which a network is recorded: unpruned, and pruned before by some metric."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from selector.errors import SelectorError
+from selector.objective import Loss
+from selector.pruning import prune
+from selector.reading import Batches
+from selector.saliency import arms, find_metric
+
+UNPRUNED = "unpruned"
+SMALL_STEPS = (0.02, 0.25)
+"""Shares of the remaining channels that pruning in rounds takes at once: most decisions."""
+LARGE_STEPS = (0.25, 0.75)
+ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class PrunedContext:
+    """A state that pruning by one metric leaves, BatchNorm recalibrated."""
+
+    metric: str
+    keep_macs: float
+    """Share of the network's multiply-accumulates that is left."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be pruned by."""
+        find_metric(self.metric)
+        if not 0 < self.keep_macs < 1:
+            raise SelectorError(f"keep_macs={self.keep_macs} of a context must lie between 0 and 1")
+
+    @property
+    def name(self) -> str:
+        """As it stands in the records."""
+        return f"{self.metric}-{self.keep_macs:.2f}"
+
+    def reached(self, model: nn.Module, batches: Batches, loss: Loss | None) -> nn.Module:
+        """A copy of the network in this state."""
+        result = prune(
+            model,
+            batches,
+            criterion=self.metric,
+            keep_macs=self.keep_macs,
+            rounds=ROUNDS,
+            recalibrate=True,
+            loss=loss,
+        )
+        return result.model
+
+
+def draw_contexts(count: int, generator: torch.Generator) -> tuple[PrunedContext, ...]:
+    """Pruned states by different metrics, with 40 to 90 % of the MACs left, spread evenly."""
+    names = arms()
+    order = torch.randperm(len(names), generator=generator).tolist()
+    found = []
+    for number in range(count):
+        # One from each of as many equal parts of the range.
+        place = (number + float(torch.rand((), generator=generator))) / count
+        found.append(PrunedContext(names[order[number % len(names)]], round(0.9 - 0.5 * place, 2)))
+    return tuple(found)
+
+
+def draw_counts(channels: int, generator: torch.Generator) -> list[int]:
+    """How many channels are tried of a group: two small steps, often one channel, or a large step.
+
+    Args:
+        channels: Channels of the group, at least two.
+        generator: Source of chance.
+    """
+    low, high = (math.log(share) for share in SMALL_STEPS)
+    chance = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
+    shares = [math.exp(low + (high - low) * place) for place in chance[:2]]
+    if chance[2] < 0.5:
+        shares.append(LARGE_STEPS[0] + (LARGE_STEPS[1] - LARGE_STEPS[0]) * chance[3])
+    if chance[4] < 0.5:
+        shares.append(0.0)
+    return counts_of(channels, shares)
+
+
+def counts_of(channels: int, shares: Sequence[float]) -> list[int]:
+    """Shares of a group's channels as whole numbers: at least one goes, at least one stays."""
+    return sorted({min(channels - 1, max(1, round(share * channels))) for share in shares})
