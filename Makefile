@@ -25,4 +25,5 @@ test: lint
 	$(BIN)/python -m pytest --durations=10
 
 test-all: lint
+	$(BIN)/python -m pip install --quiet --editable '.[dev,distributed]'
 	$(BIN)/python -m pytest -m 'slow or not slow' --durations=20

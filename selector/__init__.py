@@ -5,6 +5,7 @@ from selector.checkpoint import save_pruned as save_pruned
 from selector.errors import SelectorError as SelectorError
 from selector.laws import check_metric as check_metric
 from selector.objective import evaluate as evaluate
+from selector.oracle import Oracle as Oracle
 from selector.oracle import loss_changes as loss_changes
 from selector.plan import Plan as Plan
 from selector.planning import choose as choose

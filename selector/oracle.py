@@ -4,29 +4,20 @@ Candidates loop inside the data loop, so that only one batch is held; every batc
 and differences to the whole network are paired image by image.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
-from tqdm import tqdm
+from torch import nn
 
-from selector.engines import Engine, EngineName, Fast, Masked, Removal, make_engine, same_outputs
+from selector.bench import Bench
+from selector.engines import EngineName, make_engine
 from selector.errors import SelectorError
 from selector.groups import ChannelSet, Group, find_group
-from selector.objective import Loss, Objective, check_finite
-from selector.reading import (
-    Batches,
-    batch_size,
-    call,
-    check_repeatable,
-    evaluating,
-    probe_inputs,
-    read,
-    rows,
-)
+from selector.masked_engine import Removal
+from selector.objective import Loss, Objective
+from selector.reading import Batches, check_repeatable, evaluating, probe_inputs, read
 from selector.recalibration import recalibrated_changes
 from selector.rivals import Channels, LossChange, Rivals, summary
 from selector.shifts import Means, find_absorbers, measure_means, shifts_of
@@ -122,7 +113,16 @@ class Oracle:
         rivals = Rivals(distinct, self.stop)
         with torch.no_grad(), evaluating(model):
             removals = self._removals(model, batches, distinct)
-            bench = _Bench(model, self, Objective(loss), rivals, removals, progress)
+            bench = Bench(
+                model,
+                make_engine(model, self.engine, check=self.check),
+                Objective(loss),
+                rivals,
+                removals,
+                memory_bytes=self.memory_bytes,
+                check=self.check,
+                progress=progress,
+            )
             try:
                 for number, (inputs, targets) in enumerate(read(model, batches)):
                     bench.measure_batch(inputs, targets, number)
@@ -153,97 +153,6 @@ class Oracle:
             for group, sets in candidates.items()
             for channels in sets
         }
-
-
-class _Bench:
-    """The candidates on the engine, batch after batch."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        oracle: Oracle,
-        objective: Objective,
-        rivals: Rivals,
-        removals: Mapping[tuple[Group, Channels], Removal],
-        progress: bool,
-    ) -> None:
-        self._model, self._oracle, self._objective = model, oracle, objective
-        self._rivals, self._removals, self._progress = rivals, removals, progress
-        self._engine: Engine = make_engine(model, oracle.engine, check=oracle.check)
-        self.images = self.image_forwards = 0
-
-    def measure_batch(self, inputs: object, targets: object, number: int) -> None:
-        """All candidates that are left, on one batch; in parts where it would not fit."""
-        if number == 0 and self._oracle.check:
-            outputs = check_deterministic(self._model, inputs)
-            few = min(2, batch_size(inputs))
-            if isinstance(self._engine, Fast) and not same_outputs(
-                self._engine.load(rows(inputs, 0, few)), rows(outputs, 0, few)
-            ):
-                # A trace of a network that has been changed since.
-                self._engine = Masked(self._model)
-        found: dict[tuple[Group, Channels], list[Tensor]] = {}
-        left = self._rivals.left()
-        for some, wanted in self._parts(inputs, targets):
-            before = self._losses(self._engine.load(some), wanted, number)
-            groups = tqdm(
-                left.items(), f"oracle, batch {number}", disable=not self._progress, leave=False
-            )
-            for group, sets in groups:
-                asked = [self._removals[group, channels] for channels in sets]
-                outputs = self._engine.outputs(group, asked)
-                for channels, output in zip(sets, outputs, strict=True):
-                    after = self._losses(output, wanted, number)
-                    found.setdefault((group, channels), []).append((after - before).cpu())
-        # Only whole batches count, so that all candidates have seen the same images.
-        for (group, channels), differences in found.items():
-            self._rivals.add(group, channels, torch.cat(differences))
-        self.images += batch_size(inputs)
-        self.image_forwards += batch_size(inputs) * (1 + sum(map(len, left.values())))
-        self._rivals.finish_batch()
-
-    def _losses(self, outputs: object, targets: object, number: int) -> Tensor:
-        losses = self._objective.each(outputs, targets)
-        check_finite(losses, number)
-        return losses
-
-    def _parts(self, inputs: object, targets: object) -> Iterator[tuple[object, object]]:
-        images = batch_size(inputs)
-        size = _images_that_fit(self._engine, inputs, self._oracle.memory_bytes)
-        if size >= images:
-            yield inputs, targets
-            return
-        for start in range(0, images, size):
-            yield rows(inputs, start, start + size), rows(targets, start, start + size)
-
-
-def _images_that_fit(engine: Engine, inputs: object, memory_bytes: int) -> int:
-    images = batch_size(inputs)
-    if not isinstance(engine, Fast):
-        return images
-    tried = min(2, images)
-    engine.load(rows(inputs, 0, tried))
-    return max(1, int(memory_bytes / (engine.bytes_kept() / tried)))
-
-
-def check_deterministic(model: nn.Module, inputs: object) -> object:
-    """Make sure that the network gives the same outputs for the same images, and return them.
-
-    Raises:
-        SelectorError: It does not.
-    """
-    outputs = call(model, inputs)
-    first, again = (pytree.tree_leaves(found) for found in (outputs, call(model, inputs)))
-    for one, other in zip(first, again, strict=True):
-        if isinstance(one, Tensor) and one.numel() and one.is_floating_point():
-            gap = float((one.double() - other.double()).abs().nan_to_num().max())
-            if gap > 1e-5 * float(one.double().abs().nan_to_num().max()):
-                raise SelectorError(
-                    "the network gives other outputs for the same images: look for dropout that "
-                    "stays on in evaluation mode (functional dropout without training=), noise, or "
-                    "sampling in its forward pass"
-                )
-    return outputs
 
 
 def _interrupted(

@@ -8,7 +8,7 @@ was recalibrated. A journal keeps what is measured: a killed run loses one group
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from tqdm import tqdm
 from selector.contexts import UNPRUNED, PrunedContext, counts_of, draw_contexts, draw_counts
 from selector.errors import SelectorError
 from selector.features import Decision, candidates, describe_group, describe_run
-from selector.files import write_text
 from selector.groups import NORMALISATION, Group
+from selector.journal import Journal
 from selector.measuring import measure_signals
 from selector.objective import Loss, evaluate
 from selector.oracle import Oracle
@@ -89,7 +89,7 @@ def record(
     whole = find_groups(model, probe_inputs(model, parts.signals))
     whole.required()
     macs = whole.costs.total("macs")
-    diary = _Journal(None if journal is None else Path(journal), network, seed)
+    diary = Journal(None if journal is None else Path(journal), network, seed)
     groups: list[GroupRecord] = []
     rows: list[CandidateRecord] = []
     for number, context in enumerate((None, *drawn)):
@@ -268,39 +268,6 @@ def _row(
         recalibrated_nats=None if after is None else after.nats,
         recalibrated_error=None if after is None else after.standard_error,
     )
-
-
-class _Journal:
-    """What is measured of a network, kept group by group until all of it is there."""
-
-    def __init__(self, folder: Path | None, network: str, seed: int) -> None:
-        self._folder = None if folder is None else folder / f"{network}-{seed}"
-        if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-
-    def kept(self, context: str, group: str) -> list[CandidateRecord]:
-        """What was measured before, or nothing."""
-        path = self._path(context, group)
-        if path is None or not path.exists():
-            return []
-        return [CandidateRecord(**row) for row in json.loads(path.read_text())]
-
-    def keep(self, context: str, group: str, rows: list[CandidateRecord]) -> list[CandidateRecord]:
-        """Write down what was measured, whole or not at all."""
-        path = self._path(context, group)
-        if path is not None:
-            write_text(path, json.dumps([asdict(row) for row in rows]))
-        return rows
-
-    def close(self) -> None:
-        """Forget the journal: the records are whole."""
-        if self._folder is not None:
-            for path in self._folder.glob("*.json"):
-                path.unlink()
-            self._folder.rmdir()
-
-    def _path(self, context: str, group: str) -> Path | None:
-        return None if self._folder is None else self._folder / f"{context}--{group}.json"
 
 
 def _versions() -> str:

@@ -55,6 +55,9 @@ def test_a_worker_that_is_killed_loses_nothing(
     backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
+    if backend != "local":
+        module = {"dask": "distributed", "ray": "ray"}[backend]
+        pytest.importorskip(module, reason="pip install 'saliency-selector[distributed]'")
     data, weights = tmp_path / "data", tmp_path / "weights"
     killed: list[int] = []
     killer = threading.Thread(target=kill_one_in_the_middle, args=(weights, killed))

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from selector.cutting import apply_cuts, cuts_of
-from selector.engines import Fast, Masked, Reference
+from selector.engines import Reference
 from selector.errors import SelectorError
+from selector.fast_engine import Fast
 from selector.groups import Group
+from selector.masked_engine import Masked
 from selector.objective import evaluate
 from selector.oracle import Measured, Oracle, OracleError, loss_changes
 from selector.shifts import apply_shifts, find_absorbers, measure_means, shifts_of
