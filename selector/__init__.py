@@ -4,6 +4,7 @@ from selector.checkpoint import load_pruned as load_pruned
 from selector.checkpoint import save_pruned as save_pruned
 from selector.errors import SelectorError as SelectorError
 from selector.laws import check_metric as check_metric
+from selector.myopic import Myopic as Myopic
 from selector.objective import evaluate as evaluate
 from selector.oracle import Oracle as Oracle
 from selector.oracle import loss_changes as loss_changes

@@ -5,11 +5,12 @@ from typing import Literal
 
 from selector.allocation import Target
 from selector.errors import SelectorError
+from selector.myopic import Myopic
 from selector.saliency import METRICS, arms, find_metric
 from selector.selection import SaliencySelector
 
 Verify = int | Literal["all"]
-Allocation = Literal["even", "damage"]
+Allocation = Literal["even", "damage", "myopic"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,10 @@ class Method:
     """Candidates that the oracle measures in every group; `all` for every arm's."""
     selector: SaliencySelector | None = None
     allocation: Allocation = "even"
-    """Where channels go: the same share everywhere, or where the predicted damage is least."""
+    """Where channels go: the same share everywhere, where the predicted damage is least, or one by
+    one where the oracle measures the least (`myopic`)."""
+    myopic: Myopic | None = None
+    """How the myopic composition goes about it; as in the paper where it is asked for by name."""
 
     def __post_init__(self) -> None:
         """Refuse what would silently be something else."""
@@ -44,16 +48,39 @@ class Method:
                 f"criterion 'oracle' measures every arm's candidate, so verify={self.verify!r} says"
                 " nothing; leave it out, or use criterion='selector'"
             )
-        if self.allocation not in ("even", "damage"):
-            raise SelectorError(f"unknown allocation {self.allocation!r}; known: even, damage")
+        if self.allocation not in ("even", "damage", "myopic"):
+            raise SelectorError(
+                f"unknown allocation {self.allocation!r}; known: even, damage, myopic"
+            )
         if self.allocation == "damage" and self.criterion != "selector":
             raise SelectorError(
                 "allocation='damage' spends the budget by the selector's predictions, and "
                 f"criterion {self.criterion!r} has none; use criterion='selector', or "
                 "allocation='even'"
             )
+        self._check_myopic()
         if self.verify != "all" and (not isinstance(self.verify, int) or self.verify < 0):
             raise SelectorError(f"verify={self.verify!r} must be 0, 1, 2, ... or 'all'")
+
+    def _check_myopic(self) -> None:
+        if self.allocation == "myopic" and self.criterion != "oracle":
+            raise SelectorError(
+                "allocation='myopic' removes what the oracle measures to be least harmful, one "
+                f"channel at a time, and criterion {self.criterion!r} asks no oracle; use "
+                "criterion='oracle', or allocation='even'"
+            )
+        if self.myopic is None:
+            return
+        if self.allocation != "myopic":
+            raise SelectorError(
+                f"myopic=Myopic(...) does nothing with allocation={self.allocation!r}; use "
+                "criterion='oracle' and allocation='myopic'"
+            )
+        if self.myopic.mode == "compensated":
+            raise SelectorError(
+                "Myopic(mode='compensated') changes biases on the way, and a plan holds channels "
+                "alone; use mode='plain', or selector.composing.compose_myopically"
+            )
 
     @property
     def metrics(self) -> list[str]:
@@ -71,6 +98,7 @@ class Method:
         parts = [self.criterion]
         parts += [f"verify={self.verify}"] if self.verify else []
         parts += ["allocation by damage"] if self.allocation == "damage" else []
+        parts += ["myopic composition"] if self.allocation == "myopic" else []
         return ", ".join(parts)
 
     @property
@@ -84,10 +112,10 @@ class Method:
         Raises:
             SelectorError: Both say where channels go.
         """
-        if self.allocation == "damage" and target.measure == "channels":
+        if self.allocation != "even" and target.measure == "channels":
             raise SelectorError(
-                "ratio takes the same share of every group and allocation='damage' does not; "
-                "use keep_macs, keep_params or keep_weights, or allocation='even'"
+                f"ratio takes the same share of every group and allocation={self.allocation!r} "
+                "does not; use keep_macs, keep_params or keep_weights, or allocation='even'"
             )
 
     def ready(self, target: Target) -> "Method":

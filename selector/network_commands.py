@@ -218,6 +218,12 @@ def record(
     weights: opt.Weights = None,
     family: Annotated[str, typer.Option(help="Kind of architecture, for evaluation.")] = "",
     dataset: Annotated[str, typer.Option(help="Name of the data set.")] = "",
+    contexts: Annotated[
+        int, typer.Option(min=0, help="Pruned states that are recorded beside the unpruned one.")
+    ] = 2,
+    journal: Annotated[
+        Path | None, typer.Option(help="Folder where a killed run continues.")
+    ] = None,
     images: opt.Images = None,
     batch_size: opt.BatchSize = None,
     mean: opt.Mean = None,
@@ -235,18 +241,22 @@ def record(
         network=network,
         family=family,
         dataset=dataset,
+        contexts=contexts,
+        journal=journal,
         progress=progress_wanted(),
     )
     measured.save(output)
     found = {
         "folder": str(output / network),
         "network": network,
-        "groups": len(measured.groups),
+        "states": len({row.context for row in measured.groups}),
+        "groups": len({row.group for row in measured.groups}),
         "candidates": len(measured.candidates),
         "images": measured.networks[0].images,
     }
     if as_json:
         return json.dumps(found, indent=1)
-    return "{folder}: {candidates} candidates in {groups} groups, on twice {images} images".format(
-        **found
-    )
+    return (
+        "{folder}: {candidates} candidates in {groups} groups and {states} states of the network, "
+        "on twice {images} images"
+    ).format(**found)

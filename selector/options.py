@@ -128,7 +128,8 @@ AllocationName = Annotated[
     str,
     typer.Option(
         "--allocation",
-        help="even: the same share everywhere; damage: where the least loss is predicted.",
+        help="even: the same share everywhere; damage: where the least loss is predicted; myopic: "
+        "with --criterion oracle, one by one where the least is measured.",
         rich_help_panel=_METHOD,
     ),
 ]

@@ -14,6 +14,8 @@ from selector.features import Decision, candidates, describe_group, describe_run
 from selector.groups import Group, masked
 from selector.measuring import FORWARD, measure_signals
 from selector.method import Allocation, Method, Verify
+from selector.myopic import Myopic
+from selector.myopic_plan import plan_myopically
 from selector.objective import Loss
 from selector.oracle import Oracle
 from selector.plan import Choice, Plan
@@ -35,6 +37,7 @@ def choose(
     loss: Loss | None = None,
     ignore: Iterable[str] = (),
     allocation: Allocation = "even",
+    myopic: Myopic | None = None,
     max_ratio: float = 0.9,
     round_to: int = 1,
     progress: bool = False,
@@ -52,7 +55,9 @@ def choose(
         loss: Mean loss of a batch; cross-entropy by default.
         ignore: Groups to leave alone, by name; a layer's name takes its whole group.
         allocation: `even`, the same share of every group, or `damage`, where the selector predicts
-            the least loss change per unit saved.
+            the least loss change per unit saved, or `myopic`, with criterion `oracle`: one channel
+            at a time over the whole network, as in arXiv 2004.03376.
+        myopic: How that goes about it; as in the paper by default.
         max_ratio: Largest share of a group's channels that may go, in (0, 1).
         round_to: Widths that are left must be a multiple of this.
         progress: Show progress bars.
@@ -67,7 +72,7 @@ def choose(
         SelectorError: Unusable input, unknown names, or a target that cannot be met.
     """
     wanted = Target.of(target)
-    method = Method(criterion, verify, selector, allocation).ready(wanted)
+    method = Method(criterion, verify, selector, allocation, myopic).ready(wanted)
     check_batches(batches)
     groups = without(find_groups(model, probe_inputs(model, batches)), ignore)
     widths = Widths.of(groups.required(), max_ratio, round_to)
@@ -105,6 +110,9 @@ def plan_stage(
 ) -> Plan:
     """Choose how many channels go from every group in this round, and which."""
     groups = stage.groups
+    if method.allocation == "myopic":
+        how = method.myopic or Myopic()
+        return plan_myopically(model, batches, stage, how, criterion=str(method), loss=loss)
     scoring = measuring = batches
     if method.measures:
         scoring, measuring = split_batches(batches, 2, "verification by the oracle")

@@ -16,10 +16,12 @@ from selector.cutting import Cut, apply_cuts, cuts_of
 from selector.errors import SelectorError
 from selector.groups import find_group, masked
 from selector.method import Allocation, Method, Verify
+from selector.myopic import Myopic
 from selector.objective import Loss, evaluate
 from selector.plan import Choice, Plan
 from selector.planning import plan_stage, without
-from selector.reading import Batches, call, check_batches, evaluating, probe_inputs, read
+from selector.reading import Batches, call, check_batches, evaluating, probe_inputs
+from selector.recalibration import recalibrate_batchnorm
 from selector.report import Report, report_of
 from selector.selection import SaliencySelector
 from selector.tracing import Groups, exact_arithmetic, find_groups, retrace_groups
@@ -54,6 +56,7 @@ def prune(
     loss: Loss | None = None,
     ignore: Iterable[str] = (),
     allocation: Allocation = "even",
+    myopic: Myopic | None = None,
     max_ratio: float = 0.9,
     round_to: int = 1,
     test_batches: Batches | None = None,
@@ -79,7 +82,10 @@ def prune(
         loss: Mean loss of a batch; cross-entropy by default.
         ignore: Groups to leave alone, by name; a producer's name takes its whole group.
         allocation: `even`, the same share of every group, or `damage`, where the selector predicts
-            the least loss change per unit saved.
+            the least loss change per unit saved, or `myopic`, with criterion `oracle`: one channel
+            at a time over the whole network, as in arXiv 2004.03376 (with `rounds=1` and
+            `recalibrate=False` exactly so).
+        myopic: How that goes about it; as in the paper by default.
         max_ratio: Largest share of a group's channels that may go, in (0, 1).
         round_to: Widths that are left must be a multiple of this.
         test_batches: Images for the losses and accuracies of the report; `batches` by default.
@@ -91,7 +97,7 @@ def prune(
             does not do what masking promised. The caller's network is untouched in every case.
     """
     wanted = Target.of(target)
-    method = Method(criterion, verify, selector, allocation).ready(wanted)
+    method = Method(criterion, verify, selector, allocation, myopic).ready(wanted)
     if not isinstance(rounds, int) or rounds < 1:
         raise SelectorError(f"rounds={rounds!r} must be a whole number, 1 or more")
     check_batches(batches)
@@ -164,38 +170,6 @@ def cut_as_promised(model: nn.Module, groups: Groups, plan: Plan, probe: object)
 def _floats(outputs: object) -> list[torch.Tensor]:
     leaves = pytree.tree_leaves(outputs)
     return [x for x in leaves if isinstance(x, torch.Tensor) and x.is_floating_point()]
-
-
-@torch.no_grad()
-def recalibrate_batchnorm(model: nn.Module, batches: Batches) -> int:
-    """Estimate the running statistics of all BatchNorm layers anew, in place.
-
-    Every batch counts the same, whatever the layers' momentum, which is put back afterwards.
-
-    Returns:
-        Number of layers recalibrated.
-    """
-    check_batches(batches)
-    layers = [
-        layer
-        for layer in model.modules()
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats
-    ]
-    if not layers:
-        return 0
-    momenta = [layer.momentum for layer in layers]
-    with evaluating(model):
-        for layer in layers:
-            layer.reset_running_stats()
-            layer.momentum = None
-            layer.train()
-        try:
-            for inputs, _ in read(model, batches):
-                call(model, inputs)
-        finally:
-            for layer, momentum in zip(layers, momenta, strict=True):
-                layer.momentum = momentum
-    return len(layers)
 
 
 def combined(plans: Sequence[Plan], first: Groups, last: Groups) -> Plan:

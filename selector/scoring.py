@@ -27,12 +27,17 @@ def score_signals(
     """
     chosen = [find_metric(name) for name in (first_order_metrics() if metrics is None else metrics)]
     return {
-        group: {m.name: _checked(m, group, found) for m in chosen if m.applies(found)}
+        group: {m.name: checked_scores(m, group, found) for m in chosen if m.applies(found)}
         for group, found in signals.items()
     }
 
 
-def _checked(metric: Metric, group: str, signals: Signals) -> Tensor:
+def checked_scores(metric: Metric, group: str, signals: Signals) -> Tensor:
+    """One finite score for each channel of a group, shape (channels,), float64.
+
+    Raises:
+        SelectorError: The metric gives something else; it and the group are named.
+    """
     values = metric(signals)
     if not isinstance(values, Tensor) or values.shape != (signals.channels,):
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__

@@ -209,6 +209,7 @@ def test_record_fit_and_prune_with_the_new_selector(here: Path) -> None:
         done("record", "--model", "user_code:other", *arguments, "--output", "records", "--json")
     )
     assert (found["network"], found["groups"], found["images"]) == ("b", 2, 16)
+    assert found["states"] == 3
     asked = ["fit", "--records", "records", "--output", "own"]
     text = done(*asked)
     assert "of 2 networks" in text

@@ -18,7 +18,8 @@ from selector.objective import evaluate
 from selector.oracle import loss_changes
 from selector.plan import Plan
 from selector.planning import choose
-from selector.pruning import PruneResult, apply_plan, prune, recalibrate_batchnorm
+from selector.pruning import PruneResult, apply_plan, prune
+from selector.recalibration import recalibrate_batchnorm
 from selector.recording import record
 from selector.saliency import arms
 from selector.scoring import lowest, score
@@ -104,8 +105,12 @@ def check_widths(model: nn.Module, result: PruneResult) -> None:
         layer = model.get_submodule(choice.group)
         smaller = result.model.get_submodule(choice.group)
         assert row.group == choice.group
-        assert row.channels_before == choice.channels == len(layer.weight)
-        assert row.channels_after == len(smaller.weight) == choice.channels - len(choice.remove)
+        # A channel that grouped convolutions tie together is several of the layer's filters.
+        filters, rest = divmod(len(layer.weight), choice.channels)
+        assert rest == 0
+        assert row.channels_before == choice.channels
+        assert row.channels_after == choice.channels - len(choice.remove)
+        assert len(smaller.weight) == row.channels_after * filters
         assert sum(count for _, count in row.trusted) == len(choice.remove)
 
 
