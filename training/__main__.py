@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -11,9 +11,15 @@ from selector.records import Records
 from selector.selection import SaliencySelector
 from selector.tables import text_table
 from training import campaign as campaigns
+from training.backends import BackendName
 from training.benchmarks import first as first_benchmark
+from training.benchmarks import founding as founding_runs
+from training.benchmarks import founding_tables
+from training.benchmarks import modes as modes_benchmark
 from training.benchmarks import oracle as oracle_benchmark
+from training.benchmarks import records as records_benchmark
 from training.benchmarks import saliency as saliency_benchmark
+from training.benchmarks.founding_methods import METHODS
 from training.benchmarks.results_file import write_result
 from training.demo_network import train_demo_network
 from training.evaluation import leave_one_family_out
@@ -29,9 +35,19 @@ def campaign(
     weights: Path = ROOT / "runs" / "zoo",
     jobs: Annotated[int, typer.Option(help="Processes.")] = 2,
     minutes: Annotated[float | None, typer.Option(help="Begin no network later.")] = None,
+    backend: Annotated[str, typer.Option(help="local, dask or ray.")] = "local",
+    address: Annotated[str | None, typer.Option(help="Scheduler of a cluster.")] = None,
 ) -> None:
     """Train and record the networks of the zoo that are not recorded yet."""
-    outcomes = campaigns.run(FIRST_ZOO, data, weights, jobs=jobs, minutes=minutes)
+    outcomes = campaigns.run(
+        FIRST_ZOO,
+        data,
+        weights,
+        jobs=jobs,
+        minutes=minutes,
+        backend=cast(BackendName, backend),
+        address=address,
+    )
     print(text_table(["network", "outcome"], [[o.network, o.reason] for o in outcomes]))
     if not all(outcome.done for outcome in outcomes):
         raise typer.Exit(1)
@@ -101,9 +117,38 @@ def benchmark_saliency(repeats: int = saliency_benchmark.REPEATS) -> None:
 
 
 @app.command()
+def benchmark_records(data: Path = ROOT / "data") -> None:
+    """Noise floor, near-copies, headroom and winners of the records."""
+    records_benchmark.run(data)
+
+
+@app.command()
 def benchmark_oracle(repeats: int = oracle_benchmark.REPEATS) -> None:
     """Speed of the oracle's engines, and what early stopping saves."""
     oracle_benchmark.run(repeats)
+
+
+@app.command()
+def benchmark_modes(jobs: Annotated[int, typer.Option(help="Processes.")] = 2) -> None:
+    """How well plain and compensated removal forecast the loss after recalibration."""
+    modes_benchmark.run(jobs=jobs)
+
+
+@app.command()
+def benchmark_founding(
+    networks: Annotated[str, typer.Option(help="Networks, with commas between them.")] = ",".join(
+        founding_runs.NETWORKS
+    ),
+    methods: Annotated[
+        str | None, typer.Option(help="Methods, with ; between them; all by default.")
+    ] = None,
+    repeats: int = founding_runs.REPEATS,
+    minutes: Annotated[float | None, typer.Option(help="Begin no run later.")] = None,
+    jobs: Annotated[int, typer.Option(help="Processes.")] = 2,
+) -> None:
+    """The experiment of arXiv 2004.03376 on its networks, and our additions; resumable."""
+    chosen = list(METHODS) if methods is None else methods.split(";")
+    founding_tables.run(networks.split(","), chosen, repeats, jobs, minutes)
 
 
 def main() -> None:
