@@ -90,7 +90,9 @@ def _images_that_fit(engine: Engine, inputs: object, memory_bytes: int) -> int:
     engine.load(rows(inputs, 0, tried))
     # What is kept of the whole network, and as much again for every candidate that runs with it.
     per_image = engine.bytes_kept() * (1 + engine.together) / tried
-    return max(1, int(memory_bytes / per_image))
+    fitting = max(1, int(memory_bytes / per_image))
+    in_cache = engine.images_in_cache(tried)
+    return fitting if in_cache is None else min(fitting, in_cache)
 
 
 def check_deterministic(model: nn.Module, inputs: object) -> object:

@@ -9,11 +9,17 @@ from torch.utils import _pytree as pytree
 
 from selector.groups import CONVOLUTION, Group, input_dimension
 from selector.masked_engine import Masked, Removal
-from selector.reading import batch_size
+from selector.reading import batch_size, device_of
 from selector.stepwise import Runner, Steps, UntraceableError, apply_layer, take_apart
 
 TOLERANCE = 1e-3
 """Largest difference to the masked network, relative to its largest output (float32)."""
+
+WORTH_GATHERING = 0.2
+"""Share of a layer's inputs from which copying the others together costs less than reading all."""
+
+CACHE_BYTES = {"cpu": 2**21}
+"""Largest value of a batch that is read and written at full speed; larger batches go in parts."""
 
 _steps: WeakKeyDictionary[nn.Module, Steps | str] = WeakKeyDictionary()
 _held: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()
@@ -50,6 +56,7 @@ class Fast:
             raise UntraceableError(known)
         self._runner = Runner(model, known)
         self.together = max(1, together)
+        self._device = device_of(model).type
         self._plans: dict[Group, _Plan] = {}
         self._slow: set[Group] = set()
         self._verdicts = _held.setdefault(model, {})
@@ -80,6 +87,17 @@ class Fast:
             if isinstance(t, Tensor)
         }
         return sum(sizes.values())
+
+    def images_in_cache(self, images: int) -> int | None:
+        """Images at which the largest value of the batch at hand would fit the cache.
+
+        Args:
+            images: Images of the batch at hand.
+        """
+        size = CACHE_BYTES.get(self._device)
+        tensors = pytree.tree_leaves(list(self._values.values()))
+        largest = max(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor))
+        return None if size is None else max(1, int(size * images / largest))
 
     def outputs(self, group: Group, removals: Sequence[Removal]) -> list[object]:
         """The batch's outputs after each of some removals from one group."""
@@ -164,23 +182,73 @@ class _Plan:
         return output
 
     def _consumer(self, node: fx.Node, known: "_Overlay", removals: Sequence[Removal]) -> Tensor:
-        layer, (weight, bias) = self._runner.module(node), self._runner.weight(node)
         source = node.args[0]
         assert isinstance(source, fx.Node)
-        if source in self._changed or (isinstance(layer, CONVOLUTION) and layer.groups > 1):
-            changed = known.tensor(source)
-            kept = [self._kept(str(node.target), channels, changed) for channels, _ in removals]
-            masks = torch.stack(kept).repeat_interleave(len(changed) // len(removals), 0)
-            shape = [len(changed), *[1] * (changed.ndim - 1)]
-            shape[1 if isinstance(layer, CONVOLUTION) else -1] = -1
-            output = apply_layer(layer, changed * masks.view(shape), weight, bias)
-            return output + self._shift(node, removals, output)
-        whole, inputs = known.base[node], known.base[source]
-        assert isinstance(whole, Tensor)
-        assert isinstance(inputs, Tensor)
-        outputs = [whole - self._lost(node, inputs, channels) for channels, _ in removals]
-        output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
-        return output + self._shift(node, removals, output)
+        if source not in self._changed:
+            inputs, whole = known.base[source], known.base[node]
+            assert isinstance(inputs, Tensor)
+            assert isinstance(whole, Tensor)
+            outputs = [self._alone(node, inputs, channels, whole) for channels, _ in removals]
+            output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+        elif len(removals) == 1:
+            output = self._alone(node, known.tensor(source), removals[0][0], None)
+        else:
+            output = self._together(node, known.tensor(source), removals)
+        shift = self._shift(node, removals, output)
+        return output if shift is None else output + shift
+
+    def _alone(
+        self, node: fx.Node, inputs: Tensor, channels: Sequence[int], whole: Tensor | None
+    ) -> Tensor:
+        """A consumer's outputs for one candidate, the cheapest way there is.
+
+        Args:
+            node: The consumer.
+            inputs: What it reads.
+            channels: The candidate.
+            whole: Its outputs with all channels, where its inputs have not changed.
+        """
+        layer, (weight, bias) = self._runner.module(node), self._runner.weight(node)
+        gone = self._indices(str(node.target), channels)
+        dimension = 1 if isinstance(layer, CONVOLUTION) else inputs.ndim - 1
+        share = len(gone) / inputs.shape[dimension]
+        if isinstance(layer, CONVOLUTION) and layer.groups > 1:
+            columns = weight.shape[input_dimension(layer)]
+            index = torch.tensor(sorted({i % columns for i in gone}), device=weight.device)
+            masked = weight.index_fill(input_dimension(layer), index, 0)
+            return apply_layer(layer, inputs, masked, bias)
+        if whole is not None and share <= 0.5:
+            # What the removed channels added: a layer of them alone.
+            return whole - self._of_some(layer, inputs, gone, weight, None)
+        if share >= WORTH_GATHERING:
+            left = sorted(set(range(inputs.shape[dimension])) - set(gone))
+            return self._of_some(layer, inputs, left, weight, bias)
+        index = torch.tensor(gone, device=weight.device)
+        masked = weight.index_fill(input_dimension(layer), index, 0)
+        return apply_layer(layer, inputs, masked, bias)
+
+    @staticmethod
+    def _of_some(
+        layer: nn.Module,
+        inputs: Tensor,
+        indices: Sequence[int],
+        weight: Tensor,
+        bias: Tensor | None,
+    ) -> Tensor:
+        """A layer that reads some of its inputs only."""
+        index = torch.tensor(indices, device=inputs.device)
+        dimension = 1 if isinstance(layer, CONVOLUTION) else inputs.ndim - 1
+        read = weight.index_select(input_dimension(layer), index)
+        return apply_layer(layer, inputs.index_select(dimension, index), read, bias)
+
+    def _together(self, node: fx.Node, inputs: Tensor, removals: Sequence[Removal]) -> Tensor:
+        """A consumer's outputs for several candidates that have changed its inputs."""
+        layer, (weight, bias) = self._runner.module(node), self._runner.weight(node)
+        kept = [self._kept(str(node.target), channels, inputs) for channels, _ in removals]
+        masks = torch.stack(kept).repeat_interleave(len(inputs) // len(removals), 0)
+        shape = [len(inputs), *[1] * (inputs.ndim - 1)]
+        shape[1 if isinstance(layer, CONVOLUTION) else -1] = -1
+        return apply_layer(layer, inputs * masks.view(shape), weight, bias)
 
     def _indices(self, layer: str, channels: Sequence[int]) -> list[int]:
         part, gone = self._parts[layer], set(channels)
@@ -193,18 +261,10 @@ class _Plan:
         mask[self._indices(layer, channels)] = 0
         return mask
 
-    def _lost(self, node: fx.Node, inputs: Tensor, channels: Sequence[int]) -> Tensor:
-        """What the removed channels added to the consumer's outputs: a layer of them alone."""
-        layer, (weight, _) = self._runner.module(node), self._runner.weight(node)
-        index = torch.tensor(self._indices(str(node.target), channels), device=inputs.device)
-        dimension = 1 if isinstance(layer, CONVOLUTION) else inputs.ndim - 1
-        read = weight.index_select(input_dimension(layer), index)
-        return apply_layer(layer, inputs.index_select(dimension, index), read, None)
-
-    def _shift(self, node: fx.Node, removals: Sequence[Removal], output: Tensor) -> Tensor | float:
+    def _shift(self, node: fx.Node, removals: Sequence[Removal], output: Tensor) -> Tensor | None:
         name = str(node.target)
         if not any(shift.layer == name for _, shifts in removals for shift in shifts):
-            return 0.0
+            return None
         width = self._runner.weight(node)[0].shape[0]
         rows = []
         for _, shifts in removals:
