@@ -18,6 +18,8 @@ TOLERANCE = 1e-3
 
 CACHE_BYTES = {"cpu": 2**21}
 """Largest value of a batch that is read and written at full speed; larger batches go in parts."""
+COLUMNS = 512
+"""Positions times images below which a convolution no longer fills its matrix product."""
 
 _steps: WeakKeyDictionary[nn.Module, Steps | str] = WeakKeyDictionary()
 _held: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()
@@ -87,15 +89,22 @@ class Fast:
         return sum(sizes.values())
 
     def images_in_cache(self, images: int) -> int | None:
-        """Images at which the largest value of the batch at hand would fit the cache.
+        """Images that are read at once at full speed, or None where all are.
+
+        So few that the largest value fits the cache, yet so many that the smallest maps still fill
+        a matrix product.
 
         Args:
             images: Images of the batch at hand.
         """
-        size = CACHE_BYTES.get(self._device)
-        tensors = pytree.tree_leaves(list(self._values.values()))
-        largest = max(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor))
-        return None if size is None else max(1, int(size * images / largest))
+        if self._device not in CACHE_BYTES:
+            return None
+        values = [v for v in self._values.values() if isinstance(v, Tensor)]
+        largest = max(v.numel() * v.element_size() for v in values) / images
+        positions = [v[0, 0].numel() for v in values if v.ndim > 2 and len(v) == images]
+        return max(
+            1, int(CACHE_BYTES[self._device] / largest), COLUMNS // min(positions, default=1)
+        )
 
     def outputs(self, group: Group, removals: Sequence[Removal]) -> list[object]:
         """The batch's outputs after each of some removals from one group."""

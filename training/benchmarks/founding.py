@@ -25,6 +25,7 @@ from selector.errors import SelectorError
 from selector.reading import Batches, probe_inputs
 from selector.tracing import find_groups
 from training.benchmarks.founding_methods import METHODS
+from training.benchmarks.results_file import RESULTS
 from training.datasets import load
 from training.foreign import foreign_batches, load_foreign
 
@@ -36,8 +37,9 @@ STRIDE = 4
 """Channels between two readings of the test accuracy; around the crossing each step is read."""
 DROP, STOP = 0.05, 0.08
 """Fall in top-1 that is asked about, and the one after which a run ends."""
-FOLDER = Path(__file__).resolve().parents[2] / "runs" / "founding"
-FILE = "runs.jsonl"
+FOLDER = RESULTS
+FILE = "founding_runs.jsonl"
+"""Every finished run, so that the benchmark goes on where it was, here or elsewhere."""
 
 
 @dataclass(frozen=True)
