@@ -1,90 +1,34 @@
-"""The families of the zoo: small convolutional networks for images from 8x8 to 64x64 pixels.
+"""The families of the zoo: small convolutional networks for images from 8x8 to 64x64 pixels."""
 
-Every family reads the same `NetworkShape`. Larger images get more stages: each stage after the
-first halves height and width and doubles the channels, down to maps of 4x4 or 8x8.
-"""
-
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from training.blocks import (
+from training.blocks import Head, MapHead, activation, unit
+from training.joining_blocks import DenseLayer, Fire, Inception
+from training.residual_blocks import (
     BasicBlock,
     BottleneckBlock,
-    DenseLayer,
-    Fire,
-    Head,
-    InvertedResidual,
-    MapHead,
+    GroupedBlock,
+    PaddedShortcut,
     PreActivationBlock,
-    activation,
-    unit,
 )
-
-Block = Callable[[int, int, int, str], nn.Module]
-Ending = Callable[[int, int], nn.Module]
-
-
-@dataclass(frozen=True)
-class NetworkShape:
-    """What every family needs to know to build a network.
-
-    Attributes:
-        in_channels: Channels of the images.
-        classes: Number of outputs.
-        image_size: Height and width of the images, in pixels.
-        width: Channels of the first stage.
-        depth: Blocks of every stage; for `lenet`, hidden linear layers.
-        activation: One of `training.blocks.ACTIVATIONS`.
-    """
-
-    in_channels: int
-    classes: int
-    image_size: int
-    width: int
-    depth: int
-    activation: str = "relu"
-
-    @property
-    def stages(self) -> int:
-        """Number of stages: 2 for 8x8 images, 3 for 32x32, 4 for 64x64."""
-        return max(2, round(math.log2(self.image_size)) - 2)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels of every stage."""
-        return tuple(self.width * 2**stage for stage in range(self.stages))
-
-
-class Pooled(nn.Module):
-    """Stages of layers with max pooling between them; the base of the families without skips."""
-
-    def __init__(
-        self, shape: NetworkShape, layers: Callable[[int, int], list[nn.Module]], head: Ending
-    ) -> None:
-        """Fill every stage with `layers(inputs, outputs)`."""
-        super().__init__()
-        self.stages = nn.Sequential()
-        inputs = shape.in_channels
-        for stage, outputs in enumerate(shape.widths):
-            pool = [nn.MaxPool2d(2)] if stage + 1 < shape.stages else []
-            self.stages.append(nn.Sequential(*layers(inputs, outputs), *pool))
-            inputs = outputs
-        self.head = head(inputs, shape.classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits of shape (batch, classes)."""
-        logits: Tensor = self.head(self.stages(images))
-        return logits
+from training.separable_blocks import (
+    ConvNextBlock,
+    ExcitedResidual,
+    InvertedResidual,
+    MapNorm,
+    ShuffleBlock,
+)
+from training.skeletons import NetworkShape as NetworkShape
+from training.skeletons import Pooled, Staged
 
 
 class Plain(Pooled):
-    """A stack of 3x3 convolutions, `depth` a stage, like VGG."""
+    """A stack of 3x3 convolutions, `depth` a stage, like VGG (arXiv 1409.1556)."""
 
     def __init__(self, shape: NetworkShape, *, norm: bool = False) -> None:
         """Put BatchNorm behind every convolution if `norm`."""
@@ -125,28 +69,41 @@ class Squeeze(Pooled):
         super().__init__(shape, layers, MapHead)
 
 
-class Staged(nn.Module):
-    """A stem and stages of `depth` blocks; the first block of each later stage has stride 2."""
+class InceptionNetwork(Pooled):
+    """Inception modules, `depth` a stage (arXiv 1409.4842)."""
 
-    def __init__(self, shape: NetworkShape, block: Block) -> None:
-        """Fill the stages with `block(inputs, outputs, stride, activation)`."""
-        super().__init__()
-        self.stem: nn.Module = unit(shape.in_channels, shape.width, 3, shape.activation)
-        self.stages = nn.Sequential()
-        inputs = shape.width
-        for stage, outputs in enumerate(shape.widths):
-            blocks = nn.Sequential()
-            for number in range(shape.depth):
-                stride = 2 if stage > 0 and number == 0 else 1
-                blocks.append(block(inputs, outputs, stride, shape.activation))
-                inputs = outputs
-            self.stages.append(blocks)
-        self.head = Head(inputs, shape.classes)
+    def __init__(self, shape: NetworkShape) -> None:
+        """Begin the first stage with a 3x3 convolution."""
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits of shape (batch, classes)."""
-        logits: Tensor = self.head(self.stages(self.stem(images)))
-        return logits
+        def layers(inputs: int, outputs: int) -> list[nn.Module]:
+            stem: list[nn.Module] = []
+            if outputs == shape.width:
+                stem = [unit(inputs, outputs, 3, shape.activation)]
+            sizes = [outputs if stem else inputs] + [outputs] * (shape.depth - 1)
+            return [*stem, *(Inception(size, outputs, shape.activation) for size in sizes)]
+
+        super().__init__(shape, layers, Head)
+
+
+class RegNet(Staged):
+    """Residual network of grouped convolutions, like RegNetX (arXiv 2003.13678)."""
+
+    def __init__(self, shape: NetworkShape) -> None:
+        """Make groups half as wide as the first stage, in all stages."""
+        super().__init__(shape, partial(GroupedBlock, group_width=max(2, shape.width // 2)))
+
+
+class ConvNext(Staged):
+    """Depthwise 7x7 and inverted bottlenecks under LayerNorm, like ConvNeXt (arXiv 2201.03545)."""
+
+    def __init__(self, shape: NetworkShape) -> None:
+        """Begin with a bare 3x3 convolution, and end with LayerNorm before the head."""
+        super().__init__(shape, ConvNextBlock)
+        stem = nn.Conv2d(shape.in_channels, shape.width, 3, padding=1)
+        self.stem = nn.Sequential(stem, MapNorm(shape.width))
+        self.head: nn.Module = nn.Sequential(
+            MapNorm(shape.widths[-1]), Head(shape.widths[-1], shape.classes)
+        )
 
 
 class PreActivationResidual(Staged):
@@ -198,7 +155,11 @@ class Dense(nn.Module):
 
 
 class LeNet(nn.Module):
-    """Convolutions with pooling, flattened into a perceptron, like LeNet-5."""
+    """Convolutions with pooling, flattened into a perceptron, like LeNet-5.
+
+    Source:
+        LeCun et al., Gradient-based learning applied to document recognition, 1998.
+    """
 
     def __init__(self, shape: NetworkShape) -> None:
         """Build one convolution a stage and `shape.depth` hidden linear layers."""
@@ -235,4 +196,11 @@ FAMILIES: Mapping[str, Callable[[NetworkShape], nn.Module]] = {
     "dense": Dense,
     "squeeze": Squeeze,
     "lenet": LeNet,
+    "option_a": partial(Staged, block=partial(BasicBlock, shortcut=PaddedShortcut)),
+    "inception": InceptionNetwork,
+    "efficient": partial(Staged, block=ExcitedResidual),
+    "regnet": RegNet,
+    "shuffle": partial(Staged, block=ShuffleBlock),
+    "convnext": ConvNext,
 }
+"""The families by name; that of the paper which each is like is in its class or its block."""

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from selector.batches import ImageData, TensorBatches, normalised
 from selector.errors import SelectorError
+from selector.reading import device_of
 from training.datasets import DatasetInfo
 
 _WARM_SHARE = 0.2
@@ -86,10 +87,12 @@ def follow(
     name: str,
     generator: torch.Generator,
 ) -> tuple[float, float]:
-    """Train `model` in place; return (mean loss of the last epoch in nats, seconds).
+    """Train `model` in place, where it lies; return (mean loss of the last epoch in nats, seconds).
 
     The learning rate rises linearly over the first fifth of all steps and falls as a cosine to 0.
-    Images are shifted and, where the data set allows it, mirrored at random.
+    Images are shifted and, where the data set allows it, mirrored at random. On a GPU they are sent
+    there once, augmented there, and the network computes in bfloat16 where autocast allows it;
+    `generator` stays on the CPU, so that the same images are drawn everywhere.
 
     Raises:
         SelectorError: If the recipe cannot be followed, or the loss becomes NaN or infinite;
@@ -97,37 +100,68 @@ def follow(
     """
     _check(recipe, name)
     started = time.perf_counter()
+    layout = memory_layout(model)
+    model.to(memory_format=layout).train()
     optimizer = OPTIMIZERS[recipe.optimizer](model, recipe)
     steps = recipe.epochs * -(-len(data) // recipe.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / steps))
-    model.train()
+    data = ImageData(
+        data.images.to(device_of(model)), data.labels.to(device_of(model)), data.classes
+    )
     for epoch in range(recipe.epochs):
-        total = 0.0
-        order = torch.randperm(len(data), generator=generator)
-        for rows in torch.split(order, recipe.batch_size):
-            pixels = augmented(data.images[rows], mirror=info.mirror, generator=generator)
-            inputs = normalised(pixels, info.mean, info.std)
-            total += len(rows) * _step(model, inputs, data.labels[rows], recipe, optimizer)
+        total = torch.zeros((), dtype=torch.float64, device=data.labels.device)
+        for pixels, targets in _shuffled(data, info, recipe.batch_size, generator):
+            inputs = pixels.contiguous(memory_format=layout)
+            total += len(inputs) * _step(model, inputs, targets, recipe, optimizer)
             schedule.step()
-        loss_nats = total / len(data)
+        loss_nats = float(total) / len(data)
         if not math.isfinite(loss_nats):
             raise SelectorError(
                 f"{name}: the loss became {loss_nats} in epoch {epoch + 1}; "
                 f"lower its learning rate of {recipe.learning_rate}"
             )
+    model.to(memory_format=torch.contiguous_format)
     return loss_nats, time.perf_counter() - started
+
+
+def _shuffled(
+    data: ImageData, info: DatasetInfo, batch_size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield all images once, augmented and normalised, with their labels, where they lie."""
+    order = torch.randperm(len(data), generator=generator).to(data.labels.device)
+    for rows in torch.split(order, batch_size):
+        pixels = augmented(data.images[rows], mirror=info.mirror, generator=generator)
+        with pixels.device:
+            inputs = normalised(pixels, info.mean, info.std)
+        yield inputs, data.labels[rows]
+
+
+def memory_layout(model: nn.Module) -> torch.memory_format:
+    """Return the layout of maps in which a network trains fastest: channels last, where it is safe.
+
+    On a CPU it takes 10 to 40 % off the time of a step. But there, oneDNN writes beyond its memory
+    when it computes the gradient of a strided 1x1 convolution of fewer than 16 such maps
+    (github.com/uxlfoundation/oneDNN/issues/6035): networks with one keep the usual layout.
+    """
+    unsafe = device_of(model).type == "cpu" and any(
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and layer.stride != (1, 1)
+        and layer.in_channels < 16
+        for layer in model.modules()
+    )
+    return torch.contiguous_format if unsafe else torch.channels_last
 
 
 def augmented(pixels: Tensor, *, mirror: bool, generator: torch.Generator) -> Tensor:
     """Return the images each shifted by up to an eighth of its size, and half of them mirrored.
 
-    What a shift leaves open is filled by reflection. Channels come last in memory, which the CPU
-    convolves faster.
+    What a shift leaves open is filled by reflection. Channels come last in memory.
 
     Args:
-        pixels: Images of shape (images, channels, height, width).
+        pixels: Images of shape (images, channels, height, width), on any device.
         mirror: Whether images may be mirrored.
-        generator: Chance.
+        generator: Chance, on the CPU.
     """
     count, _, height, width = pixels.shape
     reach = max(1, height // 8)
@@ -139,17 +173,18 @@ def augmented(pixels: Tensor, *, mirror: bool, generator: torch.Generator) -> Te
     if mirror:
         flipped = torch.rand(count, generator=generator) < 0.5
         columns = torch.where(flipped[:, None], columns.flip(1), columns)
-    image = torch.arange(count)[:, None, None]
+    rows, columns = rows.to(pixels.device), columns.to(pixels.device)
+    image = torch.arange(count, device=pixels.device)[:, None, None]
     return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def accuracy(model: nn.Module, batches: TensorBatches) -> float:
     """Return the share of images, 0 to 1, whose largest logit is that of their label."""
     model.eval()
-    right = 0
+    right, device = 0, device_of(model)
     with torch.inference_mode():
         for inputs, targets in batches:
-            right += int((model(inputs).argmax(1) == targets).sum())
+            right += int((model(inputs.to(device)).argmax(1) == targets.to(device)).sum())
     return right / len(batches.data)
 
 
@@ -165,17 +200,18 @@ def _step(
     targets: Tensor,
     recipe: Recipe,
     optimizer: torch.optim.Optimizer,
-) -> float:
-    """Take one step and return its loss in nats.
+) -> Tensor:
+    """Take one step and return its loss in nats, without waiting for a GPU to know it.
 
     The gradient is clipped, since networks without BatchNorm need that early on.
     """
     optimizer.zero_grad(set_to_none=True)
-    loss = F.cross_entropy(model(inputs), targets, label_smoothing=recipe.label_smoothing)
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=inputs.device.type == "cuda"):
+        loss = F.cross_entropy(model(inputs), targets, label_smoothing=recipe.label_smoothing)
     torch.autograd.backward(loss)
     nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT)
     optimizer.step()
-    return loss.item()
+    return loss.detach().double()
 
 
 def _check(recipe: Recipe, name: str) -> None:

@@ -18,6 +18,7 @@ from selector.images import ImageData, fitted
 
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 _ORDER_SEED = 0
+_FASHION_KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
 _DIGITS_TRAIN = 1297
 
 
@@ -31,23 +32,32 @@ class LabelledImages(Protocol):
         """Return one image and its label."""
 
 
-Download = Callable[[Path, str], LabelledImages]
+Download = Callable[[Path, str, bool], LabelledImages]
 
 DOWNLOADS: Mapping[str, Download] = {
-    "cifar10": lambda folder, split: CIFAR10(folder, train=split == "train", download=True),
-    "cifar100": lambda folder, split: CIFAR100(folder, train=split == "train", download=True),
-    "gtsrb": lambda folder, split: GTSRB(folder, split=split, download=True),
-    "imagenette64": lambda folder, split: Imagenette(
-        folder, split="train" if split == "train" else "val", size="160px", download=True
+    "cifar10": lambda folder, split, fetch: CIFAR10(folder, split == "train", download=fetch),
+    "cifar100": lambda folder, split, fetch: CIFAR100(folder, split == "train", download=fetch),
+    "gtsrb": lambda folder, split, fetch: GTSRB(folder, split, download=fetch),
+    "imagenette64": lambda folder, split, fetch: Imagenette(
+        folder, "train" if split == "train" else "val", "160px", download=fetch
     ),
-    "fashion-mnist": lambda folder, split: FashionMNIST(
-        folder, train=split == "train", download=True
+    "fashion-mnist": lambda folder, split, fetch: FashionMNIST(
+        folder, split == "train", download=fetch
     ),
 }
+"""Data set -> (folder, split, whether to download what is missing) -> its images."""
+
+_BY_HAND = {"fashion-mnist": "install Debian's package dataset-fashion-mnist"}
 
 
 def read_downloaded(
-    name: str, split: str, shape: tuple[int, int, int], *, limit: int | None, offset: int
+    name: str,
+    split: str,
+    shape: tuple[int, int, int],
+    classes: int,
+    *,
+    limit: int | None,
+    offset: int,
 ) -> ImageData:
     """Read a data set through torchvision, downloading it on first use.
 
@@ -57,21 +67,14 @@ def read_downloaded(
         name: One of `DOWNLOADS`.
         split: "train" or "test".
         shape: (channels, height, width) to bring every image to.
+        classes: Number of classes, which are numbered where torchvision does not name them.
         limit: Read at most so many images.
         offset: Skip so many images first.
 
     Raises:
         SelectorError: If the download fails or no row is left after `offset`.
     """
-    folder = _cache_folder() / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        source = DOWNLOADS[name](folder, split)
-    except (OSError, RuntimeError) as error:
-        raise SelectorError(
-            f"{name} is not here and its download to {folder} failed ({error}); go online once, or "
-            f"point SALIENCY_SHARED to a folder that holds datasets/{name}/{split}.parquet"
-        ) from error
+    source = _downloaded(name, split)
     order = torch.randperm(len(source), generator=torch.Generator().manual_seed(_ORDER_SEED))
     rows: list[int] = _taken(order, f"{name} {split}", limit, offset).tolist()
     channels, height, width = shape
@@ -81,19 +84,54 @@ def read_downloaded(
         image, labels[place] = source[row]
         converted = fitted(image.convert("L" if channels == 1 else "RGB"), height)
         pixels[place] = np.asarray(converted).reshape(height, width, channels)
-    names = getattr(source, "classes", range(int(labels.max()) + 1))
+    names = getattr(source, "classes", range(classes))
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     return ImageData(images, labels, tuple(_class_name(name) for name in names))
+
+
+def _downloaded(name: str, split: str) -> LabelledImages:
+    folder = _cache_folder() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return DOWNLOADS[name](folder, split, False)
+        except RuntimeError:  # That is how torchvision says that it is not there yet.
+            return DOWNLOADS[name](folder, split, True)
+    except (OSError, RuntimeError) as error:
+        file = f"datasets/{name}/{split}.parquet"
+        by_hand = _BY_HAND.get(name, f"point SALIENCY_SHARED to a folder that holds {file}")
+        raise SelectorError(
+            f"{name} is not here and its download to {folder} failed ({error}); "
+            f"go online once, or {by_hand}"
+        ) from error
+
+
+def is_downloaded(name: str) -> bool:
+    """Whether both splits were downloaded once, so that they can be read without going online."""
+    folder = _cache_folder() / name
+    if name not in DOWNLOADS or not folder.is_dir():
+        return False
+    try:
+        return all(len(DOWNLOADS[name](folder, split, False)) for split in ("train", "test"))
+    except (OSError, RuntimeError):
+        return False
+
+
+def is_installed(name: str) -> bool:
+    """Whether scikit-learn or the system holds a data set, so that nothing need be downloaded."""
+    if name == "digits":
+        return True
+    stems = (f"{part}-{kind}" for part in ("train", "t10k") for kind in _FASHION_KINDS)
+    return name == "fashion-mnist" and all(_idx_file(stem) is not None for stem in stems)
 
 
 def read_fashion(split: str, *, limit: int | None, offset: int) -> ImageData:
     """Read Fashion-MNIST from its own idx files where installed, else through torchvision."""
     stem = "train" if split == "train" else "t10k"
-    images_file = _idx_file(f"{stem}-images-idx3-ubyte")
-    labels_file = _idx_file(f"{stem}-labels-idx1-ubyte")
+    images_file, labels_file = (_idx_file(f"{stem}-{kind}") for kind in _FASHION_KINDS)
     if images_file is None or labels_file is None:
         shape = (1, 28, 28)
-        return read_downloaded("fashion-mnist", split, shape, limit=limit, offset=offset)
+        return read_downloaded("fashion-mnist", split, shape, 10, limit=limit, offset=offset)
     images, labels = read_idx(images_file).unsqueeze(1), read_idx(labels_file).long()
     whole = ImageData(images, labels, tuple(FashionMNIST.classes))
     rows = _taken(torch.arange(len(whole)), f"fashion-mnist {split}", limit, offset)
