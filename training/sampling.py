@@ -33,7 +33,7 @@ SIZES: Mapping[str, tuple[tuple[int, int], ...]] = {
     "option_a": ((12, 1), (16, 1), (8, 2), (8, 3)),
     "inception": ((12, 1), (16, 1), (24, 1), (12, 2)),
     "efficient": ((6, 1), (8, 1), (6, 2), (10, 1)),
-    "regnet": ((16, 1), (20, 1), (16, 2), (12, 3)),
+    "regnet": ((16, 1), (20, 1), (16, 2), (16, 3)),
     "shuffle": ((16, 2), (32, 1), (24, 2), (16, 3)),
     "convnext": ((8, 1), (12, 1), (8, 2), (6, 3)),
 }
@@ -82,8 +82,8 @@ def sample_zoo(
     sizes, activations, lengths, optimizers, weight decays and label smoothings take turns too; of
     several that are due, the one that was rarest over all and on this data set comes first.
 
-    Measured on one core of a CPU, half of the networks train in less than 30 seconds and four
-    fifths in less than 65; those for digits take seconds, and a few for 64x64 images two minutes
+    Measured on one core of a CPU, half of the networks train in about 30 seconds and four fifths in
+    less than 70; those for digits take seconds, and some for 64x64 images two to three minutes
     (`imagenette32` in the place of `imagenette64` spares them). A network has 1 to 17 million
     multiply-accumulates for each image, for digits 0.2 to 6, for 64x64 images up to 32.
 
