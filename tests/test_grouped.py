@@ -300,7 +300,7 @@ def test_widths_that_are_left_are_counted_in_filters() -> None:
 
 
 def test_the_facts_of_a_group_count_filters_where_they_should() -> None:
-    records = record(resnext_block()[0], data(6, 2), network="resnext")
+    records = record(resnext_block()[0], data(6, 2), network="resnext", contexts=0)
     (facts,) = [row.facts for row in records.groups if row.group == "grouped"]
     assert facts.relative_width == 1.0
     assert facts.log_channels == 2.0
@@ -332,3 +332,28 @@ def test_networks_of_torchvision_with_grouped_convolutions(name: str, through: i
     now = count_costs(smaller, images)
     for measure in ("macs", "parameters", "weights"):
         assert now.total(measure) == pytest.approx(groups.costs.total(measure, foretold), rel=1e-9)
+
+
+class SplitShuffle(nn.Module):
+    """A shuffle by reshaping, behind a split: the graph follows positions that are not there."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 2 * width, 3, padding=1)
+        self.branch = nn.Conv2d(width, width, 1)
+        self.after = nn.Conv2d(2 * width, 4, 1)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        left, right = torch.relu(self.stem(images)).chunk(2, 1)
+        maps = torch.cat([left, torch.relu(self.branch(right))], 1)
+        maps = maps.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+        return self.head(torch.relu(self.after(maps)).mean((2, 3)))
+
+
+def test_what_the_graph_follows_wrongly_is_refused_and_the_rest_is_prunable() -> None:
+    model = randomise(SplitShuffle().double()).eval()
+    found = find_groups(model, data()[0][0])
+    assert set(found.prunable) | set(found.refused) >= {"stem", "after"}
+    assert "after" in found.prunable
+    assert "stem" in found.refused

@@ -105,21 +105,15 @@ def follow(
     optimizer = OPTIMIZERS[recipe.optimizer](model, recipe)
     steps = recipe.epochs * -(-len(data) // recipe.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / steps))
-    data = ImageData(
-        data.images.to(device_of(model)), data.labels.to(device_of(model)), data.classes
-    )
+    device = device_of(model)
+    data = ImageData(data.images.to(device), data.labels.to(device), data.classes)
     for epoch in range(recipe.epochs):
-        total = torch.zeros((), dtype=torch.float64, device=data.labels.device)
+        total = torch.zeros((), dtype=torch.float64, device=device)
         for pixels, targets in _shuffled(data, info, recipe.batch_size, generator):
             inputs = pixels.contiguous(memory_format=layout)
             total += len(inputs) * _step(model, inputs, targets, recipe, optimizer)
             schedule.step()
-        loss_nats = float(total) / len(data)
-        if not math.isfinite(loss_nats):
-            raise SelectorError(
-                f"{name}: the loss became {loss_nats} in epoch {epoch + 1}; "
-                f"lower its learning rate of {recipe.learning_rate}"
-            )
+        _check_loss(loss_nats := float(total) / len(data), epoch, recipe, name)
     model.to(memory_format=torch.contiguous_format)
     return loss_nats, time.perf_counter() - started
 
@@ -212,6 +206,14 @@ def _step(
     nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT)
     optimizer.step()
     return loss.detach().double()
+
+
+def _check_loss(loss_nats: float, epoch: int, recipe: Recipe, name: str) -> None:
+    if not math.isfinite(loss_nats):
+        raise SelectorError(
+            f"{name}: the loss became {loss_nats} in epoch {epoch + 1}; "
+            f"lower its learning rate of {recipe.learning_rate}"
+        )
 
 
 def _check(recipe: Recipe, name: str) -> None:
