@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from selector.groups import Group
+from selector.groups import CONVOLUTION, Group
 from selector.masked_engine import Masked, Removal
 from selector.reading import batch_size, device_of
 from selector.recomputation import Recomputation
@@ -101,10 +101,14 @@ class Fast:
             return None
         values = [v for v in self._values.values() if isinstance(v, Tensor)]
         largest = max(v.numel() * v.element_size() for v in values) / images
-        positions = [v[0, 0].numel() for v in values if v.ndim > 2 and len(v) == images]
-        return max(
-            1, int(CACHE_BYTES[self._device] / largest), COLUMNS // min(positions, default=1)
-        )
+        positions = [
+            value[0, 0].numel()
+            for node, value in self._values.items()
+            if node.op == "call_module" and isinstance(self._runner.module(node), CONVOLUTION)
+            if isinstance(value, Tensor)
+        ]
+        enough = COLUMNS // min(positions, default=COLUMNS)
+        return max(1, int(CACHE_BYTES[self._device] / largest), enough)
 
     def outputs(self, group: Group, removals: Sequence[Removal]) -> list[object]:
         """The batch's outputs after each of some removals from one group."""
