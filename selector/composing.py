@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from selector.costs import Costs, Measure, saved_per_channel
-from selector.cutting import apply_cuts, cuts_of
+from selector.cutting import apply_cuts, cuts_of, outputs_gone
 from selector.drawing import Draw
 from selector.groups import CONVOLUTION, Group
 from selector.measuring import measure_signals
@@ -231,7 +231,7 @@ class _Walk:
             for group, numbers in removals:
                 shifts += shifts_of(self._model, group, numbers, means, absorbers)
         apply_cuts(self._model, cuts)
-        apply_shifts(self._model, shifts, {c.layer: c.indices for c in cuts if c.side != "in"})
+        apply_shifts(self._model, shifts, outputs_gone(cuts))
         self._groups = shrink_all(self._groups, removals)
         for name, numbers in sets.items():
             self._kept[name] = [c for i, c in enumerate(self._kept[name]) if i not in set(numbers)]

@@ -90,9 +90,8 @@ def _hessians(objective: Objective, outputs: object, targets: object) -> Tensor:
             )
         flat = torch.cat([slope.reshape(images, -1) for slope in given], 1)
         width = sum(leaf[0].numel() for leaf in carrying)
-        zero = flat.new_zeros(images, width)
         if not flat.requires_grad:  # The loss is linear in the outputs.
-            return zero.double()[:, :, None].expand(-1, -1, width).clone()
+            return flat.new_zeros(images, width, width, dtype=torch.float64)
         rows = []
         for column in flat.sum(0):
             found = torch.autograd.grad(column, carrying, retain_graph=True, allow_unused=True)

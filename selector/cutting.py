@@ -68,6 +68,11 @@ def cuts_of(removals: Iterable[tuple[Group, ChannelSet]]) -> tuple[Cut, ...]:
     return tuple(Cut(layer, side, tuple(sorted(gone[layer, side]))) for layer, side in gone)
 
 
+def outputs_gone(cuts: Iterable[Cut]) -> dict[str, tuple[int, ...]]:
+    """Layer -> the outputs that these cuts take from it."""
+    return {cut.layer: cut.indices for cut in cuts if cut.side != "in"}
+
+
 def apply_cuts(model: nn.Module, cuts: Iterable[Cut]) -> None:
     """Remove the positions physically, in place, through Torch-Pruning's functions.
 

@@ -12,11 +12,11 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from selector.cutting import cuts_of, temporarily_cut
+from selector.cutting import cuts_of, outputs_gone, temporarily_cut
 from selector.fast_engine import Fast
 from selector.groups import Group
 from selector.masked_engine import Masked, Removal
-from selector.reading import call
+from selector.reading import call, device_of
 from selector.shifts import shifted
 from selector.stepwise import UntraceableError
 
@@ -48,10 +48,10 @@ class Reference:
         """The batch's outputs after each of some removals from one group."""
         found = []
         for channels, shifts in removals:
-            cut_out = {c.layer: c.indices for c in cuts_of([(group, channels)]) if c.side != "in"}
+            gone = outputs_gone(cuts_of([(group, channels)]))
             with (
                 temporarily_cut(self._model, [(group, channels)]),
-                shifted(self._model, shifts, cut_out),
+                shifted(self._model, shifts, gone),
             ):
                 found.append(call(self._model, self._inputs))
         return found
@@ -64,8 +64,8 @@ def make_engine(model: nn.Module, name: EngineName, *, check: bool = True) -> En
     if name == "masked":
         return Masked(model)
     try:
-        device = next((p.device.type for p in model.parameters()), "cpu")
-        return Fast(model, together=1 if device == "cpu" else 16, check=check)
+        on_cpu = device_of(model).type == "cpu"
+        return Fast(model, together=1 if on_cpu else 16, check=check)
     except UntraceableError as error:
         if model not in _told:
             _told[model] = True

@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 
 from selector.groups import CONVOLUTION, Group
 from selector.masked_engine import Masked, Removal
-from selector.reading import batch_size, device_of
+from selector.reading import batch_size, device_of, rows
 from selector.recomputation import Recomputation
 from selector.stepwise import Runner, Steps, UntraceableError, take_apart
 
@@ -128,7 +128,8 @@ class Fast:
 
     def _some(self, group: Group, removals: Sequence[Removal]) -> list[object]:
         output = self._plans[group].run(self._values, removals, self._images)
-        return [_part(output, k, self._images) for k in range(len(removals))]
+        size = self._images
+        return [rows(output, k * size, (k + 1) * size) for k in range(len(removals))]
 
     def _agrees(self, group: Group, removals: Sequence[Removal]) -> bool:
         """Whether the last of some candidates, run together, is what the masked network gives."""
@@ -156,13 +157,3 @@ def same_outputs(one: object, other: object) -> bool:
 
 def _difference(one: Tensor, other: Tensor) -> float:
     return float((one.double() - other.double()).abs().max()) if one.numel() else 0.0
-
-
-def _part(values: object, number: int, images: int) -> object:
-    def rows(leaf: object) -> object:
-        if isinstance(leaf, Tensor) and leaf.ndim:
-            return leaf[number * images : (number + 1) * images]
-        return leaf
-
-    found: object = pytree.tree_map(rows, values)
-    return found

@@ -113,6 +113,11 @@ def is_grouped(layer: nn.Module) -> bool:
     )
 
 
+def channel_dimension(layer: nn.Module, values: Tensor) -> int:
+    """The dimension of a layer's inputs or outputs that runs over their channels."""
+    return 1 if isinstance(layer, CONVOLUTION) else values.ndim - 1
+
+
 def input_dimension(layer: nn.Module) -> int:
     """The dimension of `layer.weight` that runs over the layer's inputs."""
     return 0 if isinstance(layer, CONVOLUTION) and layer.transposed else 1

@@ -64,17 +64,8 @@ def plan_myopically(
     )
     nominated, oracle_images = _followed(steps, stage)
     chosen = [group for name, group in groups.prunable.items() if name in nominated]
-    removed = {group: len(nominated[group.name]) for group in chosen}
-    return Plan(
-        criterion=criterion,
-        choices=tuple(_choice(group, nominated[group.name]) for group in chosen),
-        macs_before=groups.costs.total("macs"),
-        macs_after=groups.costs.total("macs", removed),
-        parameters_before=groups.costs.total("parameters"),
-        parameters_after=groups.costs.total("parameters", removed),
-        refused=dict(groups.refused),
-        oracle_images=oracle_images,
-    )
+    choices = [_choice(group, nominated[group.name]) for group in chosen]
+    return Plan.of_groups(criterion, choices, groups, oracle_images)
 
 
 def _followed(steps: Iterator[Step], stage: Stage) -> tuple[dict[str, list[Nominated]], int]:

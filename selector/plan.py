@@ -1,7 +1,7 @@
 """A plan as a value: what goes from every group, by whose advice; it prints, saves and loads."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from selector.errors import SelectorError
 from selector.files import write_text
 from selector.rivals import LossChange
 from selector.tables import count_text, nats_text, text_table
+from selector.tracing import Groups
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,23 @@ class Plan:
     """Groups that are left alone, with the reason."""
     oracle_images: int
     """Images evaluated by the oracle to make the plan."""
+
+    @classmethod
+    def of_groups(
+        cls, criterion: str, choices: Sequence[Choice], groups: Groups, oracle_images: int
+    ) -> "Plan":
+        """The plan of these choices, with what they cost and save in a network of these groups."""
+        removed = {groups.prunable[choice.group]: len(choice.remove) for choice in choices}
+        return cls(
+            criterion=criterion,
+            choices=tuple(choices),
+            macs_before=groups.costs.total("macs"),
+            macs_after=groups.costs.total("macs", removed),
+            parameters_before=groups.costs.total("parameters"),
+            parameters_after=groups.costs.total("parameters", removed),
+            refused=dict(groups.refused),
+            oracle_images=oracle_images,
+        )
 
     @property
     def removals(self) -> dict[str, tuple[int, ...]]:

@@ -139,17 +139,7 @@ def plan_stage(
             if method.measures:
                 # The next group's candidates are measured in the network that this choice leaves.
                 already_gone.enter_context(masked(model, group, choice.remove))
-    removed = {groups.prunable[c.group]: len(c.remove) for c in choices}
-    return Plan(
-        criterion=str(method),
-        choices=tuple(choices),
-        macs_before=groups.costs.total("macs"),
-        macs_after=groups.costs.total("macs", removed),
-        parameters_before=groups.costs.total("parameters"),
-        parameters_after=groups.costs.total("parameters", removed),
-        refused=dict(groups.refused),
-        oracle_images=images,
-    )
+    return Plan.of_groups(str(method), choices, groups, images)
 
 
 def _allocated(stage: Stage, decisions: Mapping[str, Decision], method: Method) -> dict[str, int]:

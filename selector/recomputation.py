@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from selector.groups import CONVOLUTION, Group, input_dimension
+from selector.groups import CONVOLUTION, Group, channel_dimension, input_dimension
 from selector.masked_engine import Removal
 from selector.stepwise import Runner, apply_layer
 
@@ -67,7 +67,7 @@ class Recomputation:
         """
         layer, (weight, bias) = self._runner.module(node), self._runner.weight(node)
         gone = self._indices(str(node.target), channels)
-        dimension = 1 if isinstance(layer, CONVOLUTION) else inputs.ndim - 1
+        dimension = channel_dimension(layer, inputs)
         share = len(gone) / inputs.shape[dimension]
         if isinstance(layer, CONVOLUTION) and layer.groups > 1:
             columns = weight.shape[input_dimension(layer)]
@@ -94,7 +94,7 @@ class Recomputation:
     ) -> Tensor:
         """A layer that reads some of its inputs only."""
         index = torch.tensor(indices, device=inputs.device)
-        dimension = 1 if isinstance(layer, CONVOLUTION) else inputs.ndim - 1
+        dimension = channel_dimension(layer, inputs)
         read = weight.index_select(input_dimension(layer), index)
         return apply_layer(layer, inputs.index_select(dimension, index), read, bias)
 
@@ -104,7 +104,7 @@ class Recomputation:
         kept = [self._kept(str(node.target), channels, inputs) for channels, _ in removals]
         masks = torch.stack(kept).repeat_interleave(len(inputs) // len(removals), 0)
         shape = [len(inputs), *[1] * (inputs.ndim - 1)]
-        shape[1 if isinstance(layer, CONVOLUTION) else -1] = -1
+        shape[channel_dimension(layer, inputs)] = -1
         return apply_layer(layer, inputs * masks.view(shape), weight, bias)
 
     def _indices(self, layer: str, channels: Sequence[int]) -> list[int]:
@@ -113,7 +113,7 @@ class Recomputation:
 
     def _kept(self, layer: str, channels: Sequence[int], inputs: Tensor) -> Tensor:
         module = self._runner.module(self._runner.steps.layers[layer][0])
-        width = inputs.shape[1 if isinstance(module, CONVOLUTION) else -1]
+        width = inputs.shape[channel_dimension(module, inputs)]
         mask = torch.ones(width, dtype=inputs.dtype, device=inputs.device)
         mask[self._indices(layer, channels)] = 0
         return mask
@@ -133,7 +133,7 @@ class Recomputation:
             rows.append(row if scale is None else row * scale)
         table = torch.stack(rows).repeat_interleave(len(output) // len(removals), 0)
         shape = [len(output), *[1] * (output.ndim - 1)]
-        shape[1 if isinstance(self._runner.module(node), CONVOLUTION) else -1] = -1
+        shape[channel_dimension(self._runner.module(node), output)] = -1
         return table.view(shape)
 
 

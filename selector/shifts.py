@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from selector.groups import CONVOLUTION, NORMALISATION, Group, weight_of
+from selector.groups import CONVOLUTION, NORMALISATION, Group, channel_dimension, weight_of
 from selector.reading import Batches, call, evaluating, read, run_batch
 
 Means = Mapping[str, Tensor]
@@ -47,7 +47,7 @@ def measure_means(model: nn.Module, batches: Batches, groups: Iterable[Group]) -
     counts: dict[str, int] = {}
 
     def note(name: str, layer: nn.Module, inputs: Tensor) -> None:
-        dimension = 1 if isinstance(layer, CONVOLUTION) else inputs.ndim - 1
+        dimension = channel_dimension(layer, inputs)
         width = inputs.shape[dimension]
         values = inputs.movedim(dimension, 0).flatten(1).sum(1, dtype=torch.float64)
         sums[name] = sums[name] + values if name in sums else values

@@ -11,7 +11,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from selector.groups import CONVOLUTION, Group
+from selector.cutting import layer_width
+from selector.groups import Group
 from selector.moments import positive_count
 from selector.sums import Sums
 from selector.tapping import (
@@ -64,10 +65,10 @@ def tapped(
         for part in group.slices:
             layer = model.get_submodule(part.layer)
             if part.side == "in":
-                tap = Tap.of(part, sums[name].consumers, _width(layer, "in"))
+                tap = Tap.of(part, sums[name].consumers, layer_width(layer, "in"))
                 inputs.setdefault(part.layer, []).append(tap)
             elif part.side == "out":
-                tap = Tap.of(part, sums[name].producers, _width(layer, "out"))
+                tap = Tap.of(part, sums[name].producers, layer_width(layer, "out"))
                 outputs.setdefault(part.layer, []).append(tap)
     handles = []
     try:
@@ -81,11 +82,6 @@ def tapped(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _width(layer: nn.Module, side: Literal["in", "out"]) -> int:
-    kind = "channels" if isinstance(layer, CONVOLUTION) else "features"
-    return int(getattr(layer, f"{side}_{kind}"))
 
 
 Inputs = tuple[Tensor, ...]

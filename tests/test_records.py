@@ -22,10 +22,8 @@ from tests.networks import data, small, state_of
 RATIOS = (0.0, 0.5)
 
 
-@pytest.fixture(scope="module")
-def found() -> Records:
-    """Two networks, one of them without BatchNorm."""
-    one = record(
+def recorded_one() -> Records:
+    return record(
         small("two_consumers", 5, norm=True),
         data(9, 3),
         network="one",
@@ -33,6 +31,12 @@ def found() -> Records:
         ratios=RATIOS,
         contexts=0,
     )
+
+
+@pytest.fixture(scope="module")
+def found() -> Records:
+    """Two networks, one of them without BatchNorm."""
+    one = recorded_one()
     other = record(
         small("flatten", 4), data(9, 3), network="other", family="b", ratios=RATIOS, contexts=0
     )
@@ -198,14 +202,7 @@ def test_provenance_names_the_versions(found: Records) -> None:
 
 
 def test_the_same_network_gives_the_same_records(found: Records) -> None:
-    again = record(
-        small("two_consumers", 5, norm=True),
-        data(9, 3),
-        network="one",
-        family="a",
-        ratios=RATIOS,
-        contexts=0,
-    )
+    again = recorded_one()
     assert same(again, found.of_networks(["one"]))
 
 
