@@ -17,6 +17,8 @@ UNPRUNED = "unpruned"
 SMALL_STEPS = (0.02, 0.25)
 """Shares of the remaining channels that pruning in rounds takes at once: most decisions."""
 LARGE_STEPS = (0.25, 0.75)
+SECOND_SHARE, LARGE_SHARE, SINGLE_SHARE = 0.5, 0.35, 0.35
+"""How often a group is tried at a second small step, at a large one, and with a single channel."""
 ROUNDS = 2
 
 
@@ -66,7 +68,7 @@ def draw_contexts(count: int, generator: torch.Generator) -> tuple[PrunedContext
 
 
 def draw_counts(channels: int, generator: torch.Generator) -> list[int]:
-    """How many channels are tried of a group: two small steps, often one channel, or a large step.
+    """How many channels are tried of a group: a small step, at times others too.
 
     Args:
         channels: Channels of the group, at least two.
@@ -74,10 +76,13 @@ def draw_counts(channels: int, generator: torch.Generator) -> list[int]:
     """
     low, high = (math.log(share) for share in SMALL_STEPS)
     chance = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
-    shares = [math.exp(low + (high - low) * place) for place in chance[:2]]
-    if chance[2] < 0.5:
-        shares.append(LARGE_STEPS[0] + (LARGE_STEPS[1] - LARGE_STEPS[0]) * chance[3])
-    if chance[4] < 0.5:
+    small, other, many, large, one = chance
+    shares = [math.exp(low + (high - low) * small)]
+    if other < SECOND_SHARE:
+        shares.append(math.exp(low + (high - low) * other / SECOND_SHARE))
+    if many < LARGE_SHARE:
+        shares.append(LARGE_STEPS[0] + (LARGE_STEPS[1] - LARGE_STEPS[0]) * large)
+    if one < SINGLE_SHARE:
         shares.append(0.0)
     return counts_of(channels, shares)
 

@@ -7,7 +7,7 @@ features, the strongest, ask every metric what it thinks of every other metric's
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from torch import nn
 
 from selector.costs import Costs
 from selector.groups import CONVOLUTION, Group
+from selector.pairs import Pairs
 from selector.scoring import lowest
 from selector.signals import Run, Signals
 
@@ -84,6 +85,8 @@ class Decision:
     scores: Mapping[str, Matrix]
     """Metric -> scores of shape (channels,)."""
     count: int
+    pairs: Mapping[str, Pairs] = field(default_factory=dict)
+    """Mode of removal -> what every two channels do together; empty in records of old."""
 
 
 FACTS = tuple(field.name for field in fields(GroupFacts))

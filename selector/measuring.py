@@ -21,6 +21,7 @@ from selector.group_weights import (
 )
 from selector.groups import Group, weight_of
 from selector.objective import Loss, Objective
+from selector.pairs import Pairs, pairs_of
 from selector.passes import DataPass, only_trained
 from selector.reading import Batches, check_batches, device_of, evaluating, probe_inputs
 from selector.signals import Point, Run, Signals
@@ -28,18 +29,30 @@ from selector.sums import PointSums, Sums
 from selector.taps import Pass
 
 Need = Literal[
-    "weights", "normalisation", "forward", "backward", "second_order", "hessian", "flow", "maps"
+    "weights",
+    "normalisation",
+    "forward",
+    "backward",
+    "pairs",
+    "second_order",
+    "hessian",
+    "flow",
+    "maps",
 ]
-"""What a metric needs: weights alone; a BatchNorm between; a forward pass; a backward pass too; a
-second backward pass of projected outputs; a second pass over the data for Hessian x gradient; a
-pass of absolute weights on all-ones input; whole feature maps."""
+"""What a metric needs: weights alone; a BatchNorm between; a forward pass; a backward pass too;
+products of every two channels' effects on top of it; a second backward pass of projected outputs; a
+second pass over the data for Hessian x gradient; a pass of absolute weights on all-ones input;
+whole feature maps."""
 
 FIRST_ORDER: frozenset[Need] = frozenset({"weights", "normalisation", "forward", "backward"})
 """Needs that one plain forward and backward pass meets."""
 
 FORWARD: frozenset[Need] = frozenset({"forward"})
 
-_BACKWARD: frozenset[Need] = frozenset({"backward", "second_order", "hessian"})
+PAIRS: frozenset[Need] = frozenset({"forward", "pairs"})
+"""What decisions need beside the metrics: how sets of channels act together."""
+
+_BACKWARD: frozenset[Need] = frozenset({"backward", "pairs", "second_order", "hessian"})
 _FORWARD: frozenset[Need] = _BACKWARD | {"forward", "maps"}
 
 
@@ -72,7 +85,8 @@ def measure_signals(
     wanted = frozenset(needs)
     generator = generator or torch.Generator().manual_seed(0)
     device = device_of(model)
-    sums = {name: Sums.of(group, device) for name, group in groups.items()}
+    pairs = "pairs" in wanted
+    sums = {name: Sums.of(group, device, pairs) for name, group in groups.items()}
     producers = list(dict.fromkeys(layer for group in groups.values() for layer in group.producers))
     weights = {layer: weight_of(model, layer) for layer in producers}
     objective = Objective(loss)
@@ -153,11 +167,28 @@ def _signals(
         weights_removed=weights_removed(model, group),
         random=torch.rand(group.channels, generator=generator, dtype=torch.float64),
         run=run,
+        pairs=_pairs(sums.consumers, consumers, run),
+    )
+
+
+def _pairs(sums: PointSums, point: Point | None, run: Run | None) -> Mapping[str, Pairs]:
+    products = sums.special.get("pairs")
+    if products is None or point is None or run is None:
+        return {}
+    return pairs_of(
+        (products / run.images).cpu(),
+        point["taylor"].sum,
+        point["gradient"].sum,
+        point["value"].sum / point.positions,
     )
 
 
 def _point(sums: PointSums, run: Run | None) -> Point | None:
     if run is None:
         return None
-    special = {name: (values / run.images).cpu() for name, values in sums.special.items()}
+    special = {
+        name: (values / run.images).cpu()
+        for name, values in sums.special.items()
+        if values.ndim == 1
+    }
     return Point(sums.means(run.images), sums.positions / run.images, special)

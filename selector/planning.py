@@ -12,7 +12,7 @@ from selector.damage import allocate_by_damage, damage_curve
 from selector.errors import SelectorError
 from selector.features import Decision, candidates, describe_group, describe_run, distinct
 from selector.groups import Group, masked
-from selector.measuring import FORWARD, measure_signals
+from selector.measuring import FORWARD, PAIRS, measure_signals
 from selector.method import Allocation, Method, Verify
 from selector.myopic import Myopic
 from selector.myopic_plan import plan_myopically
@@ -116,7 +116,8 @@ def plan_stage(
     scoring = measuring = batches
     if method.measures:
         scoring, measuring = split_batches(batches, 2, "verification by the oracle")
-    needs = needs_of(method.metrics) | FORWARD
+    # Only the selector asks what channels do together.
+    needs = needs_of(method.metrics) | (PAIRS if method.criterion == "selector" else FORWARD)
     signals = measure_signals(model, scoring, groups.prunable, needs=needs, loss=loss)
     decisions = {
         name: _decision(model, group, stage, signals[name], method.metrics)
@@ -164,6 +165,7 @@ def _decision(
         context=describe_run(found.run, stage.macs_kept),
         scores={name: values.numpy() for name, values in scores.items()},
         count=1,
+        pairs=found.pairs,
     )
 
 

@@ -12,16 +12,17 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from selector.contexts import UNPRUNED, PrunedContext, counts_of, draw_contexts, draw_counts
 from selector.errors import SelectorError
-from selector.features import Decision, candidates, describe_group, describe_run
+from selector.features import Decision, Matrix, candidates, describe_group, describe_run
 from selector.groups import NORMALISATION, Group
 from selector.journal import Journal
-from selector.measuring import measure_signals
+from selector.measuring import FIRST_ORDER, PAIRS, measure_signals
 from selector.objective import Loss, evaluate
 from selector.oracle import Oracle
 from selector.reading import Batches, device_of, probe_inputs, split_batches
@@ -121,6 +122,12 @@ def record(
     return Records((provenance,), tuple(groups), tuple(rows))
 
 
+def _as_kept(scores: Tensor) -> Matrix:
+    """Scores as records keep them, so that they propose the same channels when read again."""
+    kept: Matrix = scores.numpy().astype(np.float32).astype(np.float64)
+    return kept
+
+
 def _mean(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else (one + other) / 2
 
@@ -152,7 +159,14 @@ class _State:
         self.groups = find_groups(model, probe_inputs(model, parts.signals))
         prunable = self.groups.prunable
         generator = torch.Generator().manual_seed(seed)
-        signals = measure_signals(model, parts.signals, prunable, loss=loss, generator=generator)
+        signals = measure_signals(
+            model,
+            parts.signals,
+            prunable,
+            needs=FIRST_ORDER | PAIRS,
+            loss=loss,
+            generator=generator,
+        )
         scores = score_signals(signals)
         self._means: Means = measure_means(model, parts.signals, prunable.values())
         self._normalised = any(isinstance(layer, NORMALISATION) for layer in model.modules())
@@ -168,7 +182,8 @@ class _State:
                 group.channels,
                 describe_group(model, group, self.groups.costs, signals[name]),
                 describe_run(run, self.groups.costs.total("macs") / whole_macs),
-                {metric: values.numpy() for metric, values in scores[name].items()},
+                {metric: _as_kept(values) for metric, values in scores[name].items()},
+                signals[name].pairs,
             )
 
     def measured(self, group: Group, ratios: Sequence[float] | None) -> list[CandidateRecord]:
@@ -186,7 +201,7 @@ class _State:
         dear = [float(torch.rand((), generator=chance)) < RECALIBRATED_SHARE for _ in counts]
         proposals = {
             count: candidates(
-                Decision(row.facts, row.state, row.scores, count), [*arms(), "random"]
+                Decision(row.facts, row.state, row.scores, count, row.pairs), [*arms(), "random"]
             )
             for count in counts
         }

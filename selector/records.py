@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,12 @@ import pyarrow.parquet as pq
 
 from selector.errors import SelectorError
 from selector.features import Context, Decision, GroupFacts, Matrix
+from selector.pairs import MODES, Pairs
 
-SCHEMA_VERSION = 2
-READABLE = ("1", "2")
-"""Version 1 had the unpruned state and plain removal only; the rest reads as not measured."""
+SCHEMA_VERSION = 3
+READABLE = ("1", "2", "3")
+"""Version 1 had the unpruned state and plain removal only, version 2 no pairs of channels; what is
+missing reads as not measured."""
 GROUPS_FILE = "groups.parquet"
 CANDIDATES_FILE = "candidates.parquet"
 
@@ -36,6 +38,8 @@ class GroupRecord:
     state: Context
     scores: Mapping[str, Matrix]
     """Metric -> raw scores of shape (channels,)."""
+    pairs: Mapping[str, Pairs] = field(default_factory=dict)
+    """Mode of removal -> what every two channels do together."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class Records:
             found.setdefault((row.network, row.context, row.group, row.count), []).append(row)
         for (network, context, name, count), rows in found.items():
             group = by_group[network, context, name]
-            yield group, Decision(group.facts, group.state, group.scores, count), rows
+            yield group, Decision(group.facts, group.state, group.scores, count, group.pairs), rows
 
     def of_networks(self, names: Iterable[str]) -> "Records":
         """Only the records of these networks."""
@@ -182,8 +186,8 @@ def _write(records: Records, provenance: Provenance, root: Path) -> None:
     partial = Path(tempfile.mkdtemp(prefix=f".{provenance.network}.", dir=root))
     try:
         os.chmod(partial, 0o755)
-        groups = pa.Table.from_pylist([_group_row(row) for row in records.groups])
-        rows = pa.Table.from_pylist([asdict(row) for row in records.candidates])
+        groups = _as_table([_group_row(row) for row in records.groups])
+        rows = _as_table([asdict(row) for row in records.candidates])
         for table, name in ((groups, GROUPS_FILE), (rows, CANDIDATES_FILE)):
             pq.write_table(
                 table.replace_schema_metadata(metadata), partial / name, compression="zstd"
@@ -195,6 +199,12 @@ def _write(records: Records, provenance: Provenance, root: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _as_table(rows: list[dict[str, object]]) -> pa.Table:
+    """A table of all columns that any of the rows has: not every group has every metric."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])
+
+
 def _group_row(record: GroupRecord) -> dict[str, object]:
     return {
         "network": record.network,
@@ -203,7 +213,26 @@ def _group_row(record: GroupRecord) -> dict[str, object]:
         "channels": record.channels,
         **{f"fact_{name}": value for name, value in asdict(record.facts).items()},
         **{f"state_{name}": value for name, value in asdict(record.state).items()},
-        **{f"score_{name}": np.asarray(v, np.float64) for name, v in record.scores.items()},
+        **{f"score_{name}": np.asarray(v, np.float32) for name, v in record.scores.items()},
+        **{name: column for mode in record.pairs for name, column in _pair_columns(record, mode)},
+    }
+
+
+def _pair_columns(record: GroupRecord, mode: str) -> Iterator[tuple[str, Matrix]]:
+    found = record.pairs[mode]
+    yield f"pairs_{mode}_first", found.first.astype(np.float32)
+    yield f"pairs_{mode}_scale", found.scale.astype(np.float32)
+    yield f"pairs_{mode}_correlation", found.correlations().astype(np.float16)
+
+
+def _pairs(row: Mapping[str, object]) -> dict[str, Pairs]:
+    columns = ("first", "scale", "correlation")
+    return {
+        mode: Pairs.of_correlations(
+            *(np.asarray(row[f"pairs_{mode}_{name}"], np.float64) for name in columns)
+        )
+        for mode in MODES
+        if row.get(f"pairs_{mode}_first") is not None
     }
 
 
@@ -247,4 +276,5 @@ def _group_record(row: Mapping[str, object]) -> GroupRecord:
         facts=GroupFacts(**{f.name: float(str(row[f"fact_{f.name}"])) for f in fields(GroupFacts)}),
         state=Context(**{f.name: float(str(row[f"state_{f.name}"])) for f in fields(Context)}),
         scores=scores,
+        pairs=_pairs(row),
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from selector.errors import SelectorError
 from selector.moments import Moments, moments_of_rows
+from selector.pairs import Pairs
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ class Signals:
     random: Tensor
     """Uniform numbers, shape (channels,), from the caller's generator."""
     run: Run | None
+    pairs: Mapping[str, Pairs] = field(default_factory=dict)
+    """Mode of removal -> what every two channels do together; empty where not asked for."""
     memo: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
     """Scores already computed, by metric: ensembles ask for those of others."""
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from selector.groups import Group
 from selector.maps import independence, mean_rank
 from selector.moments import Moments, over_images
+from selector.pairs import pair_sums
 
 
 @dataclass
@@ -16,6 +17,8 @@ class PointSums:
 
     channels: int
     device: torch.device
+    pairs: bool = False
+    """Whether products of every two channels are summed, too."""
     moments: dict[str, Tensor] = field(default_factory=dict)
     """Quantity -> the six moments summed over images, shape (6, channels)."""
     special: dict[str, Tensor] = field(default_factory=dict)
@@ -45,6 +48,9 @@ class PointSums:
         if "value" in self.pending and "gradient" in self.pending:
             energy = self.pending["value"][2] * self.pending["gradient"][2]
             _accumulate(self.special, "energy", energy.sqrt().sum(0))
+        if self.pairs and "taylor" in self.pending:
+            products = pair_sums(self.pending["taylor"][0], self.pending["gradient"][0])
+            _accumulate(self.special, "pairs", products)
         if self.pending_maps:
             _accumulate(self.special, "rank", mean_rank(self.pending_maps))
             _accumulate(self.special, "independence", independence(self.pending_maps))
@@ -79,9 +85,9 @@ class Sums:
     producers: PointSums
 
     @classmethod
-    def of(cls, group: Group, device: torch.device) -> "Sums":
-        """Empty sums."""
-        return cls(PointSums(group.channels, device), PointSums(group.channels, device))
+    def of(cls, group: Group, device: torch.device, pairs: bool = False) -> "Sums":
+        """Empty sums; of pairs at the consumers alone, where removal acts."""
+        return cls(PointSums(group.channels, device, pairs), PointSums(group.channels, device))
 
     def finish_batch(self) -> None:
         """Reduce the batch at both points, and what lies across them."""

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch import nn
 
 from selector import records as records_module
 from selector.errors import SelectorError
@@ -49,7 +50,8 @@ def test_a_record_is_what_score_and_oracle_say_of_disjoint_parts(found: Records)
     seen = 0
     for group, decision, rows in found.of_networks(["one"]).decisions():
         for metric, values in group.scores.items():
-            assert np.array_equal(values, scores[group.group][metric].numpy())
+            single = scores[group.group][metric].numpy().astype(np.float32)
+            assert np.array_equal(values, single)
         for row in rows:
             channels = lowest(torch.from_numpy(decision.scores[row.arm]), row.count)
             (selection,) = loss_changes(model, batches[1::3], row.group, [channels])
@@ -192,6 +194,24 @@ def test_parquet_of_somebody_else_is_named(found: Records, tmp_path: Path) -> No
 def test_a_network_is_in_one_set_only(found: Records) -> None:
     with pytest.raises(SelectorError, match=r"network 'one' is in both sets.*another name"):
         found + found.of_networks(["one"])
+
+
+def test_metrics_that_the_first_group_lacks_are_kept(tmp_path: Path) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.ReLU(),
+        nn.Conv2d(4, 5, 3),
+        nn.BatchNorm2d(5),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(80, 5),
+    ).double()
+    found = record(model.eval(), data(9, 3), network="one", ratios=RATIOS, contexts=0)
+    found.save(tmp_path)
+    kept = {group.group: set(group.scores) for group in Records.load(tmp_path).groups}
+    assert kept == {group.group: set(group.scores) for group in found.groups}
+    assert "batchnorm_scale" in kept["2"]
+    assert "batchnorm_scale" not in kept["0"]
 
 
 def test_provenance_names_the_versions(found: Records) -> None:

@@ -150,6 +150,6 @@ def trained(spec: NetworkSpec, weights: Path) -> nn.Module:
 def held_out(spec: NetworkSpec) -> TensorBatches:
     """Images of the training file that the network never saw, in `RECORD_BATCHES` batches."""
     info = DATASETS[spec.dataset]
-    batch = 128 if spec.dataset != "digits" else 55
+    batch = 88 if spec.dataset != "digits" else 55
     images = load(spec.dataset, "train", offset=spec.train_images, limit=RECORD_BATCHES * batch)
     return TensorBatches(images, batch_size=batch, mean=info.mean, std=info.std)
