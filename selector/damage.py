@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from selector.allocation import Stage
-from selector.features import Decision
+from selector.facts import Decision
 from selector.selection import SaliencySelector
 
 LADDER = (0.03, 0.06, 0.12, 0.25, 0.5, 0.75)

@@ -13,12 +13,13 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
+from selector.artefact import shipped_file
 from selector.checkpoint import load_tensors, read_tensors
 from selector.method import Verify
 from selector.objective import evaluate
 from selector.pruning import PruneResult, prune
 from selector.reading import Batches
-from selector.selection import SaliencySelector, shipped_file
+from selector.selection import SaliencySelector
 from selector.tables import count_text, text_table
 
 KEEP_MACS = 0.5

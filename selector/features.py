@@ -1,155 +1,33 @@
-"""A decision described to the selector: named, ordered, scale-free numbers.
+"""A decision described to the selector: named, ordered, scale-free numbers, a row a candidate.
 
-A decision is (group, how many channels to remove); its candidates are the sets that the arms would
-remove. Facts describe the group, the context describes the network's state, and the candidate
-features, the strongest, ask every metric what it thinks of every other metric's choice.
+The candidates of a decision are the sets that the arms would remove. Their features, the strongest,
+ask every metric what it thinks of every other metric's choice, and the pairs of channels what each
+choice would do to the loss as a whole.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import nn
 
-from selector.costs import Costs
-from selector.groups import CONVOLUTION, Group
-from selector.pairs import Pairs
+from selector.facts import CONTEXT, FACTS, Decision
+from selector.pairs import MODES, Matrix, Pairs
 from selector.scoring import lowest
-from selector.signals import Run, Signals
 
-Matrix = npt.NDArray[np.float64]
+TINY = 1e-300
+FLOOR_NATS = 0.002
+"""Added to the spread of a decision's arms, so that decisions without a difference stay small."""
 
-
-@dataclass(frozen=True)
-class GroupFacts:
-    """A group, whatever the metrics say of it."""
-
-    relative_depth: float
-    """Place of the root among the network's counted layers, 0 to 1."""
-    log_channels: float
-    """log2 of the number of removable channels."""
-    relative_width: float
-    """The root's outputs over those of the network's widest layer."""
-    log_fan_in: float
-    """log2 of the root's weights that go with one removable channel."""
-    kernel: float
-    """Root's kernel size, 1 for a linear layer."""
-    log_positions: float
-    """log2 of the positions of a channel's map at the consumers, summed over them."""
-    producers: float
-    consumers: float
-    depthwise: float
-    """Whether a depthwise convolution stands between."""
-    normalised: float
-    """Whether a BatchNorm stands between."""
-    linear_producer: float
-    linear_consumer: float
-    macs_share: float
-    """Share of the network's multiply-accumulates that goes when all channels go."""
-    parameters_share: float
-    norm_spread: float
-    """Standard deviation of the filters' norms over their mean."""
-    norm_skew: float
-    norm_kurtosis: float
-    stable_rank: float
-    """Stable rank of the weight matrix over its smaller dimension, 0 to 1."""
-    mean_cosine: float
-    """Mean cosine between two different filters."""
+_OWN = ("spread", "skew", "tail", "gini", "cliff")
+_NATS = ("taylor", "fisher", "taylor_elementwise")
+"""Metrics that are in nats themselves: their totals forecast the damage."""
+_JOINT = ("log_second", "signed", "interaction", "log_excess", "regret", "second_regret")
+_OVERLAPS = ("votes", "mean_overlap")
 
 
-@dataclass(frozen=True)
-class Context:
-    """The state of the network in which a decision is taken."""
-
-    macs_kept: float
-    """Share of the unpruned network's multiply-accumulates that is left, 0 to 1."""
-    base_loss: float
-    """Loss before the removal, in nats."""
-    relative_loss: float
-    """The same over that of guessing, log of the number of classes."""
-    log_outputs: float
-    """log2 of the number of classes."""
-    log_images: float
-    """log2 of the number of images behind the signals."""
-
-
-@dataclass(frozen=True, eq=False)
-class Decision:
-    """What the selector is asked: which arm's `count` lowest channels should go?"""
-
-    facts: GroupFacts
-    context: Context
-    scores: Mapping[str, Matrix]
-    """Metric -> scores of shape (channels,)."""
-    count: int
-    pairs: Mapping[str, Pairs] = field(default_factory=dict)
-    """Mode of removal -> what every two channels do together; empty in records of old."""
-
-
-FACTS = tuple(field.name for field in fields(GroupFacts))
-CONTEXT = tuple(field.name for field in fields(Context))
-
-
-def describe_run(run: Run, macs_kept: float) -> Context:
-    """The context of all decisions of one pass over the data."""
-    classes = max(run.outputs, 2)
-    return Context(
-        macs_kept=macs_kept,
-        base_loss=run.loss,
-        relative_loss=run.loss / math.log(classes),
-        log_outputs=math.log2(classes),
-        log_images=math.log2(run.images),
-    )
-
-
-def describe_group(model: nn.Module, group: Group, costs: Costs, signals: Signals) -> GroupFacts:
-    """The facts of a group, from the network's layers, their costs, and the weights."""
-    layers = list(costs.layers)
-    root = model.get_submodule(group.name)
-    consumers = [model.get_submodule(name) for name in group.consumers]
-    between = [model.get_submodule(name) for name in group.between]
-    kernel = math.prod(root.kernel_size) ** 0.5 if isinstance(root, CONVOLUTION) else 1.0
-    return GroupFacts(
-        relative_depth=layers.index(group.name) / max(1, len(layers) - 1),
-        log_channels=math.log2(group.channels),
-        relative_width=costs.layers[group.name].outputs
-        / max(layer.outputs for layer in costs.layers.values()),
-        log_fan_in=math.log2(costs.layers[group.name].weights / group.channels),
-        kernel=kernel,
-        log_positions=math.log2(signals.at_consumers.positions),
-        producers=float(len(group.producers)),
-        consumers=float(len(group.consumers)),
-        depthwise=float(any(isinstance(layer, CONVOLUTION) for layer in between)),
-        normalised=float(signals.normalisation_scale is not None),
-        linear_producer=float(isinstance(root, nn.Linear)),
-        linear_consumer=float(any(isinstance(layer, nn.Linear) for layer in consumers)),
-        macs_share=group.macs_per_channel * group.channels / costs.total("macs"),
-        parameters_share=group.parameters_per_channel * group.channels / costs.total("parameters"),
-        **_weight_statistics(signals.weight),
-    )
-
-
-def _weight_statistics(weight: torch.Tensor) -> dict[str, float]:
-    norms = weight.norm(dim=1)
-    centred = norms - norms.mean()
-    deviation = float(centred.square().mean().sqrt())
-    tiny = deviation <= 1e-12 * float(norms.mean())
-    directions = weight / norms.clamp_min(1e-30)[:, None]
-    count = len(weight)
-    cosines = float(directions.sum(0).square().sum() - directions.square().sum())
-    largest = float(torch.linalg.matrix_norm(weight, 2))
-    return {
-        "norm_spread": deviation / max(float(norms.mean()), 1e-30),
-        "norm_skew": 0.0 if tiny else float((centred / deviation).pow(3).mean()),
-        "norm_kurtosis": 0.0 if tiny else float((centred / deviation).pow(4).mean()),
-        "stable_rank": float(norms.square().sum())
-        / max(largest**2, 1e-30)
-        / min(count, weight.shape[1]),
-        "mean_cosine": cosines / max(1, count * (count - 1)),
-    }
+Proposals = Mapping[str, tuple[int, ...]]
+"""Arm -> the channels that it would remove."""
 
 
 def feature_names(metrics: Sequence[str]) -> list[str]:
@@ -160,18 +38,16 @@ def feature_names(metrics: Sequence[str]) -> list[str]:
         "ratio",
         "one_channel",
         *(f"own_{name}" for name in _OWN),
-        "votes",
-        "mean_overlap",
-        "log_taylor",
-        "log_fisher",
-        "log_second_order",
+        *_OVERLAPS,
+        *(f"log_{metric}" for metric in _NATS),
+        *(f"regret_{metric}" for metric in _NATS),
+        *(f"{mode}_{name}" for mode in MODES for name in _JOINT),
+        "mean_excess",
+        "rank_of_excess",
         *(f"share_{metric}" for metric in metrics),
         *(f"excess_{metric}" for metric in metrics),
         *(f"agreement_{metric}" for metric in metrics),
     ]
-
-
-_OWN = ("spread", "skew", "tail", "gini", "cliff")
 
 
 def candidates(decision: Decision, arms: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -183,7 +59,7 @@ def candidates(decision: Decision, arms: Sequence[str]) -> dict[str, tuple[int, 
     }
 
 
-def distinct(proposals: Mapping[str, tuple[int, ...]], order: Iterable[str]) -> list[str]:
+def distinct(proposals: Proposals, order: Iterable[str]) -> list[str]:
     """The arms in this order, without those that propose the same channels as an earlier one."""
     first: dict[tuple[int, ...], str] = {}
     for arm in order:
@@ -191,15 +67,59 @@ def distinct(proposals: Mapping[str, tuple[int, ...]], order: Iterable[str]) -> 
     return list(first.values())
 
 
+def normalised(nats: Matrix) -> Matrix:
+    """Regret over the spread of the decision: (nats - best) / (median - best + 0.002 nats)."""
+    best = nats.min()
+    regrets: Matrix = (nats - best) / (np.median(nats) - best + FLOOR_NATS)
+    return regrets
+
+
+@dataclass(frozen=True, eq=False)
+class Opinions:
+    """What the metrics say of a group's channels, whatever number of them goes."""
+
+    parts: Matrix
+    """Every metric's scores over their total, (metrics, channels); NaN where the group lacks it."""
+    least: Matrix
+    """Lowest total of that for 0, 1, 2, ... channels, (metrics, channels + 1)."""
+    agreement: Matrix
+    """Rank correlation of every two metrics, (metrics, metrics)."""
+
+    @classmethod
+    def of(cls, scores: Mapping[str, Matrix], metrics: Sequence[str]) -> "Opinions":
+        """The opinions of these metrics."""
+        channels = len(next(iter(scores.values())))
+        table = np.array([scores.get(name, np.full(channels, np.nan)) for name in metrics])
+        parts = table / np.maximum(table.sum(1, keepdims=True), TINY)
+        least = np.zeros((len(metrics), channels + 1))
+        least[:, 1:] = np.cumsum(np.sort(parts, 1), 1)
+        ranks = np.argsort(np.argsort(table, 1, kind="stable"), 1, kind="stable") - (
+            (channels - 1) / 2
+        )
+        ranks = np.where(np.isnan(table), np.nan, ranks)
+        ranks /= np.maximum(np.linalg.norm(ranks, axis=1, keepdims=True), 1e-12)
+        return cls(parts, least, ranks @ ranks.T)
+
+
 def describe(
-    decision: Decision, proposals: Mapping[str, tuple[int, ...]], metrics: Sequence[str]
+    decision: Decision,
+    proposals: Proposals,
+    metrics: Sequence[str],
+    opinions: Opinions | None = None,
 ) -> Matrix:
     """One row of features for every arm's proposal, shape (arms, features), in their order.
 
     Shares are relative to the part of the channels that goes: 1 is what a random set would take of
-    that metric's total, less is better. A metric that the group lacks gives NaN.
+    that metric's total, less is better. What the group lacks gives NaN.
+
+    Args:
+        decision: What is asked.
+        proposals: Arm -> the channels that it would remove.
+        metrics: Metrics whose opinion on every proposal is a feature; the arms are among them.
+        opinions: `Opinions.of` the decision's scores and these metrics, where they are at hand.
     """
-    channels = len(next(iter(decision.scores.values())))
+    said = opinions or Opinions.of(decision.scores, metrics)
+    channels = said.parts.shape[1]
     ratio = decision.count / channels
     chosen = np.zeros((len(proposals), channels))
     for row, channel_set in enumerate(proposals.values()):
@@ -208,49 +128,57 @@ def describe(
     shared = np.tile(np.array([*fixed, ratio, float(decision.count == 1)]), (len(proposals), 1))
     own = np.array([_distribution(decision.scores[arm], decision.count) for arm in proposals])
     overlap = chosen @ chosen.T / decision.count
-    votes = (overlap > 1 - 1e-9).mean(1, keepdims=True)
-    shares, excesses, agreements = (np.full((len(proposals), len(metrics)), np.nan) for _ in "123")
-    ranks = {name: _ranks(decision.scores[name]) for name in metrics if name in decision.scores}
-    for column, metric in enumerate(metrics):
-        if metric in decision.scores:
-            values = decision.scores[metric]
-            part = values / max(float(values.sum()), 1e-300)
-            least = float(np.sort(part)[: decision.count].sum())
-            shares[:, column] = chosen @ part / ratio
-            excesses[:, column] = shares[:, column] - least / ratio
-            agreements[:, column] = [ranks[metric] @ ranks[arm] for arm in proposals]
-    damage = np.stack([_log_total(decision.scores, chosen, name) for name in _NATS], 1)
-    rest = [overlap.mean(1, keepdims=True), damage, shares, excesses, agreements]
-    return np.concatenate([shared, own, votes, *rest], 1)
+    overlaps = np.stack([(overlap > 1 - 1e-9).mean(1), overlap.mean(1)], 1)
+    shares = chosen @ said.parts.T / ratio
+    excesses = shares - said.least[:, decision.count] / ratio
+    rows = [metrics.index(arm) for arm in proposals]
+    known = ~np.isnan(said.parts[:, 0])
+    mean_excess = np.log10(excesses[:, known] + 1e-4).mean(1)
+    ranks = np.argsort(np.argsort(mean_excess)) / max(1, len(proposals) - 1)
+    parts = [shared, own, overlaps, _damages(decision.scores, chosen)]
+    parts += [_together(decision.pairs.get(mode), chosen) for mode in MODES]
+    parts += [np.stack([mean_excess, ranks], 1), shares, excesses, said.agreement[rows]]
+    return np.concatenate(parts, 1)
 
 
-_NATS = ("taylor", "fisher", "taylor_elementwise")
-"""Metrics that are in nats themselves: their totals forecast the damage."""
+def _damages(scores: Mapping[str, Matrix], chosen: Matrix) -> Matrix:
+    """Totals of the metrics that are in nats: their logarithms, and the regrets that they imply."""
+    logs, regrets = np.full((2, len(_NATS), len(chosen)), np.nan)
+    for row, name in enumerate(_NATS):
+        if name in scores:
+            nats = chosen @ scores[name]
+            logs[row], regrets[row] = np.log10(nats + 1e-8), normalised(nats)
+    return np.concatenate([logs, regrets]).T
 
 
-def _log_total(scores: Mapping[str, Matrix], chosen: Matrix, name: str) -> Matrix:
-    if name not in scores:
-        return np.full(len(chosen), np.nan)
-    logs: Matrix = np.log10(chosen @ scores[name] + 1e-8)
-    return logs
-
-
-def _ranks(values: Matrix) -> Matrix:
-    """Ranks, centred and of unit length, so that a product of two is Spearman's correlation."""
-    order = np.argsort(np.argsort(values, kind="stable"), kind="stable").astype(np.float64)
-    order -= order.mean()
-    unit: Matrix = order / max(float(np.linalg.norm(order)), 1e-12)
-    return unit
+def _together(pairs: Pairs | None, chosen: Matrix) -> Matrix:
+    """What every choice does as a whole, by first and second order, in one mode of removal."""
+    if pairs is None:
+        return np.full((len(chosen), len(_JOINT)), np.nan)
+    first, square = pairs.of_sets(chosen)
+    second = square / 2
+    alone = chosen @ np.diag(pairs.second) / 2
+    return np.stack(
+        [
+            np.log10(second + 1e-8),
+            first / np.sqrt(np.maximum(square, TINY)),
+            np.log10((second + 1e-12) / (alone + 1e-12)),
+            np.log10((second + 1e-8) / (second.min() + 1e-8)),
+            normalised(second - first),
+            normalised(second),
+        ],
+        1,
+    )
 
 
 def _distribution(values: Matrix, count: int) -> list[float]:
     """How a metric's scores are spread, and how clearly they part what goes from what stays."""
     ordered = np.sort(values)
     mean, deviation = float(ordered.mean()), float(ordered.std())
-    scale = max(mean, 1e-300)
-    skew = float(((ordered - mean) ** 3).mean()) / max(deviation**3, 1e-300)
+    scale = max(mean, TINY)
+    skew = float(((ordered - mean) ** 3).mean()) / max(deviation**3, TINY)
     number = len(ordered)
     weights = 2 * np.arange(1, number + 1) - number - 1
-    gini = float((weights * ordered).sum()) / max(number * float(ordered.sum()), 1e-300)
-    cliff = (ordered[min(count, number - 1)] - ordered[count - 1]) / max(deviation, 1e-300)
+    gini = float((weights * ordered).sum()) / max(number * float(ordered.sum()), TINY)
+    cliff = (ordered[min(count, number - 1)] - ordered[count - 1]) / max(deviation, TINY)
     return [deviation / scale, skew, float(ordered[-1]) / scale, gini, float(cliff)]

@@ -66,7 +66,11 @@ def _follow(model: nn.Module, inputs: object) -> tuple[list[Group], dict[str, st
             continue
         pruner = graph.get_pruner_of_module(module)
         width = pruner.get_out_channels(module)
-        found = graph.get_pruning_group(module, pruner.prune_out_channels, list(range(width)))
+        try:
+            found = graph.get_pruning_group(module, pruner.prune_out_channels, list(range(width)))
+        except Exception as error:  # What it cannot follow (a channel shuffle, say) it fails on.
+            refused[name] = f"Torch-Pruning cannot follow its channels: {error!r}"
+            continue
         visited |= {d.target.module for d, _ in found if graph.is_out_channel_pruning_fn(d.handler)}
         group = _group(model, name, graph, found)
         if isinstance(group, Group):

@@ -1,32 +1,163 @@
 """Records -> what the boosters learn from: features, normalised regrets, loss changes, the SBS."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from selector.errors import SelectorError
-from selector.features import Matrix, candidates, describe
+from selector.facts import Decision
+from selector.features import Opinions, Proposals, candidates, describe, normalised
+from selector.novelty import described
+from selector.pairs import Matrix
 from selector.records import CandidateRecord, Records
 
-FLOOR_NATS = 0.002
-"""Added to the spread of a decision's arms, so that decisions without a difference stay small."""
 CAP = 3.0
 """Normalised regrets above this count as this: one ruined layer teaches no more than another."""
 DAMAGE_OFFSET = 0.005
 """Nats added before the logarithm in which loss changes are learnt."""
 
+Numbers = npt.NDArray[np.intp]
+Names = npt.NDArray[np.str_]
+
+
+@dataclass(frozen=True, eq=False)
+class Described:
+    """Decisions as the boosters see them: one row for each arm's candidate."""
+
+    features: Matrix
+    """Shape (rows, features); the last is the arm's number."""
+    decision: Numbers
+    """Of every row the number of its decision, ascending."""
+    arm: Numbers
+    """Of every row the number of its arm."""
+    proposals: Sequence[Proposals]
+    """Of every decision what the arms would remove, in the order of the rows."""
+    facts: Matrix
+    """Of every decision facts, context and step, shape (decisions, numbers)."""
+
 
 @dataclass(frozen=True, eq=False)
 class TrainingTable:
-    """One row for each candidate of every decision."""
+    """Measured decisions as the boosters see them, with what came of every candidate."""
 
-    features: Matrix
-    regret: Matrix
-    nats: Matrix
+    arms: Sequence[str]
+    metrics: Sequence[str]
+    seen: Described
+    selection: Matrix
+    """Of every row the loss change on the selection split, plain removal."""
+    evaluation: Matrix
+    network: Names
+    """Of every decision."""
+    context: Names
     weight: Matrix
-    network: npt.NDArray[np.str_]
+    """Of every decision."""
+
+    @property
+    def nats(self) -> Matrix:
+        """Of every row the mean loss change over both splits."""
+        mean: Matrix = (self.selection + self.evaluation) / 2
+        return mean
+
+    @property
+    def regret(self) -> Matrix:
+        """Of every row the normalised regret, capped, over both splits."""
+        nats = self.nats
+        parts = np.split(nats, np.flatnonzero(np.diff(self.seen.decision)) + 1)
+        capped: Matrix = np.minimum(np.concatenate([normalised(part) for part in parts]), CAP)
+        return capped
+
+    @property
+    def row_network(self) -> Names:
+        """Of every row its network."""
+        names: Names = self.network[self.seen.decision]
+        return names
+
+    @property
+    def row_weight(self) -> Matrix:
+        """Of every row its weight: those of a decision share the decision's; one on average."""
+        sizes = np.bincount(self.seen.decision)
+        weights: Matrix = (self.weight / sizes)[self.seen.decision]
+        scaled: Matrix = weights / weights.mean()
+        return scaled
+
+    def of_networks(self, names: Iterable[str]) -> "TrainingTable":
+        """Only the decisions of these networks."""
+        kept = np.isin(self.network, list(names))
+        rows = kept[self.seen.decision]
+        seen = Described(
+            self.seen.features[rows],
+            (np.cumsum(kept) - 1)[self.seen.decision[rows]],
+            self.seen.arm[rows],
+            [found for found, keep in zip(self.seen.proposals, kept, strict=True) if keep],
+            self.seen.facts[kept],
+        )
+        return replace(
+            self,
+            seen=seen,
+            selection=self.selection[rows],
+            evaluation=self.evaluation[rows],
+            network=self.network[kept],
+            context=self.context[kept],
+            weight=self.weight[kept],
+        )
+
+
+def describe_all(
+    decisions: Sequence[Decision],
+    proposals: Sequence[Proposals],
+    metrics: Sequence[str],
+    arms: Sequence[str],
+) -> Described:
+    """Decisions as the boosters see them; those that share their scores share the work."""
+    opinions: dict[int, Opinions] = {}
+    rows = []
+    for decision, found in zip(decisions, proposals, strict=True):
+        key = id(decision.scores)
+        if key not in opinions:
+            opinions[key] = Opinions.of(decision.scores, metrics)
+        rows.append(describe(decision, found, metrics, opinions[key]).astype(np.float32))
+    which = np.array([arms.index(arm) for found in proposals for arm in found])
+    sizes = [len(found) for found in proposals]
+    features = np.concatenate([np.concatenate(rows), which[:, None].astype(np.float32)], 1)
+    numbers = np.repeat(np.arange(len(sizes)), sizes)
+    return Described(features, numbers, which, proposals, described(decisions))
+
+
+def training_table(
+    records: Records,
+    arms: Sequence[str],
+    metrics: Sequence[str],
+    weights: Mapping[str, float] | None = None,
+) -> TrainingTable:
+    """All decisions of some records.
+
+    Args:
+        records: Measured candidates.
+        arms: Those whose candidates are learnt from.
+        metrics: Those whose opinion is a feature; the arms are among them.
+        weights: Network -> weight of its decisions; one where it is not named.
+    """
+    decisions, proposals, found = [], [], []
+    networks, contexts = [], []
+    for group, decision, rows in records.decisions():
+        known = {row.arm: row for row in rows if row.arm in arms}
+        decisions.append(decision)
+        proposals.append(candidates(decision, list(known)))
+        found += [known[arm] for arm in proposals[-1]]
+        networks.append(group.network)
+        contexts.append(group.context)
+    return TrainingTable(
+        arms,
+        metrics,
+        describe_all(decisions, proposals, metrics, arms),
+        np.array([row.selection_nats for row in found]),
+        np.array([row.evaluation_nats for row in found]),
+        np.array(networks),
+        np.array(contexts),
+        np.array([(weights or {}).get(name, 1.0) for name in networks]),
+    )
 
 
 def normalised_regrets(rows: Sequence[CandidateRecord]) -> Matrix:
@@ -34,53 +165,27 @@ def normalised_regrets(rows: Sequence[CandidateRecord]) -> Matrix:
     return normalised(np.array([row.nats for row in rows]))
 
 
-def normalised(nats: Matrix) -> Matrix:
-    """Regret over the spread of the decision: (nats - best) / (median - best + 0.002 nats)."""
-    best = nats.min()
-    regrets: Matrix = (nats - best) / (np.median(nats) - best + FLOOR_NATS)
-    return regrets
+def single_best(table: TrainingTable, by: str = "regret") -> str:
+    """The arm with the lowest mean cost among those that always apply.
 
+    Args:
+        table: Measured decisions.
+        by: `regret`, normalised and capped, or `nats`.
 
-def single_best(records: Records, arms: Sequence[str]) -> str:
-    """The arm with the lowest mean normalised regret, capped, among those that always apply."""
-    costs: dict[str, list[float]] = {arm: [] for arm in arms}
-    decisions = 0
-    for _, _, rows in records.decisions():
-        known = [row for row in rows if row.arm in costs]
-        decisions += 1
-        for row, regret in zip(known, normalised_regrets(known), strict=True):
-            costs[row.arm].append(min(float(regret), CAP))
-    always = {arm: float(np.mean(c)) for arm, c in costs.items() if len(c) == decisions}
+    Raises:
+        SelectorError: No arm was measured in every decision.
+    """
+    cost = table.regret if by == "regret" else table.nats
+    count = len(table.network)
+    arm = table.seen.arm
+    always = {
+        name: float(cost[arm == number].mean())
+        for number, name in enumerate(table.arms)
+        if int((arm == number).sum()) == count
+    }
     if not always:
         raise SelectorError("no arm was measured in every decision; record with all the metrics")
     return min(always, key=always.__getitem__)
-
-
-def training_table(records: Records, arms: list[str], metrics: list[str]) -> TrainingTable:
-    """Features and targets of all candidates of these arms; every decision weighs the same."""
-    features, regrets, nats, weights, networks = [], [], [], [], []
-    for group, decision, rows in records.decisions():
-        known = [row for row in rows if row.arm in arms]
-        proposals = candidates(decision, [row.arm for row in known])
-        described = describe(decision, proposals, metrics)
-        features.append(with_arm(described, proposals, arms))
-        regrets.append(np.minimum(normalised_regrets(known), CAP))
-        nats.append(np.array([row.nats for row in known]))
-        weights.append(np.full(len(known), 1 / len(known)))
-        networks += [group.network] * len(known)
-    return TrainingTable(
-        np.concatenate(features),
-        np.concatenate(regrets),
-        np.concatenate(nats),
-        np.concatenate(weights) * len(networks) / len(weights),
-        np.array(networks),
-    )
-
-
-def with_arm(features: Matrix, proposals: Mapping[str, object], arms: Sequence[str]) -> Matrix:
-    """The features with the number of the arm as last column."""
-    column = np.array([[float(arms.index(arm))] for arm in proposals])
-    return np.concatenate([features, column], 1)
 
 
 def log_damage(nats: Matrix) -> Matrix:

@@ -10,7 +10,8 @@ from typing_extensions import Unpack
 from selector.allocation import Stage, Target, Targets, Widths, allocate_evenly
 from selector.damage import allocate_by_damage, damage_curve
 from selector.errors import SelectorError
-from selector.features import Decision, candidates, describe_group, describe_run, distinct
+from selector.facts import Decision, describe_group, describe_run
+from selector.features import candidates, distinct
 from selector.groups import Group, masked
 from selector.measuring import FORWARD, PAIRS, measure_signals
 from selector.method import Allocation, Method, Verify

@@ -19,12 +19,14 @@ from tqdm import tqdm
 
 from selector.contexts import UNPRUNED, PrunedContext, counts_of, draw_contexts, draw_counts
 from selector.errors import SelectorError
-from selector.features import Decision, Matrix, candidates, describe_group, describe_run
+from selector.facts import Decision, describe_group, describe_run
+from selector.features import candidates
 from selector.groups import NORMALISATION, Group
 from selector.journal import Journal
 from selector.measuring import FIRST_ORDER, PAIRS, measure_signals
 from selector.objective import Loss, evaluate
 from selector.oracle import Oracle
+from selector.pairs import Matrix
 from selector.reading import Batches, device_of, probe_inputs, split_batches
 from selector.recalibration import recalibrated_changes
 from selector.records import CandidateRecord, GroupRecord, Provenance, Records
@@ -34,6 +36,8 @@ from selector.scoring import score_signals
 from selector.shifts import Means, measure_means
 from selector.tracing import find_groups
 
+BASELINES = ("rank_mean", "random")
+"""Measured beside the arms, to compare with."""
 RECALIBRATED_SHARE = 0.1
 """Share of the decisions that are measured after recalibration, too."""
 
@@ -201,7 +205,7 @@ class _State:
         dear = [float(torch.rand((), generator=chance)) < RECALIBRATED_SHARE for _ in counts]
         proposals = {
             count: candidates(
-                Decision(row.facts, row.state, row.scores, count, row.pairs), [*arms(), "random"]
+                Decision(row.facts, row.state, row.scores, count, row.pairs), [*arms(), *BASELINES]
             )
             for count in counts
         }

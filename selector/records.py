@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selector.errors import SelectorError
-from selector.features import Context, Decision, GroupFacts, Matrix
-from selector.pairs import MODES, Pairs
+from selector.facts import Context, Decision, GroupFacts
+from selector.pairs import MODES, Matrix, Pairs
 
 SCHEMA_VERSION = 3
 READABLE = ("1", "2", "3")

@@ -1,31 +1,32 @@
 """The selector: learns from records which arm to trust where; predicts, saves, loads."""
 
-import hashlib
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import lightgbm as lgb
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.model_selection import GroupKFold
 
+from selector.artefact import read_artefact, shipped_file, write_artefact
+from selector.boosters import Settings, fit_booster, network_folds, predicted
+from selector.calibration import Intervals, JointErrors
 from selector.errors import SelectorError
-from selector.features import Decision, Matrix, candidates, describe, feature_names
-from selector.files import write_text
+from selector.facts import Decision
+from selector.features import Proposals, candidates, feature_names
 from selector.learning import (
     DAMAGE_OFFSET,
+    Described,
     TrainingTable,
+    describe_all,
     log_damage,
     single_best,
     training_table,
-    with_arm,
 )
-from selector.prediction import Prediction, decide
+from selector.novelty import Familiar
+from selector.pairs import Matrix
+from selector.prediction import Prediction
 from selector.records import Records
 from selector.saliency import find_metric, known_metrics
-
-FORMAT_VERSION = 1
 
 
 class SaliencySelector(BaseEstimator):  # type: ignore[misc]
@@ -39,6 +40,8 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         trees: Trees in each booster.
         leaves: Leaves of each tree.
         learning_rate: Shrinkage of each tree.
+        caution: Standard errors by which the predicted best must beat the single best to be
+            trusted.
         seed: Seed of LightGBM's sampling.
 
     Attributes:
@@ -56,69 +59,74 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
     def __init__(
         self,
         folds: int = 5,
-        trees: int = 100,
-        leaves: int = 7,
+        trees: int = 300,
+        leaves: int = 15,
         learning_rate: float = 0.05,
+        caution: float = 1.0,
         seed: int = 0,
     ) -> None:
         self.folds = folds
         self.trees = trees
         self.leaves = leaves
         self.learning_rate = learning_rate
+        self.caution = caution
         self.seed = seed
 
-    def fit(self, records: Records) -> "SaliencySelector":
+    def fit(
+        self, records: Records, weights: Mapping[str, float] | None = None
+    ) -> "SaliencySelector":
         """Learn from measured candidates.
 
+        Args:
+            records: Of two networks or more.
+            weights: Network -> weight of its decisions, one by default: what counts more, of one's
+                own networks and of others.
+
         Raises:
-            SelectorError: Fewer than two networks or two arms.
+            SelectorError: Fewer than two networks or two arms, or arms that never differ.
         """
-        measured = sorted({row.arm for row in records.candidates})
-        arms = [name for name in known_metrics(measured) if find_metric(name).arm]
-        networks = [provenance.network for provenance in records.networks]
+        arms, metrics = names_of(records)
+        return self.fit_table(training_table(records, arms, metrics, weights))
+
+    def fit_table(self, table: TrainingTable) -> "SaliencySelector":
+        """Learn from decisions that are described already: what evaluation does many times.
+
+        Raises:
+            SelectorError: As `fit`.
+        """
+        networks = sorted(set(table.network.tolist()))
         if len(networks) < 2:
             raise SelectorError(
                 f"records of {len(networks)} network cannot teach what carries over to others; "
                 "record at least two"
             )
-        if len(arms) < 2:
-            raise SelectorError(f"records name {len(arms)} known arm; record at least two metrics")
-        self.arms_, self.metrics_, self.networks_ = arms, known_metrics(measured), networks
-        table = training_table(records, arms, self.metrics_)
-        self.single_best_ = single_best(records, arms)
-        splitter = GroupKFold(min(self.folds, len(networks)))
-        self._regret = [
-            self._booster(table, table.regret, train)
-            for train, _ in splitter.split(table.features, groups=table.network)
-        ]
-        everything = np.arange(len(table.regret))
-        self._damage = self._booster(table, log_damage(table.nats), everything)
+        if not float(np.ptp(table.nats)) > 0:
+            raise SelectorError(
+                "every candidate of these records has the same loss change, so there is nothing to "
+                "learn; check the network's weights and the loss"
+            )
+        self.arms_, self.metrics_ = list(table.arms), list(table.metrics)
+        self.networks_, self.single_best_ = networks, single_best(table)
+        how = Settings(self.trees, self.leaves, self.learning_rate, self.seed)
+        logs, regret = log_damage(table.nats), table.regret
+        regrets, damages = np.zeros((2, len(logs)))
+        self._regret = []
+        for train, left_out in network_folds(table, self.folds):
+            self._regret.append(fit_booster(table, regret, train, self._names, how))
+            regrets[left_out] = predicted(self._regret[-1], table.seen.features[left_out])
+            damage = fit_booster(table, logs, train, self._names, how)
+            damages[left_out] = predicted(damage, table.seen.features[left_out])
+        self._damage = fit_booster(table, logs, np.arange(len(logs)), self._names, how)
+        self._intervals = Intervals.learnt(damages, logs)
+        errors = np.full((len(table.network), len(self.arms_)), np.nan)
+        errors[table.seen.decision, table.seen.arm] = regret - regrets
+        self._joint = JointErrors.learnt(errors, self.seed)
+        self._familiar = Familiar.learnt(table.seen.facts, table.network.tolist(), self.seed)
         return self
 
-    def _booster(self, table: TrainingTable, target: Matrix, rows: "np.typing.NDArray[np.intp]"):  # type: ignore[no-untyped-def]
-        parameters = {
-            "objective": "regression",
-            "learning_rate": self.learning_rate,
-            "num_leaves": self.leaves,
-            "min_data_in_leaf": min(100, max(2, len(rows) // 20)),
-            "feature_fraction": 0.3,
-            "bagging_fraction": 0.7,
-            "bagging_freq": 1,
-            "lambda_l2": 5.0,
-            "seed": self.seed,
-            "deterministic": True,
-            "force_col_wise": True,
-            "num_threads": 1,
-            "verbosity": -1,
-        }
-        data = lgb.Dataset(
-            table.features[rows],
-            target[rows],
-            weight=table.weight[rows],
-            feature_name=[*feature_names(self.metrics_), "arm"],
-            categorical_feature=["arm"],
-        )
-        return lgb.train(parameters, data, self.trees)
+    @property
+    def _names(self) -> list[str]:
+        return [*feature_names(self.metrics_), "arm"]
 
     def predict(self, decision: Decision) -> Prediction:
         """Say which arm to trust for a decision.
@@ -126,17 +134,78 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         Raises:
             SelectorError: Not fitted, or the decision's scores hold none of the arms.
         """
+        return self.predict_many([decision])[0]
+
+    def predict_many(self, decisions: Sequence[Decision]) -> list[Prediction]:
+        """Say which arm to trust for each of some decisions; quicker than one by one.
+
+        Raises:
+            SelectorError: As `predict`.
+        """
         self.check_fitted()
-        proposals = candidates(decision, self.arms_)
-        if self.single_best_ not in proposals:
+        if not decisions:
+            return []
+        proposals = [candidates(decision, self.arms_) for decision in decisions]
+        if any(self.single_best_ not in found for found in proposals):
             raise SelectorError(
                 f"the scores lack {self.single_best_!r}, the selector's single best; "
                 "score with all the metrics"
             )
-        features = with_arm(describe(decision, proposals, self.metrics_), proposals, self.arms_)
-        regrets = np.stack([booster.predict(features) for booster in self._regret])
-        nats = np.exp(self._damage.predict(features)) - DAMAGE_OFFSET
-        return decide(proposals, regrets, nats, self.single_best_)
+        return self.predict_described(describe_all(decisions, proposals, self.metrics_, self.arms_))
+
+    def predict_described(self, seen: Described) -> list[Prediction]:
+        """As `predict_many`, of decisions that are described already."""
+        regrets = np.stack([predicted(booster, seen.features) for booster in self._regret])
+        logs = predicted(self._damage, seen.features)
+        novelty = self._familiar.novelty(seen.facts)
+        ends = np.cumsum([len(found) for found in seen.proposals])
+        spans = [slice(e - len(found), e) for found, e in zip(seen.proposals, ends, strict=True)]
+        return [
+            self._decided(found, regrets[:, span], logs[span], far)
+            for found, span, far in zip(seen.proposals, spans, novelty.tolist(), strict=True)
+        ]
+
+    def _decided(
+        self,
+        proposals: Proposals,
+        regrets: Matrix,
+        logs: Matrix,
+        novelty: float,
+    ) -> Prediction:
+        """Weigh the boosters' regrets, shape (boosters, arms): trust the best, or the single best.
+
+        The predicted best is trusted inside the training distribution where its gain over the
+        single best exceeds the gain's jackknife standard error, or where both would remove the same
+        channels.
+        """
+        arms = list(proposals)
+        mean = regrets.mean(0)
+        best, fixed = int(mean.argmin()), arms.index(self.single_best_)
+        gains = regrets[:, fixed] - regrets[:, best]
+        count = len(gains)
+        # Jackknife over folds of networks: the boosters share most of their data.
+        error = float(((count - 1) / count * np.square(gains - gains.mean()).sum()) ** 0.5)
+        gain = float(gains.mean())
+        differs = proposals[arms[best]] != proposals[self.single_best_]
+        fell_back = differs and (gain <= self.caution * error or novelty > 1)
+        trusted = self.single_best_ if fell_back else arms[best]
+        regret = dict(zip(arms, (mean - mean.min()).tolist(), strict=True))
+        others = [arm for arm in arms if proposals[arm] != proposals[trusted]]
+        nats = (np.exp(logs) - DAMAGE_OFFSET).tolist()
+        bounds = self._intervals.around(logs).tolist()
+        return Prediction(
+            trusted=trusted,
+            runner_up=min(others, key=regret.__getitem__, default=None),
+            fell_back=fell_back,
+            gain=gain,
+            gain_error=error,
+            novelty=novelty,
+            proposals=proposals,
+            regret=regret,
+            loss_change_nats=dict(zip(arms, nats, strict=True)),
+            loss_change_interval={a: (b[0], b[1]) for a, b in zip(arms, bounds, strict=True)},
+            portfolio=self._joint.portfolio(regret, proposals, self.arms_, trusted),
+        )
 
     def check_fitted(self) -> None:
         """Make sure that it has learnt.
@@ -151,53 +220,58 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         """Write the boosters as LightGBM text and the rest as JSON, with checksums.
 
         Raises:
-            SelectorError: Not fitted.
+            SelectorError: Not fitted, or a file cannot be written.
         """
         self.check_fitted()
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        texts = {f"regret_{i}.txt": b.model_to_string() for i, b in enumerate(self._regret)}
-        texts["damage.txt"] = self._damage.model_to_string()
-        for name, text in texts.items():
-            write_text(target / name, text)
+        boosters = {f"regret_{i}": b.model_to_string() for i, b in enumerate(self._regret)}
+        boosters["damage"] = self._damage.model_to_string()
         description = {
-            "format_version": FORMAT_VERSION,
             "parameters": self.get_params(),
             "arms": self.arms_,
             "metrics": self.metrics_,
+            "features": self._names,
             "single_best": self.single_best_,
             "networks": self.networks_,
-            "sha256": {name: _digest(text) for name, text in texts.items()},
+            "intervals": {
+                "edges": self._intervals.edges.tolist(),
+                "quantiles": self._intervals.quantiles.tolist(),
+            },
+            "joint_errors": np.round(self._joint.draws, 4).tolist(),
+            "familiar": self._familiar.as_lists(),
         }
-        # Last, so that a folder with this file is whole.
-        write_text(target / "selector.json", json.dumps(description, indent=1) + "\n")
+        write_artefact(Path(folder), description, boosters)
 
     @classmethod
     def load(cls, folder: str | Path) -> "SaliencySelector":
         """Read a saved selector.
 
         Raises:
-            SelectorError: Missing, damaged, of another format, or with metrics unknown here.
+            SelectorError: Missing, damaged, of another format, or with metrics or features unknown
+                here.
         """
-        source = Path(folder)
-        description, texts = _read_saved(source)
-        for name, text in texts.items():
-            if _digest(text) != description["sha256"][name]:
-                raise SelectorError(f"{source / name} is damaged: its checksum does not fit")
-        known = known_metrics(description["metrics"])
-        unknown = [name for name in description["metrics"] if name not in known]
+        body, texts = read_artefact(Path(folder))
+        known = known_metrics(body["metrics"])
+        unknown = [name for name in body["metrics"] if name not in known]
         if unknown:
             raise SelectorError(
-                f"{source} needs metric {unknown[0]!r}, which is not in the table; "
+                f"{folder} needs metric {unknown[0]!r}, which is not in the table; "
                 "register it before loading, or fit the selector again"
             )
-        found = cls(**description["parameters"])
-        found.arms_, found.metrics_ = description["arms"], description["metrics"]
-        found.single_best_ = description["single_best"]
-        found.networks_ = description["networks"]
+        found = cls(**body["parameters"])
+        found.arms_, found.metrics_ = body["arms"], body["metrics"]
+        if body["features"] != found._names:
+            raise SelectorError(
+                f"{folder} learnt from other features than this version describes decisions by; "
+                "fit the selector again"
+            )
+        found.single_best_, found.networks_ = body["single_best"], body["networks"]
         boosters = {name: lgb.Booster(model_str=text) for name, text in texts.items()}
-        found._damage = boosters.pop("damage.txt")
+        found._damage = boosters.pop("damage")
         found._regret = list(boosters.values())
+        intervals = body["intervals"]
+        found._intervals = Intervals(*(np.array(intervals[n]) for n in ("edges", "quantiles")))
+        found._joint = JointErrors(np.array(body["joint_errors"]))
+        found._familiar = Familiar.of_lists(body["familiar"])
         return found
 
     @classmethod
@@ -210,36 +284,15 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         return cls.load(shipped_file("selector"))
 
 
-def shipped_file(name: str) -> Path:
-    """A file or folder of `models/`: inside the installed package, else in the checkout."""
-    here = Path(__file__).resolve().parent
-    for root in (here / "models", here.parent / "models"):
-        if (root / name).exists():
-            return root / name
-    raise SelectorError(f"the shipped {name!r} is missing; install saliency-selector again")
+def names_of(records: Records) -> tuple[list[str], list[str]]:
+    """The arms that some records measured, and the metrics that they hold scores of.
 
-
-DESCRIBED = ("parameters", "arms", "metrics", "single_best", "networks", "sha256")
-
-
-def _read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The description of a saved selector and the texts of its boosters."""
-    try:
-        description = json.loads((folder / "selector.json").read_text())
-        version = description["format_version"]
-        if version == FORMAT_VERSION:
-            missing = [key for key in DESCRIBED if key not in description]
-            if missing or "damage.txt" not in description["sha256"]:
-                raise KeyError(missing[0] if missing else "damage.txt")
-            texts = {name: (folder / name).read_text() for name in description["sha256"]}
-            return description, texts
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SelectorError(f"{folder} is not a saved selector: {error}") from error
-    raise SelectorError(
-        f"{folder} has format {version}, this version reads {FORMAT_VERSION}; "
-        "fit the selector again"
-    )
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    Raises:
+        SelectorError: Fewer than two arms.
+    """
+    measured = sorted({row.arm for row in records.candidates})
+    arms = [name for name in known_metrics(measured) if find_metric(name).arm]
+    if len(arms) < 2:
+        raise SelectorError(f"records name {len(arms)} known arm; record at least two metrics")
+    scored = sorted({name for group in records.groups for name in group.scores})
+    return arms, known_metrics(scored)

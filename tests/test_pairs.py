@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selector.features import Matrix
 from selector.measuring import FIRST_ORDER, PAIRS, measure_signals
-from selector.pairs import Pairs
+from selector.pairs import Matrix, Pairs
 from selector.reading import probe_inputs
 from selector.recording import record
 from selector.records import Records

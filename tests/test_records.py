@@ -68,7 +68,7 @@ def test_a_record_is_what_score_and_oracle_say_of_disjoint_parts(found: Records)
 def test_every_metric_of_every_group_is_a_candidate_at_every_ratio(found: Records) -> None:
     by_group = {(g.network, g.group): g for g in found.groups}
     for group, decision, rows in found.decisions():
-        assert {row.arm for row in rows} == {*arms(), "random"} & set(group.scores)
+        assert {row.arm for row in rows} == {*arms(), "rank_mean", "random"} & set(group.scores)
         assert set(first_order_metrics()) - set(group.scores) <= {"batchnorm_scale"}
         assert 1 <= decision.count < group.channels
         ids = {}

@@ -10,20 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from selector.artefact import write_artefact
 from selector.errors import SelectorError
-from selector.features import (
-    Context,
-    Decision,
-    GroupFacts,
-    Matrix,
-    candidates,
-    describe,
-    describe_group,
-    describe_run,
-    feature_names,
-)
-from selector.learning import CAP, normalised_regrets, single_best
+from selector.facts import Context, Decision, GroupFacts, describe_group, describe_run
+from selector.features import candidates, describe, feature_names
+from selector.learning import CAP, normalised_regrets, single_best, training_table
 from selector.measuring import measure_signals
+from selector.pairs import Matrix
 from selector.records import CandidateRecord, GroupRecord, Provenance, Records
 from selector.saliency import METRICS, arms
 from selector.scoring import score_signals
@@ -173,7 +166,7 @@ def test_single_best_by_hand() -> None:
         expected = [(row.nats - nats[0]) / (nats[1] - nats[0] + 0.002) for row in rows]
         assert normalised_regrets(rows) == pytest.approx(expected)
     best = min(costs, key=lambda arm: sum(costs[arm]))
-    assert single_best(records, ARMS) == best
+    assert single_best(training_table(records, ARMS, ARMS)) == best
 
 
 def decisions(model: nn.Module) -> dict[str, Decision]:
@@ -293,15 +286,21 @@ def test_a_missing_file_is_named(saved: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "culprit"),
     [
-        ("format_version", 99, "format 99, this version reads 1; fit the selector again"),
+        ("format_version", 99, "format 99, this version reads 2; fit the selector again"),
         ("metrics", ["l1", "astrology"], "metric 'astrology', which is not in the table.*fit"),
     ],
 )
 def test_another_format_or_an_unknown_metric_is_named(
     saved: Path, key: str, value: object, culprit: str
 ) -> None:
-    path = saved / "selector.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    body = json.loads((saved / "selector.json").read_text())
+    boosters = {
+        path.stem: path.read_text() for path in sorted(saved.glob("*.txt"))
+    }  # A whole artefact, written by somebody else's version.
+    write_artefact(saved, {k: v for k, v in body.items() if k != "sha256"} | {key: value}, boosters)
+    if key == "format_version":
+        path = saved / "selector.json"
+        path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 99'))
     with pytest.raises(SelectorError, match=culprit):
         SaliencySelector.load(saved)
 
@@ -312,9 +311,9 @@ def test_another_format_or_an_unknown_metric_is_named(
         "",
         "not json",
         "{}",
-        '{"format_version": 1}',
+        '{"format_version": 2}',
         "[]",
-        '{"format_version": 1, "sha256": {}}',
+        '{"format_version": 2, "sha256": {}}',
     ],
 )
 def test_a_description_that_is_none_is_named(saved: Path, text: str) -> None:

@@ -11,6 +11,7 @@ from selector.records import Records
 from selector.selection import SaliencySelector
 from selector.tables import text_table
 from training import campaign as campaigns
+from training import evaluation_report
 from training.backends import BackendName
 from training.benchmarks import first as first_benchmark
 from training.benchmarks import founding as founding_runs
@@ -20,9 +21,7 @@ from training.benchmarks import oracle as oracle_benchmark
 from training.benchmarks import records as records_benchmark
 from training.benchmarks import saliency as saliency_benchmark
 from training.benchmarks.founding_methods import METHODS
-from training.benchmarks.results_file import write_result
 from training.demo_network import train_demo_network
-from training.evaluation import leave_one_family_out
 from training.zoo import FIRST_ZOO
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,40 +67,14 @@ def demo_network(output: Path = ROOT / "models" / "demo_digits.safetensors") -> 
 
 
 @app.command()
-def evaluate(data: Path = ROOT / "data") -> None:
-    """Leave one family out: how much of the gap between SBS and oracle is closed."""
-    found = leave_one_family_out(Records.load(data), progress=True)
-    rows = [
-        [
-            row.method,
-            f"{row.oracle_calls:.0f}",
-            f"{row.regret:.3f}",
-            f"{row.nats:.4f}",
-            f"{row.gap_closed:.1%}",
-            f"{row.gap_closed_nats:.1%}",
-        ]
-        for row in found.methods
-    ]
-    columns = ["method", "oracle calls", "regret", "nats", "gap closed", "gap closed, nats"]
-    print(text_table(columns, rows))
-    print(
-        f"{found.decisions} decisions, {found.networks} networks of {found.families} families, each"
-        f" judged without its family; selector worse than SBS on {found.worse_than_single_best:.0%}"
-        f" of the networks; fell back to SBS in {found.fallback_share:.0%} of the decisions"
-    )
-    summary = {
-        "gap_closed": found.of("selector").gap_closed,
-        "gap_closed_nats": found.of("selector").gap_closed_nats,
-        "gap_closed_verify2": found.of("selector, verify=2").gap_closed,
-        "gap_closed_verify3": found.of("selector, verify=3").gap_closed,
-        "gap_closed_portfolio2": found.of("fixed portfolio of 2 + oracle").gap_closed,
-        "gap_closed_portfolio3": found.of("fixed portfolio of 3 + oracle").gap_closed,
-        "worse_than_single_best": found.worse_than_single_best,
-        "networks": float(found.networks),
-        "families": float(found.families),
-        "decisions": float(found.decisions),
-    }
-    print(write_result("evaluation", summary, [vars(row) for row in found.methods]))
+def evaluate(
+    data: Path = ROOT / "data",
+    seeds: Annotated[int, typer.Option(help="Selectors of so many seeds, left out by family.")] = 3,
+    jobs: Annotated[int, typer.Option(help="Processes.")] = 2,
+    curve: Annotated[bool, typer.Option(help="Learn from part of the networks, too.")] = True,
+) -> None:
+    """Judge selectors on families, data sets, and both, that they have not seen."""
+    evaluation_report.run(data, seeds=seeds, jobs=jobs, curve=curve)
 
 
 @app.command()

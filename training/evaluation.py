@@ -1,167 +1,172 @@
 """How far a selector closes the gap between the single best metric and the oracle, held out.
 
-Leave one family out: a selector learns from the networks of all other families and is judged on
-those of this one. Every choice is scored on the evaluation split; what is chosen by measuring (the
-VBS, shortlists) is chosen on the selection split, so nothing is judged by what it was chosen by.
+Leave one family, one data set, or both out: a selector learns from the other networks and is judged
+on these. Nothing is tuned on the test side: SBS, portfolios and all settings come from the networks
+that are learnt from.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from tqdm import tqdm
 
-from selector.features import Matrix
-from selector.learning import CAP, normalised, normalised_regrets, single_best
+from selector.facts import CONTEXT, FACTS
+from selector.features import feature_names
+from selector.judging import SBS_NATS, SBS_REGRET, SELECTOR, VBS, Grid, Judged, Outcome, joined
+from selector.learning import Numbers, TrainingTable, training_table
+from selector.pairs import Matrix
 from selector.prediction import Prediction
-from selector.records import CandidateRecord, Records
-from selector.saliency import find_metric, known_metrics
-from selector.selection import SaliencySelector
+from selector.recording import BASELINES
+from selector.records import Records
+from selector.selection import SaliencySelector, names_of
+from training.baselines import (
+    PORTFOLIOS,
+    best_arms,
+    best_by_nats,
+    best_by_regret,
+    greedy_portfolio,
+    group_features_only,
+    linear,
+    lowest_joint_effect,
+    nearest_neighbours,
+)
+from training.splits import SplitName, folds_of
+
+RATIO_BINS: Mapping[str, tuple[float, float]] = {
+    "up to 10 %": (0.0, 0.1),
+    "10 to 25 %": (0.1, 0.25),
+    "25 to 50 %": (0.25, 0.5),
+    "above 50 %": (0.5, 1.0),
+}
+"""Shares of a group's channels that go."""
 
 
-@dataclass(frozen=True)
-class Judged:
-    """One method over all held-out decisions."""
-
-    method: str
-    oracle_calls: float
-    """Candidates measured in each decision."""
-    regret: float
-    """Mean normalised regret, capped at 3."""
-    nats: float
-    """Mean loss change of what was chosen."""
-    gap_closed: float
-    """(SBS - method) / (SBS - VBS) on normalised regret."""
-    gap_closed_nats: float
-    """The same on loss changes in nats."""
+def table_of(records: Records) -> TrainingTable:
+    """Described once, for all folds."""
+    return training_table(records, *names_of(records))
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """All methods, and how the selector did on single networks."""
+def evaluated(
+    records: Records,
+    table: TrainingTable,
+    split: SplitName = "family",
+    *,
+    selector: SaliencySelector | None = None,
+    baselines: bool = True,
+    share: float = 1.0,
+    progress: bool = False,
+) -> Judged:
+    """Judge selectors that have not seen what they are judged on.
 
-    decisions: int
-    networks: int
-    families: int
-    methods: tuple[Judged, ...]
-    worse_than_single_best: float
-    """Share of held-out networks on which the selector's regret is above the SBS's."""
-    fallback_share: float
-    """Share of decisions in which the single best was kept for want of a credible gain."""
-
-    def of(self, method: str) -> Judged:
-        """The row of a method."""
-        return next(row for row in self.methods if row.method == method)
-
-
-@dataclass(frozen=True, eq=False)
-class _HeldOut:
-    """A decision on a held-out network, with what was known without it."""
-
-    network: str
-    rows: Sequence[CandidateRecord]
-    prediction: Prediction
-    single_best: str
-    portfolios: Sequence[Sequence[str]]
-    """Fixed greedy portfolios of 1, 2, 3 arms of the training networks."""
-
-    def cost(self, row: CandidateRecord) -> float:
-        """Normalised regret on the evaluation split."""
-        regrets = normalised(np.array([r.evaluation_nats for r in self.rows]))
-        return min(float(regrets[list(self.rows).index(row)]), CAP)
-
-    def arm(self, name: str) -> CandidateRecord:
-        """What an arm chose."""
-        return next(row for row in self.rows if row.arm == name)
-
-    def measured(self, arms: Sequence[str]) -> CandidateRecord:
-        """The best of these arms on the selection split."""
-        found = [row for row in self.rows if row.arm in arms]
-        return min(found, key=lambda row: row.selection_nats)
-
-
-def leave_one_family_out(records: Records, *, progress: bool = False) -> Evaluation:
-    """Judge selectors that have not seen the family they are judged on."""
-    families = sorted({p.family for p in records.networks})
-    held: list[_HeldOut] = []
-    for family in tqdm(families, "families", disable=not progress):
-        inside = [p.network for p in records.networks if p.family == family]
-        outside = [p.network for p in records.networks if p.family != family]
-        held += _held_out(records.of_networks(outside), records.of_networks(inside))
-    return _judge(held, len(families))
-
-
-def _held_out(train: Records, test: Records) -> list[_HeldOut]:
-    learnt = SaliencySelector().fit(train)
-    measured = {row.arm for row in train.candidates}
-    arms = [name for name in known_metrics(sorted(measured)) if find_metric(name).arm]
-    best = single_best(train, arms)
-    portfolios = greedy_portfolios(train, arms, 3)
-    return [
-        _HeldOut(
-            group.network,
-            [row for row in rows if row.arm in arms],
-            learnt.predict(decision),
-            best,
-            portfolios,
+    Args:
+        records: Of many networks.
+        table: `table_of` them.
+        split: What is left out together.
+        selector: Its settings are used; the defaults otherwise.
+        baselines: Whether the dearer baselines are judged, too.
+        share: Part of the networks that is learnt from, drawn at random: for learning curves.
+        progress: Show a progress bar.
+    """
+    chance = np.random.default_rng(0)
+    families = {p.network: p.family for p in records.networks}
+    extra = _measured_beside(records)
+    parts = []
+    for fold in tqdm(folds_of(records.networks, split), split, disable=not progress):
+        few = chance.permutation(fold.train)[: max(2, round(share * len(fold.train)))]
+        train, test = table.of_networks(few.tolist()), table.of_networks(fold.test)
+        learnt = SaliencySelector(**(selector or SaliencySelector()).get_params()).fit_table(train)
+        beside = {name: found[np.isin(table.network, fold.test)] for name, found in extra.items()}
+        predictions = learnt.predict_described(test.seen)
+        outcomes = _outcomes(predictions, train, test, beside, baselines)
+        parts.append(
+            Judged(
+                {one.method: one for one in outcomes},
+                test.network,
+                np.array([families[name] for name in test.network.tolist()]),
+                test.context,
+                test.seen.facts[:, -1],
+                _forecasts(predictions, test),
+            )
         )
-        for group, decision, rows in test.decisions()
-    ]
+    return joined(parts)
 
 
-def greedy_portfolios(records: Records, arms: Sequence[str], size: int) -> list[list[str]]:
-    """Arms added one by one, each the one that lowers the mean regret of the best in it most."""
-    table = []
+def _measured_beside(records: Records) -> dict[str, Matrix]:
+    """Baseline metric -> loss changes of its candidates, (decisions,), where all have them."""
+    found: dict[str, list[float]] = {name: [] for name in BASELINES}
+    count = 0
     for _, _, rows in records.decisions():
-        known = [row for row in rows if row.arm in arms]
-        regret = dict(zip([row.arm for row in known], normalised_regrets(known), strict=True))
-        table.append(np.array([min(regret.get(arm, CAP), CAP) for arm in arms]))
-    costs: Matrix = np.stack(table)
-    chosen: list[int] = []
-    for _ in range(size):
-        left = [i for i in range(len(arms)) if i not in chosen]
-        chosen.append(min(left, key=lambda i: float(costs[:, [*chosen, i]].min(1).mean())))
-    return [[arms[i] for i in chosen[: n + 1]] for n in range(size)]
+        count += 1
+        for row in rows:
+            if row.arm in found:
+                found[row.arm].append(row.evaluation_nats)
+    return {name: np.array(nats) for name, nats in found.items() if len(nats) == count}
 
 
-def _judge(held: Sequence[_HeldOut], families: int) -> Evaluation:
-    arms = sorted({row.arm for decision in held for row in decision.rows})
-    choosers: dict[str, tuple[float, Callable[[_HeldOut], CandidateRecord]]] = {
-        "single best (SBS)": (0, lambda d: d.arm(d.single_best)),
-        "selector": (0, lambda d: d.arm(d.prediction.trusted)),
-        "fixed portfolio of 2 + oracle": (2, lambda d: d.measured(d.portfolios[1])),
-        "selector, verify=2": (2, lambda d: d.measured(d.prediction.shortlist(2))),
-        "fixed portfolio of 3 + oracle": (3, lambda d: d.measured(d.portfolios[2])),
-        "selector, verify=3": (3, lambda d: d.measured(d.prediction.shortlist(3))),
-        "oracle (VBS)": (len(arms), lambda d: d.measured(arms)),
-    }
-    costs = {m: np.array([d.cost(pick(d)) for d in held]) for m, (_, pick) in choosers.items()}
-    nats = {
-        m: np.array([pick(d).evaluation_nats for d in held]) for m, (_, pick) in choosers.items()
-    }
-    fixed = {m: (costs[m].mean(), nats[m].mean()) for m in costs}
-    base, top = fixed["single best (SBS)"], fixed["oracle (VBS)"]
+def _forecasts(predictions: Sequence[Prediction], test: TrainingTable) -> Matrix:
     rows = [
-        Judged(
-            method,
-            calls,
-            float(fixed[method][0]),
-            float(fixed[method][1]),
-            float((base[0] - fixed[method][0]) / (base[0] - top[0])),
-            float((base[1] - fixed[method][1]) / (base[1] - top[1])),
-        )
-        for method, (calls, _) in choosers.items()
+        (found.loss_change_nats[arm], *found.loss_change_interval[arm])
+        for found in predictions
+        for arm in found.proposals
     ]
-    networks = np.array([d.network for d in held])
-    worse = [
-        costs["selector"][networks == n].mean() > costs["single best (SBS)"][networks == n].mean()
-        for n in np.unique(networks)
-    ]
-    return Evaluation(
-        decisions=len(held),
-        networks=len(worse),
-        families=families,
-        methods=tuple(rows),
-        worse_than_single_best=float(np.mean(worse)),
-        fallback_share=float(np.mean([d.prediction.fell_back for d in held])),
-    )
+    return np.concatenate([np.array(rows), test.nats[:, None]], 1)
+
+
+def _outcomes(
+    predictions: Sequence[Prediction],
+    train: TrainingTable,
+    test: TrainingTable,
+    beside: Mapping[str, Matrix],
+    baselines: bool,
+) -> Iterator[Outcome]:
+    before, grid = Grid.of(train), Grid.of(test)
+
+    def outcome(method: str, calls: float, nats: Matrix) -> Outcome:
+        return Outcome(method, calls, nats, grid.regrets(grid.evaluation, nats))
+
+    def of_arms(method: str, calls: float, chosen: Numbers | Sequence[int]) -> Outcome:
+        return outcome(method, calls, grid.of_arms(chosen))
+
+    count = len(test.network)
+    every = grid.evaluation
+    yield Outcome("mean of all arms", 0, np.nanmean(every, 1), np.nanmean(grid.regrets(every), 1))
+    for name, nats in beside.items():
+        yield outcome(name, 0, nats)
+    yield of_arms(SBS_NATS, 0, [best_by_nats(before)] * count)
+    yield of_arms(SBS_REGRET, 0, [best_by_regret(before)] * count)
+    for number, arm in enumerate(test.arms):
+        if not np.isnan(every[:, number]).any():
+            yield of_arms(f"always {arm}", 0, [number] * count)
+    if baselines:
+        yield of_arms("nearest neighbours", 0, nearest_neighbours(train, test))
+        yield of_arms("linear", 0, linear(train, test))
+        yield of_arms("group features only", 0, group_features_only(train, test, _facts(train)))
+    joint = [*feature_names(test.metrics), "arm"].index("plain_second_regret")
+    yield of_arms("lowest joint Fisher", 0, lowest_joint_effect(test, joint))
+    for size in PORTFOLIOS:
+        for name, fixed in (
+            (f"fixed best {size} + oracle", best_arms(before, size)),
+            (f"fixed portfolio of {size} + oracle", greedy_portfolio(before, size)),
+        ):
+            yield of_arms(name, size, grid.measured([fixed] * count))
+    numbers = {name: number for number, name in enumerate(test.arms)}
+    yield of_arms(SELECTOR, 0, [numbers[found.trusted] for found in predictions])
+    bold = [numbers[min(found.regret, key=found.regret.__getitem__)] for found in predictions]
+    yield of_arms("selector, never falling back", 0, bold)
+    for size in PORTFOLIOS:
+        lists = [[numbers[name] for name in found.shortlist(size)] for found in predictions]
+        calls = float(np.mean([len(one) for one in lists])) if size > 1 else 0
+        yield of_arms(f"selector, verify={size}", calls, grid.measured(lists))
+    yield of_arms(VBS, len(test.arms), grid.measured())
+
+
+def _facts(table: TrainingTable) -> list[int]:
+    """Columns of the features that describe the group, the state and the step, and the arm."""
+    names = [*feature_names(table.metrics), "arm"]
+    wanted = {*FACTS, *CONTEXT, "ratio", "one_channel", "arm"}
+    return [number for number, name in enumerate(names) if name in wanted]
+
+
+def in_bin(judged: Judged, low: float, high: float) -> Matrix:
+    """Weights of the decisions whose ratio lies in (low, high], shape (decisions,)."""
+    return ((judged.ratio > low) & (judged.ratio <= high)).astype(np.float64)

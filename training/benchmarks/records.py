@@ -14,8 +14,9 @@ import matplotlib as mpl
 import numpy as np
 from scipy.stats import spearmanr
 
-from selector.features import Matrix
-from selector.learning import CAP, normalised, single_best
+from selector.features import normalised
+from selector.learning import CAP, single_best
+from selector.pairs import Matrix
 from selector.records import CandidateRecord, GroupRecord, Records
 from selector.saliency import find_metric, known_metrics
 from selector.tables import text_table

@@ -1,0 +1,76 @@
+"""LightGBM as it is used here: settings, one booster, boosters that each leave networks out."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+from sklearn.model_selection import GroupKFold
+
+from selector.learning import Numbers, TrainingTable
+from selector.pairs import Matrix
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How boosters learn."""
+
+    trees: int
+    leaves: int
+    learning_rate: float
+    seed: int
+
+    def of(self, rows: int) -> dict[str, Any]:
+        """LightGBM's parameters for so many rows."""
+        return {
+            "objective": "regression",
+            "learning_rate": self.learning_rate,
+            "num_leaves": self.leaves,
+            "min_data_in_leaf": min(100, max(2, rows // 20)),
+            "feature_fraction": 0.3,
+            "bagging_fraction": 0.7,
+            "bagging_freq": 1,
+            "lambda_l2": 5.0,
+            "max_bin": 127,
+            "seed": self.seed,
+            "deterministic": True,
+            "force_col_wise": True,
+            # Fastest on shared machines, and the same numbers everywhere.
+            "num_threads": 1,
+            "verbosity": -1,
+        }
+
+
+def fit_booster(
+    table: TrainingTable, target: Matrix, rows: Numbers, names: Sequence[str], settings: Settings
+) -> lgb.Booster:
+    """Learn a target from some rows of the table; the last feature is the arm's number.
+
+    Args:
+        table: Features and weights.
+        target: Shape (all rows,).
+        rows: Those to learn from.
+        names: Of the features.
+        settings: How.
+    """
+    data = lgb.Dataset(
+        table.seen.features[rows],
+        target[rows],
+        weight=table.row_weight[rows],
+        feature_name=list(names),
+        categorical_feature=["arm"],
+    )
+    return lgb.train(settings.of(len(rows)), data, settings.trees)
+
+
+def network_folds(table: TrainingTable, folds: int) -> Iterator[tuple[Numbers, Numbers]]:
+    """Rows of all networks but some, and of those, so that every network is left out once."""
+    names = table.row_network
+    yield from GroupKFold(min(folds, len(np.unique(names)))).split(names, groups=names)
+
+
+def predicted(booster: lgb.Booster, features: Matrix) -> Matrix:
+    """What a booster says, shape (rows,); one thread, as when it learnt."""
+    found: Matrix = booster.predict(features, num_threads=1)
+    return found

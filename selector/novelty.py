@@ -1,0 +1,89 @@
+"""How far a decision lies from those that were learnt from: distance to centres of their facts."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from sklearn.cluster import KMeans
+from sklearn.model_selection import GroupKFold
+
+from selector.facts import Decision
+from selector.pairs import Matrix
+
+CENTRES = 64
+FOLDS = 5
+INSIDE = 0.99
+"""Share of the decisions on networks not seen that count as inside."""
+
+
+def described(decisions: Sequence[Decision]) -> Matrix:
+    """Facts, context and step of decisions, shape (decisions, numbers)."""
+    return np.array(
+        [
+            [
+                *asdict(one.facts).values(),
+                *asdict(one.context).values(),
+                one.count / len(next(iter(one.scores.values()))),
+            ]
+            for one in decisions
+        ]
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Familiar:
+    """Where the training decisions lie: centres of their facts in units of their spread."""
+
+    mean: Matrix
+    spread: Matrix
+    centres: Matrix
+    """Shape (centres, numbers)."""
+    radius: float
+    """Distance to the nearest centre within which nearly all training decisions lie."""
+
+    @classmethod
+    def learnt(cls, facts: Matrix, networks: Sequence[str], seed: int) -> "Familiar":
+        """From the facts of the training decisions, shape (decisions, numbers), and their networks.
+
+        The radius is that of decisions on networks that the centres have not seen.
+        """
+        names = np.array(networks)
+        far = np.empty(len(facts))
+        for train, left_out in GroupKFold(min(FOLDS, len(np.unique(names)))).split(
+            facts, groups=names
+        ):
+            far[left_out] = cls._centred(facts[train], seed).novelty(facts[left_out])
+        radius = float(np.quantile(far, INSIDE))
+        return replace(cls._centred(facts, seed), radius=max(radius, 1e-6))
+
+    @classmethod
+    def _centred(cls, facts: Matrix, seed: int) -> "Familiar":
+        mean, spread = facts.mean(0), np.maximum(facts.std(0), 1e-6)
+        points = (facts - mean) / spread
+        count = min(CENTRES, len(np.unique(points, axis=0)))
+        found = KMeans(count, n_init=1, random_state=seed).fit(points)
+        return cls(mean, spread, np.asarray(found.cluster_centers_, np.float64), 1.0)
+
+    def novelty(self, facts: Matrix) -> Matrix:
+        """Distance to the nearest centre over the radius, shape (decisions,)."""
+        points = (facts - self.mean) / self.spread
+        gaps = np.linalg.norm(points[:, None] - self.centres, axis=2)
+        nearest: Matrix = gaps.min(1) / self.radius
+        return nearest
+
+    def as_lists(self) -> dict[str, object]:
+        """For JSON."""
+        return {
+            "mean": self.mean.tolist(),
+            "spread": self.spread.tolist(),
+            "centres": self.centres.tolist(),
+            "radius": self.radius,
+        }
+
+    @classmethod
+    def of_lists(cls, lists: dict[str, object]) -> "Familiar":
+        """Undo `as_lists`."""
+        mean, spread, centres = (
+            np.asarray(lists[name], np.float64) for name in ("mean", "spread", "centres")
+        )
+        return cls(mean, spread, centres, float(str(lists["radius"])))
