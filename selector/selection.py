@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,19 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         self.seed = seed
 
     def fit(self, records: Records) -> "SaliencySelector":
-        """Learn from measured candidates.
+        """Learn from measured candidates; networks of foreign origin are left out, with a warning.
 
         Raises:
             SelectorError: Fewer than two networks or two arms.
         """
+        foreign = [p.network for p in records.networks if p.origin != "own"]
+        if foreign:
+            warnings.warn(
+                f"left out of the fit: {', '.join(foreign)}, of foreign origin, which are kept for "
+                "testing; records.own() leaves them out beforehand",
+                stacklevel=2,
+            )
+            records = records.own()
         measured = sorted({row.arm for row in records.candidates})
         arms = [name for name in known_metrics(measured) if find_metric(name).arm]
         networks = [provenance.network for provenance in records.networks]
