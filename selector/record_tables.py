@@ -131,3 +131,22 @@ def forget_partial(root: Path, network: str) -> None:
     for path in root.iterdir():
         if pattern.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def check_versions(root: Path, names: Sequence[str], version: str) -> None:
+    """Make sure that records can be added to a folder: those in it have the same schema version.
+
+    Raises:
+        SelectorError: They have another one, or cannot be read; the first folder is named.
+    """
+    for folder in folders_with(root, names) if root.is_dir() else ():
+        path = folder / names[0]
+        try:
+            found = (pq.read_schema(path).metadata or {}).get(VERSION, b"none").decode()
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise SelectorError(f"{path} cannot be read as Parquet: {error}") from error
+        if found != version:
+            raise SelectorError(
+                f"{folder} has records schema {found}, new records have {version}; they do not "
+                "mix: name another folder, or move the old records away"
+            )

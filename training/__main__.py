@@ -11,6 +11,7 @@ from selector.records import Records
 from selector.selection import SaliencySelector
 from selector.tables import text_table
 from training import campaign as campaigns
+from training import campaign_log
 from training.backends import BackendName
 from training.benchmarks import first as first_benchmark
 from training.benchmarks import founding as founding_runs
@@ -23,9 +24,18 @@ from training.benchmarks.founding_methods import METHODS
 from training.benchmarks.results_file import write_result
 from training.demo_network import train_demo_network
 from training.evaluation import leave_one_family_out
-from training.zoo import FIRST_ZOO
+from training.foreign import FOREIGN
+from training.tasks import foreign_task
+from training.zoo import zoo_of
 
 ROOT = Path(__file__).resolve().parents[1]
+Jobs = Annotated[int, typer.Option(help="Processes; several may share a GPU.")]
+Minutes = Annotated[
+    float | None, typer.Option(help="Stop then, after the group at hand; training is finished.")
+]
+Device = Annotated[str | None, typer.Option(help="Where to compute; a GPU if there is one.")]
+Backend = Annotated[str, typer.Option(help="local, dask or ray.")]
+Address = Annotated[str | None, typer.Option(help="Scheduler of a cluster.")]
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 
@@ -33,30 +43,72 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 def campaign(
     data: Path = ROOT / "data",
     weights: Path = ROOT / "runs" / "zoo",
-    jobs: Annotated[int, typer.Option(help="Processes.")] = 2,
-    minutes: Annotated[float | None, typer.Option(help="Begin no network later.")] = None,
-    backend: Annotated[str, typer.Option(help="local, dask or ray.")] = "local",
-    address: Annotated[str | None, typer.Option(help="Scheduler of a cluster.")] = None,
+    zoo: Annotated[str, typer.Option(help="sampled, or first.")] = "sampled",
+    count: Annotated[int | None, typer.Option(help="Networks to draw; 160.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the networks drawn; 2026.")] = None,
+    datasets: Annotated[
+        str | None, typer.Option(help="Data sets to draw for, with commas between them.")
+    ] = None,
+    jobs: Jobs = 2,
+    minutes: Minutes = None,
+    device: Device = None,
+    backend: Backend = "local",
+    address: Address = None,
 ) -> None:
-    """Train and record the networks of the zoo that are not recorded yet."""
+    """Train and record the networks of the zoo that are not recorded yet.
+
+    Exit status: 0 if all are recorded, 1 if a network failed, 3 if only time was lacking.
+    """
+    drawn = zoo_of(zoo, count, seed, None if datasets is None else datasets.split(","))
     outcomes = campaigns.run(
-        FIRST_ZOO,
+        drawn,
         data,
         weights,
         jobs=jobs,
         minutes=minutes,
         backend=cast(BackendName, backend),
         address=address,
+        device=device,
     )
-    print(text_table(["network", "outcome"], [[o.network, o.reason] for o in outcomes]))
-    if not all(outcome.done for outcome in outcomes):
-        raise typer.Exit(1)
+    print(campaign_log.summary(outcomes, weights))
+    raise typer.Exit(campaign_log.exit_status(outcomes))
+
+
+@app.command()
+def record_foreign(
+    data: Path = ROOT / "data",
+    weights: Path = ROOT / "runs" / "zoo",
+    networks: Annotated[str, typer.Option(help="Networks, with commas between them.")] = ",".join(
+        FOREIGN
+    ),
+    jobs: Jobs = 2,
+    minutes: Minutes = None,
+    device: Device = None,
+    backend: Backend = "local",
+    address: Address = None,
+) -> None:
+    """Record the networks that others trained, on test images; no selector learns from them.
+
+    Exit status as of `campaign`.
+    """
+    outcomes = campaigns.run(
+        [foreign_task(name) for name in networks.split(",")],
+        data,
+        weights,
+        jobs=jobs,
+        minutes=minutes,
+        backend=cast(BackendName, backend),
+        address=address,
+        device=device,
+    )
+    print(campaign_log.summary(outcomes, weights))
+    raise typer.Exit(campaign_log.exit_status(outcomes))
 
 
 @app.command()
 def fit(data: Path = ROOT / "data", output: Path = ROOT / "models" / "selector") -> None:
     """Fit the shipped selector on the shipped records."""
-    learnt = SaliencySelector().fit(Records.load(data))
+    learnt = SaliencySelector().fit(Records.load(data).own())
     learnt.save(output)
     print(f"{output}: {len(learnt.networks_)} networks, single best {learnt.single_best_}")
 
@@ -70,7 +122,7 @@ def demo_network(output: Path = ROOT / "models" / "demo_digits.safetensors") -> 
 @app.command()
 def evaluate(data: Path = ROOT / "data") -> None:
     """Leave one family out: how much of the gap between SBS and oracle is closed."""
-    found = leave_one_family_out(Records.load(data), progress=True)
+    found = leave_one_family_out(Records.load(data).own(), progress=True)
     rows = [
         [
             row.method,
