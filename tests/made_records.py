@@ -21,9 +21,12 @@ def made(
     origin: str = "own",
     family: str = "made",
     contexts: Sequence[str] = ("unpruned",),
+    compensated: bool = False,
 ) -> Records:
     """Networks with measurements drawn at random; the same name gives the same ones."""
-    found = [_one(n, seed, groups, metrics, origin, family, contexts) for n in networks]
+    found = [
+        _one(n, seed, groups, metrics, origin, family, contexts, compensated) for n in networks
+    ]
     return Records(
         tuple(p for one in found for p in one.networks),
         tuple(row for one in found for row in one.groups),
@@ -39,6 +42,7 @@ def _one(
     origin: str,
     family: str,
     contexts: Sequence[str],
+    compensated: bool,
 ) -> Records:
     chance = np.random.default_rng([seed, *network.encode()])
     versions = json.dumps({"metrics": list(metrics)})
@@ -52,11 +56,12 @@ def _one(
                 m: chance.uniform(size=channels).astype(np.float32).astype(np.float64)
                 for m in metrics or METRICS
             }
-            state = Context(1.0, 0.5, 0.5, 3.0, 8.0)
+            kept = float(context.partition("-")[2] or 1)
+            state = Context(kept, 0.5, 0.5, 3.0, 8.0)
             rows.append(GroupRecord(network, context, name, channels, facts, state, scores))
             for count in (1, 4):
                 for place, arm in enumerate(metrics or METRICS):
-                    loss = chance.uniform(size=4).tolist()
+                    loss = chance.uniform(size=8 if compensated else 4).tolist()
                     row = CandidateRecord(network, context, name, count, arm, place, *loss)
                     candidates.append(row)
     return Records((provenance,), tuple(rows), tuple(candidates))
