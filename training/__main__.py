@@ -22,6 +22,7 @@ from training.benchmarks import records as records_benchmark
 from training.benchmarks import saliency as saliency_benchmark
 from training.benchmarks.founding_methods import METHODS
 from training.benchmarks.results_file import write_result
+from training.data_card import write_card
 from training.demo_network import train_demo_network
 from training.evaluation import leave_one_family_out
 from training.foreign import FOREIGN
@@ -103,6 +104,17 @@ def record_foreign(
     )
     print(campaign_log.summary(outcomes, weights))
     raise typer.Exit(campaign_log.exit_status(outcomes))
+
+
+@app.command()
+def data_card(
+    data: Path = ROOT / "data",
+    weights: Annotated[
+        Path, typer.Option(help="Folder of trained networks, whose test accuracies are taken in.")
+    ] = ROOT / "runs" / "zoo",
+) -> None:
+    """Write the counted part of the data card: networks, columns, what the audit found."""
+    print(write_card(data, weights if weights.is_dir() else None))
 
 
 @app.command()
