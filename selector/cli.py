@@ -96,7 +96,9 @@ def fit(
 ) -> str:
     """Fit a selector on your own records."""
     check_selector_folder(output, overwrite)
-    measured = Records.load(records)
+    everything = Records.load(records)
+    measured = everything.own()
+    foreign = [p.network for p in everything.of_origin("foreign").networks]
     learnt = SaliencySelector().fit(measured)
     write_selector(learnt, output)
     tell_written(output)
@@ -107,11 +109,14 @@ def fit(
             "single_best": learnt.single_best_,
             "networks": learnt.networks_,
             "candidates": len(measured.candidates),
+            "left_out": foreign,
         }
         return json.dumps(found, indent=1)
+    left_out = f"\nleft out, of foreign origin: {', '.join(foreign)}" if foreign else ""
     return (
         f"arms: {', '.join(learnt.arms_)}\nsingle best: {learnt.single_best_}\n"
         f"learnt from {len(measured.candidates)} candidates of {len(learnt.networks_)} networks"
+        + left_out
     )
 
 

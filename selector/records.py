@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,18 @@ import pyarrow.parquet as pq
 from selector.errors import SelectorError
 from selector.facts import Context, Decision, GroupFacts
 from selector.pairs import MODES, Matrix, Pairs
+from selector.provenance import ORIGINS, check_metrics, check_mixture
+from selector.provenance import Provenance as Provenance
+from selector.record_tables import (
+    folders_with,
+    forget_partial,
+    many_objects,
+    provenance_of,
+    read_table,
+    rows_of,
+    tuples_of,
+    version_of,
+)
 
 SCHEMA_VERSION = 3
 READABLE = ("1", "2", "3")
@@ -22,6 +34,7 @@ READABLE = ("1", "2", "3")
 missing reads as not measured."""
 GROUPS_FILE = "groups.parquet"
 CANDIDATES_FILE = "candidates.parquet"
+FILES = (GROUPS_FILE, CANDIDATES_FILE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,30 +89,6 @@ class CandidateRecord:
         return (self.selection_nats + self.evaluation_nats) / 2
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """Where a network's records come from."""
-
-    network: str
-    family: str
-    dataset: str
-    origin: str
-    """`own` for networks that a selector may learn from, `foreign` for those kept for testing."""
-    images: int
-    """Images behind the signals, and in each of the two splits."""
-    versions: str
-    """Of this package, torch and the metrics, as JSON."""
-    seed: int = 0
-    """Of the drawn contexts and counts, and of the `random` metric."""
-    device: str = ""
-    """Where it was measured."""
-    macs: float | None = None
-    """Multiply-accumulates per image of the unpruned network."""
-    parameters: float | None = None
-    accuracy: float | None = None
-    """Share of the images of both splits that the unpruned network classifies right."""
-
-
 @dataclass(frozen=True, eq=False)
 class Records:
     """Measurements on any number of networks."""
@@ -127,17 +116,32 @@ class Records:
             tuple(row for row in self.candidates if row.network in kept),
         )
 
+    def of_origin(self, origin: str) -> "Records":
+        """Only the records of networks of one of `ORIGINS`.
+
+        Raises:
+            SelectorError: The origin is unknown.
+        """
+        if origin not in ORIGINS:
+            raise SelectorError(f"unknown origin {origin!r}; known: {', '.join(ORIGINS)}")
+        return self.of_networks(p.network for p in self.networks if p.origin == origin)
+
+    def own(self) -> "Records":
+        """Only the records that a selector may learn from."""
+        return self.of_origin("own")
+
     def __add__(self, other: "Records") -> "Records":
         """Records of both; a network may be in one of them only.
 
         Raises:
-            SelectorError: A network is in both.
+            SelectorError: A network is in both, or they were recorded with different metrics.
         """
         twice = {p.network for p in self.networks} & {p.network for p in other.networks}
         if twice:
             raise SelectorError(
                 f"network {sorted(twice)[0]!r} is in both sets of records; give it another name"
             )
+        check_metrics((*self.networks, *other.networks))
         return Records(
             self.networks + other.networks,
             self.groups + other.groups,
@@ -151,7 +155,10 @@ class Records:
             SelectorError: A network is there already; nothing is overwritten.
         """
         root = Path(folder)
-        root.mkdir(parents=True, exist_ok=True)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SelectorError(f"{root} cannot be written: {error}") from error
         for provenance in self.networks:
             if (root / provenance.network).exists():
                 raise SelectorError(
@@ -165,16 +172,23 @@ class Records:
         """Read a network's folder, or a folder of such folders.
 
         Raises:
-            SelectorError: Nothing there, a file that cannot be read, or another schema version.
+            SelectorError: Nothing there, a file that cannot be read, another schema version, or
+                networks that do not belong together.
         """
         root = Path(folder)
-        found = sorted(root.rglob(CANDIDATES_FILE))
+        found = folders_with(root, FILES)
         if not found:
             raise SelectorError(f"no records in {root}: no {CANDIDATES_FILE} below it")
-        result = cls((), (), ())
-        for path in found:
-            result = result + _read(path.parent)
-        return result
+        with many_objects():
+            parts = {str(path): _read(path) for path in found}
+        check_mixture(
+            {place: (part.networks[0], version) for place, (part, version) in parts.items()}
+        )
+        return cls(
+            tuple(p for part, _ in parts.values() for p in part.networks),
+            tuple(row for part, _ in parts.values() for row in part.groups),
+            tuple(row for part, _ in parts.values() for row in part.candidates),
+        )
 
 
 def _write(records: Records, provenance: Provenance, root: Path) -> None:
@@ -182,15 +196,20 @@ def _write(records: Records, provenance: Provenance, root: Path) -> None:
         "schema_version": str(SCHEMA_VERSION),
         "provenance": json.dumps(asdict(provenance)),
     }
-    # A folder appears under its name only when both files are whole.
-    partial = Path(tempfile.mkdtemp(prefix=f".{provenance.network}.", dir=root))
+    forget_partial(root, provenance.network)
+    partial = root / f".{provenance.network}"
     try:
+        # A folder appears under its name only when both files are whole.
+        partial = Path(tempfile.mkdtemp(prefix=f".{provenance.network}.", dir=root))
         os.chmod(partial, 0o755)
         groups = _as_table([_group_row(row) for row in records.groups])
         rows = _as_table([asdict(row) for row in records.candidates])
         for table, name in ((groups, GROUPS_FILE), (rows, CANDIDATES_FILE)):
             pq.write_table(
-                table.replace_schema_metadata(metadata), partial / name, compression="zstd"
+                table.replace_schema_metadata(metadata),
+                partial / name,
+                compression="zstd",
+                write_page_checksum=True,
             )
         partial.rename(root / provenance.network)
     except OSError as error:
@@ -236,31 +255,36 @@ def _pairs(row: Mapping[str, object]) -> dict[str, Pairs]:
     }
 
 
-def _read(folder: Path) -> Records:
-    groups, candidates = (_table(folder / name) for name in (GROUPS_FILE, CANDIDATES_FILE))
+def _read(folder: Path) -> tuple[Records, str]:
+    """A network's records, and the version of their schema."""
+    groups, candidates = (read_table(folder / name, READABLE) for name in FILES)
     try:
-        provenance = Provenance(**json.loads(groups.schema.metadata[b"provenance"]))
-        return Records(
-            (provenance,),
-            tuple(_group_record(row) for row in groups.to_pylist()),
-            tuple(CandidateRecord(**row) for row in candidates.to_pylist()),
+        about = provenance_of(groups)
+        if provenance_of(candidates) != about or version_of(candidates) != version_of(groups):
+            raise ValueError("its two files come from different recordings")
+        names = [column.name for column in fields(CandidateRecord)]
+        needed = [c.name for c in fields(CandidateRecord) if c.default is MISSING]
+        candidates.select(needed)
+        if unknown := set(candidates.column_names) - set(names):
+            raise ValueError(f"unknown columns {sorted(unknown)}")
+        found = Records(
+            (Provenance(**about),),  # type: ignore[arg-type]
+            tuple(_group_record(row) for row in rows_of(groups)),
+            tuple(CandidateRecord(*row) for row in tuples_of(candidates, names)),  # type: ignore[arg-type]
         )
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        _check_whole(found)
+        check_metrics(found.networks)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SelectorError(f"{folder} holds no records of ours: {error!r}") from error
+    return found, version_of(groups)
 
 
-def _table(path: Path) -> pa.Table:
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise SelectorError(f"{path} cannot be read as Parquet: {error}") from error
-    version = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
-    if version not in READABLE:
-        raise SelectorError(
-            f"{path} has records schema {version}, this version reads {', '.join(READABLE)}; "
-            "record the network again"
-        )
-    return table
+def _check_whole(records: Records) -> None:
+    """Every candidate's group must be there."""
+    groups = {(row.context, row.group) for row in records.groups}
+    for context, group in {(row.context, row.group) for row in records.candidates}:
+        if (context, group) not in groups:
+            raise ValueError(f"group {group!r} of {context!r} is in {CANDIDATES_FILE} only")
 
 
 def _group_record(row: Mapping[str, object]) -> GroupRecord:

@@ -1,5 +1,6 @@
 """The selector: learns from records which arm to trust where; predicts, saves, loads."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -75,7 +76,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
     def fit(
         self, records: Records, weights: Mapping[str, float] | None = None
     ) -> "SaliencySelector":
-        """Learn from measured candidates.
+        """Learn from measured candidates; networks of foreign origin are left out, with a warning.
 
         Args:
             records: Of two networks or more.
@@ -85,6 +86,14 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         Raises:
             SelectorError: Fewer than two networks or two arms, or arms that never differ.
         """
+        foreign = [p.network for p in records.networks if p.origin != "own"]
+        if foreign:
+            warnings.warn(
+                f"left out of the fit: {', '.join(foreign)}, of foreign origin, which are kept for "
+                "testing; records.own() leaves them out beforehand",
+                stacklevel=2,
+            )
+            records = records.own()
         arms, metrics = names_of(records)
         return self.fit_table(training_table(records, arms, metrics, weights))
 

@@ -12,6 +12,8 @@ from typing import ParamSpec
 import typer
 
 from selector.errors import SelectorError
+from selector.record_tables import check_versions
+from selector.records import FILES, SCHEMA_VERSION
 from selector.selection import SaliencySelector
 
 SELECTOR_FILE = "selector.json"
@@ -71,9 +73,11 @@ def check_new_records(folder: Path, network: str) -> None:
     """Make sure that a network's records can be added to a folder.
 
     Raises:
-        SelectorError: The network is there already, or the folder cannot be written.
+        SelectorError: The network is there already, the folder cannot be written, or it holds
+            records of another schema version.
     """
     _check_folder(folder)
+    check_versions(folder, FILES, str(SCHEMA_VERSION))
     if (folder / network).exists():
         raise SelectorError(f"{folder / network} exists; choose another --network or --output")
 

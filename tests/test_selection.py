@@ -70,7 +70,7 @@ def synthetic(names: Sequence[str], seed: int, groups: int = 12) -> Records:
 @pytest.fixture(scope="module")
 def fitted() -> SaliencySelector:
     records = synthetic([f"network{i}" for i in range(10)], 0)
-    return SaliencySelector(trees=200).fit(records)
+    return SaliencySelector(trees=200, caution=0.25).fit(records)
 
 
 def test_it_learns_whom_to_trust_where(fitted: SaliencySelector) -> None:
@@ -142,7 +142,9 @@ def test_save_and_load_give_identical_predictions(fitted: SaliencySelector, tmp_
 
 
 def test_the_same_records_give_the_same_selector(fitted: SaliencySelector, tmp_path: Path) -> None:
-    again = SaliencySelector(trees=200).fit(synthetic([f"network{i}" for i in range(10)], 0))
+    again = SaliencySelector(trees=200, caution=0.25).fit(
+        synthetic([f"network{i}" for i in range(10)], 0)
+    )
     for _, decision, _ in synthetic(["unseen"], 94).decisions():
         assert again.predict(decision).regret == fitted.predict(decision).regret
 

@@ -9,9 +9,8 @@ import typer
 from selector.errors import SelectorError
 from selector.records import Records
 from selector.selection import SaliencySelector
-from selector.tables import text_table
 from training import campaign as campaigns
-from training import evaluation_report
+from training import campaign_log, evaluation_report
 from training.backends import BackendName
 from training.benchmarks import first as first_benchmark
 from training.benchmarks import founding as founding_runs
@@ -21,10 +20,20 @@ from training.benchmarks import oracle as oracle_benchmark
 from training.benchmarks import records as records_benchmark
 from training.benchmarks import saliency as saliency_benchmark
 from training.benchmarks.founding_methods import METHODS
+from training.data_card import write_card
 from training.demo_network import train_demo_network
-from training.zoo import FIRST_ZOO
+from training.foreign import FOREIGN
+from training.tasks import foreign_task
+from training.zoo import zoo_of
 
 ROOT = Path(__file__).resolve().parents[1]
+Jobs = Annotated[int, typer.Option(help="Processes; several may share a GPU.")]
+Minutes = Annotated[
+    float | None, typer.Option(help="Stop then, after the group at hand; training is finished.")
+]
+Device = Annotated[str | None, typer.Option(help="Where to compute; a GPU if there is one.")]
+Backend = Annotated[str, typer.Option(help="local, dask or ray.")]
+Address = Annotated[str | None, typer.Option(help="Scheduler of a cluster.")]
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 
@@ -32,30 +41,83 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 def campaign(
     data: Path = ROOT / "data",
     weights: Path = ROOT / "runs" / "zoo",
-    jobs: Annotated[int, typer.Option(help="Processes.")] = 2,
-    minutes: Annotated[float | None, typer.Option(help="Begin no network later.")] = None,
-    backend: Annotated[str, typer.Option(help="local, dask or ray.")] = "local",
-    address: Annotated[str | None, typer.Option(help="Scheduler of a cluster.")] = None,
+    zoo: Annotated[str, typer.Option(help="sampled, or first.")] = "sampled",
+    count: Annotated[int | None, typer.Option(help="Networks to draw; 160.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the networks drawn; 2026.")] = None,
+    datasets: Annotated[
+        str | None, typer.Option(help="Data sets to draw for, with commas between them.")
+    ] = None,
+    jobs: Jobs = 2,
+    minutes: Minutes = None,
+    device: Device = None,
+    backend: Backend = "local",
+    address: Address = None,
 ) -> None:
-    """Train and record the networks of the zoo that are not recorded yet."""
+    """Train and record the networks of the zoo that are not recorded yet.
+
+    Exit status: 0 if all are recorded, 1 if a network failed, 3 if only time was lacking.
+    """
+    drawn = zoo_of(zoo, count, seed, None if datasets is None else datasets.split(","))
     outcomes = campaigns.run(
-        FIRST_ZOO,
+        drawn,
         data,
         weights,
         jobs=jobs,
         minutes=minutes,
         backend=cast(BackendName, backend),
         address=address,
+        device=device,
     )
-    print(text_table(["network", "outcome"], [[o.network, o.reason] for o in outcomes]))
-    if not all(outcome.done for outcome in outcomes):
-        raise typer.Exit(1)
+    print(campaign_log.summary(outcomes, weights))
+    raise typer.Exit(campaign_log.exit_status(outcomes))
+
+
+@app.command()
+def record_foreign(
+    data: Path = ROOT / "data",
+    weights: Path = ROOT / "runs" / "zoo",
+    networks: Annotated[str, typer.Option(help="Networks, with commas between them.")] = ",".join(
+        FOREIGN
+    ),
+    jobs: Jobs = 2,
+    minutes: Minutes = None,
+    device: Device = None,
+    backend: Backend = "local",
+    address: Address = None,
+) -> None:
+    """Record the networks that others trained, on test images; no selector learns from them.
+
+    Exit status as of `campaign`.
+    """
+    outcomes = campaigns.run(
+        [foreign_task(name) for name in networks.split(",")],
+        data,
+        weights,
+        jobs=jobs,
+        minutes=minutes,
+        backend=cast(BackendName, backend),
+        address=address,
+        device=device,
+    )
+    print(campaign_log.summary(outcomes, weights))
+    raise typer.Exit(campaign_log.exit_status(outcomes))
+
+
+@app.command()
+def data_card(
+    data: Path = ROOT / "data",
+    weights: Annotated[
+        Path, typer.Option(help="Folder of trained networks, whose test accuracies are taken in.")
+    ] = ROOT / "runs" / "zoo",
+) -> None:
+    """Write the counted part of the data card: networks, columns, what the audit found."""
+    print(write_card(data, weights if weights.is_dir() else None))
 
 
 @app.command()
 def fit(data: Path = ROOT / "data", output: Path = ROOT / "models" / "selector") -> None:
     """Fit the shipped selector on the shipped records."""
-    learnt = SaliencySelector().fit(Records.load(data))
+    learnt = SaliencySelector().fit(Records.load(data).own())
     learnt.save(output)
     print(f"{output}: {len(learnt.networks_)} networks, single best {learnt.single_best_}")
 

@@ -26,6 +26,7 @@ class ForeignInfo:
 
     Attributes:
         file: Its weights, in the folder `networks` of the shared folder.
+        family: Kind of architecture, in the records.
         build: Makes the untrained network.
         top1_percent: Stated accuracy on the 10,000 test images of CIFAR-10.
         mean: Subtracted from every plane, in units of pixel / 255 and in the order of the planes.
@@ -34,6 +35,7 @@ class ForeignInfo:
     """
 
     file: str
+    family: str
     build: Callable[[], nn.Module]
     top1_percent: float
     mean: tuple[float, ...]
@@ -50,6 +52,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def _he(depth: int, top1_percent: float) -> ForeignInfo:
     return ForeignInfo(
         file=f"he_resnet{depth}_cifar10.safetensors",
+        family="he_residual",
         build=partial(HeResNet, depth),
         top1_percent=top1_percent,
         mean=_IMAGENET_MEAN,
@@ -60,6 +63,7 @@ def _he(depth: int, top1_percent: float) -> ForeignInfo:
 FOREIGN: Mapping[str, ForeignInfo] = {
     "founding_lenet-5": ForeignInfo(
         file="founding_lenet-5.safetensors",
+        family="founding_lenet",
         build=FoundingLeNet,
         top1_percent=69.35,
         mean=(0.0,),
@@ -68,6 +72,7 @@ FOREIGN: Mapping[str, ForeignInfo] = {
     ),
     "founding_cifar10": ForeignInfo(
         file="founding_cifar10.safetensors",
+        family="founding_plain",
         build=FoundingCifar10,
         top1_percent=72.76,
         mean=_CAFFE_MEAN,
@@ -76,6 +81,7 @@ FOREIGN: Mapping[str, ForeignInfo] = {
     ),
     "founding_resnet-20": ForeignInfo(
         file="founding_resnet-20.safetensors",
+        family="founding_residual",
         build=FoundingResNet,
         top1_percent=88.42,
         mean=_CAFFE_MEAN,
@@ -87,6 +93,7 @@ FOREIGN: Mapping[str, ForeignInfo] = {
     "he_resnet44_cifar10": _he(44, 93.10),
     "cy_resnet20_cifar10": ForeignInfo(
         file="cy_resnet20_cifar10.safetensors",
+        family="cy_residual",
         build=CyResNet,
         top1_percent=92.60,
         mean=(0.4914, 0.4822, 0.4465),
@@ -102,7 +109,7 @@ def load_foreign(name: str) -> nn.Module:
         SelectorError: If the name is unknown, the weights are absent or unreadable, or a tensor
             does not fit the network.
     """
-    info = _info(name)
+    info = foreign_info(name)
     shared = shared_folder()
     if shared is None or not (file := shared / "networks" / info.file).is_file():
         raise SelectorError(
@@ -135,11 +142,16 @@ def foreign_batches(name: str, data: ImageData, batch_size: int = 128) -> Tensor
     Raises:
         SelectorError: If the name is unknown or the images are not RGB.
     """
-    info = _info(name)
+    info = foreign_info(name)
     return TensorBatches(data, batch_size=batch_size, mean=info.mean, std=info.std, bgr=info.bgr)
 
 
-def _info(name: str) -> ForeignInfo:
+def foreign_info(name: str) -> ForeignInfo:
+    """Return what is known of one of `FOREIGN`.
+
+    Raises:
+        SelectorError: If the name is unknown.
+    """
     if name not in FOREIGN:
         raise SelectorError(f"unknown foreign network {name!r}; known: {', '.join(FOREIGN)}")
     return FOREIGN[name]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from selector.errors import SelectorError
 from selector.tables import text_table
 from training.recipes import Recipe as Recipe
 from training.recipes import TrainingSummary as TrainingSummary
@@ -10,6 +11,9 @@ from training.specs import NetworkSpec as NetworkSpec
 from training.specs import build as build
 from training.specs import fingerprint as fingerprint
 from training.specs import train as train
+
+COUNT, SEED = 160, 2026
+"""The sample that the shipped records are of."""
 
 
 def zoo_table(specs: Sequence[NetworkSpec]) -> str:
@@ -33,6 +37,33 @@ def zoo_table(specs: Sequence[NetworkSpec]) -> str:
         for spec in specs
     ]
     return text_table(columns, rows)
+
+
+def zoo_of(
+    name: str, count: int | None, seed: int | None, datasets: Sequence[str] | None
+) -> tuple[NetworkSpec, ...]:
+    """Return the networks of a campaign: those chosen by hand, or a sample.
+
+    Args:
+        name: `sampled`, or `first` for those chosen by hand.
+        count: Networks to draw, `COUNT` by default.
+        seed: Of the sample, `SEED` by default.
+        datasets: Data sets to draw for, `SAMPLED` by default.
+
+    Raises:
+        SelectorError: The name is unknown, or options of a sample are given with another zoo.
+    """
+    if name == "sampled":
+        return sample_zoo(
+            COUNT if count is None else count, SEED if seed is None else seed, datasets
+        )
+    if name != "first":
+        raise SelectorError(f"unknown zoo {name!r}; known: sampled, first")
+    given = {"count": count, "seed": seed, "datasets": datasets}
+    for option, value in given.items():
+        if value is not None:
+            raise SelectorError(f"--{option} does nothing with --zoo first; leave it out")
+    return FIRST_ZOO
 
 
 def _cifar(family: str, width: int, depth: int, act: str, recipe: Recipe, seed: int) -> NetworkSpec:

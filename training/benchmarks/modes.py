@@ -26,9 +26,9 @@ from selector.shifts import measure_means
 from selector.tables import text_table
 from selector.tracing import find_groups
 from training.benchmarks.results_file import write_result
-from training.campaign import held_out, trained
 from training.datasets import load
 from training.foreign import foreign_batches, load_foreign
+from training.tasks import held_out, trained
 from training.zoo import FIRST_ZOO
 
 FOREIGN = ("cy_resnet20_cifar10", "he_resnet20_cifar10", "founding_resnet-20")

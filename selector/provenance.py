@@ -1,0 +1,91 @@
+"""Where a network's records come from, and which records belong together."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from selector.errors import SelectorError
+
+ORIGINS = ("own", "foreign")
+"""Networks that a selector may learn from, and those kept for testing."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a network's records come from."""
+
+    network: str
+    family: str
+    dataset: str
+    origin: str
+    """One of `ORIGINS`."""
+    images: int
+    """Images behind the signals, and in each of the two splits."""
+    versions: str
+    """Of this package, torch and the metrics, as JSON."""
+    seed: int = 0
+    """Of the drawn contexts and counts, and of the `random` metric."""
+    device: str = ""
+    """Where it was measured."""
+    macs: float | None = None
+    """Multiply-accumulates per image of the unpruned network."""
+    parameters: float | None = None
+    accuracy: float | None = None
+    """Share of the images of both splits that the unpruned network classifies right."""
+
+    def __post_init__(self) -> None:
+        """Refuse an origin that would be in no set of records."""
+        if self.origin not in ORIGINS:
+            raise SelectorError(
+                f"{self.network}: unknown origin {self.origin!r}; known: {', '.join(ORIGINS)}"
+            )
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics that it was recorded with, in order; none where it is not said."""
+        found = json.loads(self.versions).get("metrics", ())
+        return tuple(sorted(found))
+
+
+def check_mixture(parts: Mapping[str, tuple[Provenance, str]]) -> None:
+    """Make sure that the records of several folders belong together.
+
+    Args:
+        parts: Folder -> the network whose records it holds, and the version of their schema.
+
+    Raises:
+        SelectorError: Several schema versions, a network in two folders, or different metrics.
+    """
+    first, (_, version) = next(iter(parts.items()))
+    places: dict[str, str] = {}
+    for place, (provenance, other) in parts.items():
+        if other != version:
+            raise SelectorError(
+                f"{first} has records schema {version} and {place} has {other}; they do not mix: "
+                "record the older one again, or load them apart"
+            )
+        if provenance.network in places:
+            raise SelectorError(
+                f"network {provenance.network!r} is in {places[provenance.network]} and in "
+                f"{place}; remove one of them"
+            )
+        places[provenance.network] = place
+    check_metrics([provenance for provenance, _ in parts.values()])
+
+
+def check_metrics(networks: Sequence[Provenance]) -> None:
+    """Make sure that networks were recorded with the same metrics.
+
+    A decision's regrets compare its arms; with other arms, the same choice has another regret.
+
+    Raises:
+        SelectorError: They were not; two networks and the metrics in question are named.
+    """
+    told = [(p.network, metrics) for p in networks if (metrics := p.metrics)]
+    for network, metrics in told[1:]:
+        if metrics != told[0][1]:
+            differ = ", ".join(sorted({*metrics} ^ {*told[0][1]}))
+            raise SelectorError(
+                f"networks {told[0][0]!r} and {network!r} were recorded with different metrics: "
+                f"only one of them has {differ}; record one of them again, or load them apart"
+            )

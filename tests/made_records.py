@@ -1,0 +1,84 @@
+"""Records made up for tests of what is done with them: no network is measured."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import astuple
+
+import numpy as np
+
+from selector.facts import Context, GroupFacts
+from selector.pairs import Matrix
+from selector.records import CandidateRecord, GroupRecord, Provenance, Records
+
+METRICS = ("l1", "taylor", "fpgm")
+
+
+def made(
+    networks: Sequence[str],
+    *,
+    seed: int = 0,
+    groups: int = 4,
+    metrics: Sequence[str] = METRICS,
+    origin: str = "own",
+    family: str = "made",
+    contexts: Sequence[str] = ("unpruned",),
+    compensated: bool = False,
+) -> Records:
+    """Networks with measurements drawn at random; the same name gives the same ones."""
+    found = [
+        _one(n, seed, groups, metrics, origin, family, contexts, compensated) for n in networks
+    ]
+    return Records(
+        tuple(p for one in found for p in one.networks),
+        tuple(row for one in found for row in one.groups),
+        tuple(row for one in found for row in one.candidates),
+    )
+
+
+def _one(
+    network: str,
+    seed: int,
+    groups: int,
+    metrics: Sequence[str],
+    origin: str,
+    family: str,
+    contexts: Sequence[str],
+    compensated: bool,
+) -> Records:
+    chance = np.random.default_rng([seed, *network.encode()])
+    versions = json.dumps({"metrics": list(metrics)})
+    provenance = Provenance(network, family, "none", origin, 10, versions)
+    rows, candidates = [], []
+    for context in contexts:
+        for number in range(groups):
+            name, channels = f"layer{number}", 8 + number % 5
+            facts = GroupFacts(**{f: float(chance.uniform()) for f in GroupFacts.__annotations__})
+            scores: dict[str, Matrix] = {
+                m: chance.uniform(size=channels).astype(np.float32).astype(np.float64)
+                for m in metrics or METRICS
+            }
+            kept = float(context.partition("-")[2] or 1)
+            state = Context(kept, 0.5, 0.5, 3.0, 8.0)
+            rows.append(GroupRecord(network, context, name, channels, facts, state, scores))
+            for count in (1, 4):
+                for place, arm in enumerate(metrics or METRICS):
+                    loss = chance.uniform(size=8 if compensated else 4).tolist()
+                    row = CandidateRecord(network, context, name, count, arm, place, *loss)
+                    candidates.append(row)
+    return Records((provenance,), tuple(rows), tuple(candidates))
+
+
+def same(one: Records, other: Records) -> bool:
+    """Whether all measurements are equal, to the last bit."""
+    return (
+        one.networks == other.networks
+        and one.candidates == other.candidates
+        and len(one.groups) == len(other.groups)
+        and all(
+            (a.network, a.context, a.group, a.channels, astuple(a.facts), astuple(a.state))
+            == (b.network, b.context, b.group, b.channels, astuple(b.facts), astuple(b.state))
+            and a.scores.keys() == b.scores.keys()
+            and all(np.array_equal(a.scores[m], b.scores[m]) for m in a.scores)
+            for a, b in zip(one.groups, other.groups, strict=True)
+        )
+    )
