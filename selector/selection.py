@@ -94,6 +94,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
                 stacklevel=2,
             )
             records = records.own()
+        _check_enough(len(records.networks))
         arms, metrics = names_of(records)
         return self.fit_table(training_table(records, arms, metrics, weights))
 
@@ -104,11 +105,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             SelectorError: As `fit`.
         """
         networks = sorted(set(table.network.tolist()))
-        if len(networks) < 2:
-            raise SelectorError(
-                f"records of {len(networks)} network cannot teach what carries over to others; "
-                "record at least two"
-            )
+        _check_enough(len(networks))
         if not float(np.ptp(table.nats)) > 0:
             raise SelectorError(
                 "every candidate of these records has the same loss change, so there is nothing to "
@@ -291,6 +288,14 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             SelectorError: It is not there: a broken installation.
         """
         return cls.load(shipped_file("selector"))
+
+
+def _check_enough(networks: int) -> None:
+    if networks < 2:
+        raise SelectorError(
+            f"records of {networks} network cannot teach what carries over to others; "
+            "record at least two"
+        )
 
 
 def names_of(records: Records) -> tuple[list[str], list[str]]:

@@ -82,3 +82,49 @@ def same(one: Records, other: Records) -> bool:
             for a, b in zip(one.groups, other.groups, strict=True)
         )
     )
+
+
+def facts(kernel: float, channels: int, chance: np.random.Generator) -> GroupFacts:
+    values = {name: float(chance.uniform()) for name in GroupFacts.__dataclass_fields__}
+    return GroupFacts(**{**values, "kernel": kernel, "log_channels": float(np.log2(channels))})
+
+
+def lawful(
+    names: Sequence[str],
+    seed: int,
+    groups: int = 12,
+    family: str = "made",
+    dataset: str = "none",
+) -> Records:
+    """Networks in which `l1` is right in 3x3 layers and `taylor` in 1x1 ones; `fpgm` never is."""
+    chance = np.random.default_rng(seed)
+    provenance, group_rows, rows = [], [], []
+    for network in names:
+        provenance.append(Provenance(network, family, dataset, "own", 10, "{}"))
+        for number in range(groups):
+            kernel, channels = (3.0 if number % 2 else 1.0), 16
+            name = f"layer{number}"
+            scores: dict[str, Matrix] = {arm: chance.uniform(size=channels) for arm in METRICS}
+            state = Context(1.0, 0.5, 0.5, 3.0, 8.0)
+            group_rows.append(
+                GroupRecord(
+                    network,
+                    "unpruned",
+                    name,
+                    channels,
+                    facts(kernel, channels, chance),
+                    state,
+                    scores,
+                )
+            )
+            for count in (1, 4, 8):
+                for place, arm in enumerate(METRICS):
+                    right = arm == ("l1" if kernel == 3 else "taylor")
+                    loss = count * (0.01 if right else 0.05 if arm != "fpgm" else 0.2)
+                    loss *= float(chance.uniform(0.9, 1.1))
+                    rows.append(
+                        CandidateRecord(
+                            network, "unpruned", name, count, arm, place, loss, 0.0, loss, 0.0
+                        )
+                    )
+    return Records(tuple(provenance), tuple(group_rows), tuple(rows))

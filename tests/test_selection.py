@@ -2,7 +2,6 @@
 
 import copy
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,70 +11,29 @@ from torch import nn
 
 from selector.artefact import write_artefact
 from selector.errors import SelectorError
-from selector.facts import Context, Decision, GroupFacts, describe_group, describe_run
+from selector.facts import Context, Decision, describe_group, describe_run
 from selector.features import candidates, describe, feature_names
 from selector.learning import CAP, normalised_regrets, single_best, training_table
 from selector.measuring import measure_signals
-from selector.pairs import Matrix
-from selector.records import CandidateRecord, GroupRecord, Provenance, Records
+from selector.records import Records
 from selector.saliency import METRICS, arms
 from selector.scoring import score_signals
 from selector.selection import SaliencySelector
 from selector.tracing import find_groups
+from tests.made_records import METRICS as ARMS
+from tests.made_records import facts, lawful
 from tests.networks import data, small
-
-ARMS = ("l1", "taylor", "fpgm")
-
-
-def facts(kernel: float, channels: int, chance: np.random.Generator) -> GroupFacts:
-    values = {name: float(chance.uniform()) for name in GroupFacts.__dataclass_fields__}
-    return GroupFacts(**{**values, "kernel": kernel, "log_channels": float(np.log2(channels))})
-
-
-def synthetic(names: Sequence[str], seed: int, groups: int = 12) -> Records:
-    """Networks in which `l1` is right in 3x3 layers and `taylor` in 1x1 ones; `fpgm` never is."""
-    chance = np.random.default_rng(seed)
-    provenance, group_rows, rows = [], [], []
-    for network in names:
-        provenance.append(Provenance(network, "made", "none", "own", 10, "{}"))
-        for number in range(groups):
-            kernel, channels = (3.0 if number % 2 else 1.0), 16
-            name = f"layer{number}"
-            scores: dict[str, Matrix] = {arm: chance.uniform(size=channels) for arm in ARMS}
-            state = Context(1.0, 0.5, 0.5, 3.0, 8.0)
-            group_rows.append(
-                GroupRecord(
-                    network,
-                    "unpruned",
-                    name,
-                    channels,
-                    facts(kernel, channels, chance),
-                    state,
-                    scores,
-                )
-            )
-            for count in (1, 4, 8):
-                for place, arm in enumerate(ARMS):
-                    right = arm == ("l1" if kernel == 3 else "taylor")
-                    loss = count * (0.01 if right else 0.05 if arm != "fpgm" else 0.2)
-                    loss *= float(chance.uniform(0.9, 1.1))
-                    rows.append(
-                        CandidateRecord(
-                            network, "unpruned", name, count, arm, place, loss, 0.0, loss, 0.0
-                        )
-                    )
-    return Records(tuple(provenance), tuple(group_rows), tuple(rows))
 
 
 @pytest.fixture(scope="module")
 def fitted() -> SaliencySelector:
-    records = synthetic([f"network{i}" for i in range(10)], 0)
+    records = lawful([f"network{i}" for i in range(10)], 0)
     return SaliencySelector(trees=200, caution=0.25).fit(records)
 
 
 def test_it_learns_whom_to_trust_where(fitted: SaliencySelector) -> None:
     right = total = 0
-    for group, decision, rows in synthetic(["unseen1", "unseen2"], 99).decisions():
+    for group, decision, rows in lawful(["unseen1", "unseen2"], 99).decisions():
         prediction = fitted.predict(decision)
         best = min(rows, key=lambda row: row.nats).arm
         assert best == ("l1" if group.facts.kernel == 3 else "taylor")
@@ -87,7 +45,7 @@ def test_it_learns_whom_to_trust_where(fitted: SaliencySelector) -> None:
 
 def test_it_learns_how_much_it_hurts(fitted: SaliencySelector) -> None:
     predicted, true = [], []
-    for _, decision, rows in synthetic(["unseen"], 98).decisions():
+    for _, decision, rows in lawful(["unseen"], 98).decisions():
         prediction = fitted.predict(decision)
         for row in rows:
             predicted.append(prediction.loss_change_nats[row.arm])
@@ -96,7 +54,7 @@ def test_it_learns_how_much_it_hurts(fitted: SaliencySelector) -> None:
 
 
 def test_a_prediction_is_consistent(fitted: SaliencySelector) -> None:
-    for _, decision, _ in synthetic(["unseen"], 97).decisions():
+    for _, decision, _ in lawful(["unseen"], 97).decisions():
         prediction = fitted.predict(decision)
         assert set(prediction.proposals) == set(prediction.regret) == set(ARMS)
         assert prediction.trusted in ARMS
@@ -115,7 +73,7 @@ def test_a_prediction_is_consistent(fitted: SaliencySelector) -> None:
 
 
 def test_arms_that_agree_are_offered_once(fitted: SaliencySelector) -> None:
-    _, decision, _ = next(synthetic(["unseen"], 96).decisions())
+    _, decision, _ = next(lawful(["unseen"], 96).decisions())
     same = dict.fromkeys(ARMS, decision.scores["l1"])
     prediction = fitted.predict(Decision(decision.facts, decision.context, same, 3))
     assert prediction.shortlist(None) == [prediction.trusted]
@@ -127,7 +85,7 @@ def test_save_and_load_give_identical_predictions(fitted: SaliencySelector, tmp_
     fitted.save(tmp_path / "one")
     loaded = SaliencySelector.load(tmp_path / "one")
     assert loaded.get_params() == fitted.get_params()
-    for _, decision, _ in synthetic(["unseen"], 95).decisions():
+    for _, decision, _ in lawful(["unseen"], 95).decisions():
         one, other = fitted.predict(decision), loaded.predict(decision)
         assert one.regret == other.regret
         assert one.loss_change_nats == other.loss_change_nats
@@ -143,9 +101,9 @@ def test_save_and_load_give_identical_predictions(fitted: SaliencySelector, tmp_
 
 def test_the_same_records_give_the_same_selector(fitted: SaliencySelector, tmp_path: Path) -> None:
     again = SaliencySelector(trees=200, caution=0.25).fit(
-        synthetic([f"network{i}" for i in range(10)], 0)
+        lawful([f"network{i}" for i in range(10)], 0)
     )
-    for _, decision, _ in synthetic(["unseen"], 94).decisions():
+    for _, decision, _ in lawful(["unseen"], 94).decisions():
         assert again.predict(decision).regret == fitted.predict(decision).regret
 
 
@@ -158,7 +116,7 @@ def test_the_shipped_selector_answers_for_a_real_network() -> None:
 
 
 def test_single_best_by_hand() -> None:
-    records = synthetic(["a", "b"], 3)
+    records = lawful(["a", "b"], 3)
     costs: dict[str, list[float]] = {arm: [] for arm in ARMS}
     for _, _, rows in records.decisions():
         nats = sorted(row.nats for row in rows)
@@ -325,7 +283,7 @@ def test_a_description_that_is_none_is_named(saved: Path, text: str) -> None:
 
 
 def test_what_has_not_learnt_says_so(tmp_path: Path) -> None:
-    _, decision, _ = next(synthetic(["any"], 0).decisions())
+    _, decision, _ = next(lawful(["any"], 0).decisions())
     with pytest.raises(SelectorError, match=r"not learnt yet; call fit\(records\) or load"):
         SaliencySelector().predict(decision)
     with pytest.raises(SelectorError, match="not learnt yet"):
@@ -335,8 +293,8 @@ def test_what_has_not_learnt_says_so(tmp_path: Path) -> None:
 
 def test_one_network_or_one_arm_teaches_nothing() -> None:
     with pytest.raises(SelectorError, match=r"records of 1 network cannot.*at least two"):
-        SaliencySelector().fit(synthetic(["alone"], 0))
-    records = synthetic(["a", "b"], 0)
+        SaliencySelector().fit(lawful(["alone"], 0))
+    records = lawful(["a", "b"], 0)
     lonely = Records(
         records.networks, records.groups, tuple(r for r in records.candidates if r.arm == "l1")
     )
@@ -345,7 +303,7 @@ def test_one_network_or_one_arm_teaches_nothing() -> None:
 
 
 def test_scores_without_the_single_best_are_refused(fitted: SaliencySelector) -> None:
-    _, decision, _ = next(synthetic(["any"], 0).decisions())
+    _, decision, _ = next(lawful(["any"], 0).decisions())
     scores = {k: v for k, v in decision.scores.items() if k != fitted.single_best_}
     culprit = f"lack '{fitted.single_best_}'.*score with all the metrics"
     with pytest.raises(SelectorError, match=culprit):

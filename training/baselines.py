@@ -48,7 +48,7 @@ def greedy_portfolio(grid: Grid, size: int) -> list[int]:
     costs = capped_regrets(grid)
     best = np.full(len(costs), np.inf)
     chosen: list[int] = []
-    for _ in range(size):
+    for _ in range(min(size, costs.shape[1])):
         left = [arm for arm in range(costs.shape[1]) if arm not in chosen]
         chosen.append(min(left, key=lambda arm: float(np.minimum(best, costs[:, arm]).mean())))
         best = np.minimum(best, costs[:, chosen[-1]])
