@@ -9,6 +9,7 @@ import typer
 from selector.errors import SelectorError
 from selector.records import Records
 from selector.selection import SaliencySelector
+from training import ablation as ablations
 from training import campaign as campaigns
 from training import campaign_log, evaluation_report
 from training.backends import BackendName
@@ -137,6 +138,12 @@ def evaluate(
 ) -> None:
     """Judge selectors on families, data sets, and both, that they have not seen."""
     evaluation_report.run(data, seeds=seeds, jobs=jobs, curve=curve)
+
+
+@app.command()
+def ablation(data: Path = ROOT / "data", jobs: Jobs = 2) -> None:
+    """What each part of the selector adds, on families that it has not seen."""
+    ablations.run(data, jobs)
 
 
 @app.command()
