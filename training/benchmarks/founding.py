@@ -6,7 +6,7 @@ one at a time, and together. Every finished run is a line of a file, and is not 
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from selector.tracing import find_groups
 from training.benchmarks.founding_methods import METHODS
 from training.benchmarks.judging import Images, laid_out, right
 from training.benchmarks.results_file import RESULTS
-from training.benchmarks.run_file import read_lines, run_all
+from training.benchmarks.run_file import Key, RunFile
 from training.datasets import load
 from training.foreign import foreign_batches, load_foreign
 
@@ -65,6 +65,11 @@ class Run:
     points: list[Point]
     held_out: bool = False
 
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What tells it from others."""
+        return self.network, self.method, self.repeat
+
     @classmethod
     def of(cls, fields: dict[str, Any]) -> "Run":
         """Read a line of the file."""
@@ -74,7 +79,7 @@ class Run:
 
 def read_runs(folder: Path) -> list[Run]:
     """All finished runs, in the order in which they ended."""
-    return [Run.of(fields) for fields in read_lines(folder / FILE)]
+    return list(RunFile(folder / FILE, Run.of).read().values())
 
 
 def run_missing(
@@ -96,11 +101,8 @@ def run_missing(
             raise SelectorError(f"unknown network {network!r}; known: {', '.join(NETWORKS)}")
         if method not in METHODS:
             raise SelectorError(f"unknown method {method!r}; known: {'; '.join(METHODS)}")
-    done = {(run.network, run.method, run.repeat) for run in read_runs(folder)}
-    missing = [partial(run_one, *key) for key in wanted if key not in done]
-    run_all(missing, folder / FILE, jobs=jobs, minutes=minutes)
-    found = {(run.network, run.method, run.repeat): run for run in read_runs(folder)}
-    return [found[key] for key in wanted if key in found]
+    calls: dict[Key, Callable[[], Run]] = {key: partial(run_one, *key) for key in wanted}
+    return RunFile(folder / FILE, Run.of).complete(calls, jobs=jobs, minutes=minutes)
 
 
 def run_one(network: str, name: str, repeat: int) -> Run:
