@@ -163,6 +163,8 @@ def tasks_for(
         if method not in METHODS:
             raise SelectorError(f"unknown method {method!r}; known: {'; '.join(METHODS)}")
     judged = find_subjects(folders.data)
+    for subject in subjects:
+        subject.model(folders.weights)  # Trained here if at all, and not by two runs at a time.
     learnt = {s: learn_without(s, judged, folders.data, folders.learnt) for s in subjects}
     return [
         Task(subject, method, learnt[subject], settings, folders)

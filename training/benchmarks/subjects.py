@@ -50,7 +50,10 @@ class Subject:
 
     def model(self, weights: Path) -> nn.Module:
         """The trained network; one of the zoo lies in the folder, or is trained now."""
-        return trained(self.spec, weights) if self.spec else load_foreign(self.name)
+        if self.spec is None:
+            return load_foreign(self.name)
+        weights.mkdir(parents=True, exist_ok=True)
+        return trained(self.spec, weights)
 
 
 def held_out_specs(data: Path) -> list[NetworkSpec]:
