@@ -92,15 +92,10 @@ def evaluated(
 
 
 def _measured_beside(records: Records) -> dict[str, Matrix]:
-    """Baseline metric -> loss changes of its candidates, (decisions,), where all have them."""
-    found: dict[str, list[float]] = {name: [] for name in BASELINES}
-    count = 0
-    for _, _, rows in records.decisions():
-        count += 1
-        for row in rows:
-            if row.arm in found:
-                found[row.arm].append(row.evaluation_nats)
-    return {name: np.array(nats) for name, nats in found.items() if len(nats) == count}
+    """Baseline metric -> loss changes of its candidates, (decisions,); NaN where not measured."""
+    lines = [{row.arm: row.evaluation_nats for row in rows} for _, _, rows in records.decisions()]
+    nan = float("nan")
+    return {name: np.array([line.get(name, nan) for line in lines]) for name in BASELINES}
 
 
 def _forecasts(predictions: Sequence[Prediction], test: TrainingTable) -> Matrix:
