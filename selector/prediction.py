@@ -28,6 +28,8 @@ class Prediction:
     """Arm -> predicted normalised regret; the lowest is the predicted best."""
     loss_change_nats: Mapping[str, float]
     """Arm -> predicted loss change of its proposal."""
+    loss_change_interval: Mapping[str, tuple[float, float]]
+    """Arm -> 90 % interval of that loss change, in nats."""
 
     def shortlist(self, count: int | None) -> list[str]:
         """The trusted arm, then the most promising ones; never two with the same channels."""
@@ -64,4 +66,9 @@ def decide(
         proposals=proposals,
         regret={arm: float(value) for arm, value in zip(arms, mean, strict=True)},
         loss_change_nats={arm: float(value) for arm, value in zip(arms, nats, strict=True)},
+        # A factor of four to either side, until intervals are learnt.
+        loss_change_interval={
+            arm: (float(value) - 0.75 * abs(float(value)), float(value) + 3 * abs(float(value)))
+            for arm, value in zip(arms, nats, strict=True)
+        },
     )
