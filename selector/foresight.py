@@ -41,12 +41,16 @@ def expected_of(model: nn.Module, plan: Plan, survey: Survey, loss: Loss | None)
     return expect(known, ends, survey.base_loss, logits)
 
 
+PAPER_ROUNDS = 3
+"""On paper the way is gone in so many rounds at most: predictions cost time, too."""
+
+
 def foresee(
     model: nn.Module,
     survey: Survey,
     stage: Stage,
     method: Method,
-    shares: Sequence[float],
+    rounds: int,
     *,
     loss: Loss | None,
 ) -> Expected | None:
@@ -60,7 +64,7 @@ def foresee(
         survey: Its scores.
         stage: Where it stands.
         method: How channels are chosen; only the selector predicts what it costs.
-        shares: The part of the way that is done after each round.
+        rounds: Rounds to come.
         loss: Mean loss of a batch; cross-entropy by default.
     """
     if method.criterion != "selector" or method.selector is None:
@@ -68,8 +72,9 @@ def foresee(
     groups, decisions = stage.groups, dict(survey.decisions)
     changes: list[float] = []
     ends: list[Interval] = []
-    for share in shares:
-        now = replace(stage, groups=groups, share=share)
+    steps = min(rounds, PAPER_ROUNDS)
+    for step in range(1, steps + 1):
+        now = replace(stage, groups=groups, share=step / steps)
         removals = []
         for name, count in allocated(now, decisions, method).items():
             if count:
@@ -81,14 +86,19 @@ def foresee(
         groups = shrink_all(groups, removals)
         kept = groups.costs.total("macs") / stage.start.total("macs")
         gone = {group.name: channels for group, channels in removals}
+        loss_now = survey.base_loss + sum(changes)
         decisions = {
-            name: _after(decisions[name], gone.get(name, ()), kept) for name in groups.prunable
+            name: _after(decisions[name], gone.get(name, ()), kept, loss_now)
+            for name in groups.prunable
         }
     logits = classes_said(model, survey.scoring) if loss is None else None
-    return expect(changes, ends, survey.base_loss, logits, rounds=len(shares))
+    return expect(changes, ends, survey.base_loss, logits, rounds=rounds)
 
 
-def _after(decision: Decision, gone: Sequence[int], macs_kept: float) -> Decision:
-    """The same decision when some channels are gone and the network is smaller."""
+def _after(decision: Decision, gone: Sequence[int], macs_kept: float, loss: float) -> Decision:
+    """The same decision when some channels are gone, the network is smaller and its loss higher."""
     scores = {name: np.delete(values, list(gone)) for name, values in decision.scores.items()}
-    return replace(decision, scores=scores, context=replace(decision.context, macs_kept=macs_kept))
+    before = decision.context
+    scale = before.relative_loss / before.base_loss if before.base_loss else 0.0
+    context = replace(before, macs_kept=macs_kept, base_loss=loss, relative_loss=loss * scale)
+    return replace(decision, scores=scores, context=context)

@@ -144,9 +144,9 @@ class Walk:
 
     def _announce(self, survey: Survey, stage: Stage) -> None:
         """Say before the first cut what is to be expected of all of them."""
-        shares = [float(k * self._step) for k in range(1, round(1 / self._step) + 1)]
+        rounds = round(1 / self._step)
         self.expected = foresee(
-            self.model, survey, stage, self._do.method, shares, loss=self._do.loss
+            self.model, survey, stage, self._do.method, rounds, loss=self._do.loss
         )
         if self.expected is not None:
             level = logging.WARNING if self.expected.alarming else logging.INFO
