@@ -7,6 +7,7 @@ from typing import Literal, TypedDict, cast
 
 from selector.costs import Costs, Measure
 from selector.errors import SelectorError, nearest
+from selector.latency import Clock
 from selector.tracing import Groups
 from selector.widths import Shares, Widths
 
@@ -20,14 +21,17 @@ class Targets(TypedDict, total=False):
     """Share of the parameters that stays."""
     keep_weights: float
     """Share of the convolutions' weights that stays."""
+    keep_latency: float
+    """Share of the time of a forward pass that stays, as measured on this machine."""
     ratio: float
     """Share of every group's channels that goes."""
 
 
-MEASURES: dict[str, Measure] = {
+MEASURES: dict[str, Measure | Literal["latency"]] = {
     "keep_macs": "macs",
     "keep_params": "parameters",
     "keep_weights": "weights",
+    "keep_latency": "latency",
 }
 
 
@@ -35,7 +39,7 @@ MEASURES: dict[str, Measure] = {
 class Target:
     """What is left when pruning is done."""
 
-    measure: Measure | Literal["channels"]
+    measure: Measure | Literal["channels", "latency"]
     keep: float
     """Share of the measure that stays, between 0 and 1; one where `ratios` stands alone."""
 
@@ -86,6 +90,8 @@ class Stage:
     """The part of the way that is done after this round, in (0, 1]."""
     start: Costs
     """Costs of the unpruned network."""
+    clock: Clock | None = None
+    """What tells the cost where the target is a share of the latency."""
 
     @property
     def macs_kept(self) -> float:
@@ -94,14 +100,14 @@ class Stage:
 
     @property
     def measure(self) -> Measure:
-        """What the target counts; a ratio of channels is no cost."""
-        assert self.target.measure != "channels"
-        return self.target.measure
+        """What the target counts; neither a ratio of channels nor seconds are counted."""
+        assert self.target.measure not in ("channels", "latency")
+        return cast(Measure, self.target.measure)
 
     @property
     def start_cost(self) -> float:
         """The cost of the unpruned network."""
-        return self.start.total(self.measure)
+        return self.start.total(self.measure) if self.clock is None else self.clock.cost({})
 
     @property
     def limit(self) -> float:
@@ -132,8 +138,21 @@ class Stage:
 
     def cost(self, counts: Mapping[str, int]) -> float:
         """The network's cost after so many channels of every group are gone."""
+        if self.clock is not None:
+            return self.clock.cost(self.lost(counts))
         removed = {self.groups.prunable[name]: count for name, count in counts.items()}
         return self.groups.costs.total(self.measure, removed)
+
+    def lost(self, counts: Mapping[str, int]) -> dict[str, float]:
+        """Share of every group's original channels that is gone after so many more of them."""
+        groups, original = self.groups.prunable, self.widths.original
+        # A group that is not there any more has one channel left.
+        return {
+            name: self.widths.lost(groups[name], counts.get(name, 0))
+            if name in groups
+            else 1 - 1 / original[name]
+            for name in original
+        }
 
     def check_reachable(self) -> None:
         """Make sure that the target can be met.
@@ -147,9 +166,9 @@ class Stage:
         if least > self.target.keep:
             refused = len(self.groups.refused)
             raise SelectorError(
-                f"keeping {self.target.keep:.1%} of the {self.measure} cannot be met: the prunable "
-                f"groups allow {least:.1%} at the least; raise max_ratio, lower round_to or "
-                "min_channels, or ignore fewer groups"
+                f"keeping {self.target.keep:.1%} of the {self.target.measure} cannot be met: the "
+                f"prunable groups allow {least:.1%} at the least; raise max_ratio, lower round_to "
+                "or min_channels, or ignore fewer groups"
                 + (f" ({refused} groups are left alone)" if refused else "")
             )
 

@@ -127,6 +127,12 @@ class Method:
                 "does not; use keep_macs, keep_params or keep_weights, or allocation='even'"
             )
 
+        if self.allocation == "myopic" and target.measure == "latency":
+            raise SelectorError(
+                "keep_latency is foretold for whole widths and allocation='myopic' counts single "
+                "channels; use keep_macs, or allocation='even' or 'damage'"
+            )
+
     def ready(self, target: Target) -> "Method":
         """The same method, checked, with the shipped selector where one is needed and not given."""
         self.check(target)

@@ -8,7 +8,9 @@ from torch import nn
 from typing_extensions import Unpack
 
 from selector.allocation import Stage, Target, Targets, asked_widths
+from selector.errors import SelectorError
 from selector.foresight import allocated, expected_of
+from selector.latency import Clock
 from selector.method import Allocation, Method, Verify
 from selector.myopic import Myopic
 from selector.myopic_plan import plan_myopically
@@ -39,6 +41,7 @@ def choose(
     ratios: Shares | None = None,
     round_to: int = 1,
     min_channels: int = 1,
+    latency_inputs: object | None = None,
     progress: bool = False,
     **target: Unpack[Targets],
 ) -> Plan:
@@ -64,10 +67,13 @@ def choose(
             the others; without a target, the others lose nothing.
         round_to: Widths that are left are multiples of this, the nearest to what is asked.
         min_channels: Channels of a layer that are left at least.
+        latency_inputs: For `keep_latency`, what the network is called with where latency matters,
+            one image for example; by default eight images of the first batch.
         progress: Show progress bars.
-        **target: One of `keep_macs`, `keep_params`, `keep_weights` (share of the network's
-            multiply-accumulates, parameters or convolution weights that stays) or `ratio` (share of
-            every group's channels that goes), each in (0, 1).
+        **target: One of `keep_macs`, `keep_params`, `keep_weights`, `keep_latency` (share of the
+            network's multiply-accumulates, parameters, convolution weights or seconds on this
+            machine that stays) or `ratio` (share of every group's channels that goes), each in
+            (0, 1).
 
     Returns:
         The plan; `selector.apply_plan(model, plan)` carries it out.
@@ -77,7 +83,48 @@ def choose(
     """
     wanted = Target.of(target, ratios)
     method = Method(criterion, verify, selector, allocation, myopic, compensate).ready(wanted)
+    stage = first_stage(
+        model,
+        batches,
+        wanted,
+        ignore=ignore,
+        max_ratio=max_ratio,
+        max_ratios=max_ratios,
+        ratios=ratios,
+        round_to=round_to,
+        min_channels=min_channels,
+        latency_inputs=latency_inputs,
+    )
+    if method.allocation == "myopic":
+        return plan_stage(model, batches, stage, method, loss=loss, progress=progress)
+    survey = survey_network(model, batches, stage, method, loss=loss)
+    plan = plan_surveyed(model, survey, stage, method, loss=loss, progress=progress)
+    return replace(plan, expected=expected_of(model, plan, survey, loss))
+
+
+def first_stage(
+    model: nn.Module,
+    batches: Batches,
+    target: Target,
+    *,
+    ignore: Iterable[str],
+    max_ratio: float,
+    max_ratios: Shares | None,
+    ratios: Shares | None,
+    round_to: int,
+    min_channels: int,
+    latency_inputs: object | None,
+) -> Stage:
+    """An unpruned network's groups, limits and costs, with all of the way to the target ahead.
+
+    Raises:
+        SelectorError: Unusable batches, unknown names, limits out of range or in contradiction.
+    """
     check_batches(batches)
+    if latency_inputs is not None and target.measure != "latency":
+        raise SelectorError(
+            f"latency_inputs does nothing with {target.name}; leave it out, or use keep_latency"
+        )
     groups = without(find_groups(model, probe_inputs(model, batches)), ignore)
     widths = Widths.of(
         groups.required(),
@@ -87,12 +134,10 @@ def choose(
         max_ratios=by_group(groups, max_ratios, "max_ratios"),
         ratios=by_group(groups, ratios, "ratios"),
     )
-    stage = Stage(groups, widths, wanted, share=1.0, start=groups.costs)
-    if method.allocation == "myopic":
-        return plan_stage(model, batches, stage, method, loss=loss, progress=progress)
-    survey = survey_network(model, batches, stage, method, loss=loss)
-    plan = plan_surveyed(model, survey, stage, method, loss=loss, progress=progress)
-    return replace(plan, expected=expected_of(model, plan, survey, loss))
+    clock = None
+    if target.measure == "latency":
+        clock = Clock.of(model, groups.prunable, batches, latency_inputs)
+    return Stage(groups, widths, target, 1.0, groups.costs, clock)
 
 
 def plan_stage(
@@ -175,11 +220,6 @@ def goal_of(stage: Stage, counts: Mapping[str, int]) -> Goal:
         return Goal(target.name, keep, stage.cost(counts) / stage.start_cost)
     asked = asked_widths(stage)
     width = sum(widths.original[name] for name in asked)
-    left = sum(
-        # A group that is not there any more has one channel left.
-        stage.groups.prunable[name].channels - counts.get(name, 0)
-        if name in stage.groups.prunable
-        else 1
-        for name in asked
-    )
-    return Goal(target.name, 1 - sum(asked.values()) / width, 1 - left / width)
+    lost = stage.lost(counts)
+    got = sum(lost[name] * widths.original[name] for name in asked) / width
+    return Goal(target.name, 1 - sum(asked.values()) / width, got)

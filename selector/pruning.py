@@ -15,6 +15,7 @@ from selector.method import Allocation, Method, Verify
 from selector.myopic import Myopic
 from selector.objective import Evaluation, Loss, evaluate
 from selector.plan import Plan
+from selector.planning import first_stage
 from selector.reading import Batches, check_batches, probe_inputs
 from selector.report import Report, report_of
 from selector.rounds import Procedure, Walk, default_rounds
@@ -22,7 +23,7 @@ from selector.selection import SaliencySelector
 from selector.shifts import Compensation
 from selector.surgery import FineTune, cut_as_promised
 from selector.tracing import find_groups
-from selector.widths import Shares, Widths, by_group, without
+from selector.widths import Shares
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +70,7 @@ def prune(
     ratios: Shares | None = None,
     round_to: int = 1,
     min_channels: int = 1,
+    latency_inputs: object | None = None,
     test_batches: Batches | None = None,
     progress: bool = False,
     **target: Unpack[Targets],
@@ -113,9 +115,14 @@ def prune(
             the others; without a target, the others lose nothing.
         round_to: Widths that are left are multiples of this, the nearest to what is asked.
         min_channels: Channels of a layer that are left at least.
+        latency_inputs: For `keep_latency`, what the network is called with where latency matters,
+            one image for example; by default eight images of the first batch. Layers are timed once
+            at a few widths, the whole network between rounds; up to three rounds are added where it
+            is still too slow.
         test_batches: Images for the losses and accuracies of the report; `batches` by default.
         progress: Show progress bars.
-        **target: One of `keep_macs`, `keep_params`, `keep_weights` or `ratio`; see `choose`.
+        **target: One of `keep_macs`, `keep_params`, `keep_weights`, `keep_latency` or `ratio`; see
+            `choose`.
 
     Raises:
         SelectorError: Unusable input, unknown names, or a target that cannot be met. The caller's
@@ -129,22 +136,22 @@ def prune(
     _check_numbers(rounds, max_loss_change)
     check_batches(batches)
     before = evaluate(model, batches if test_batches is None else test_batches, loss)
-    small = copy.deepcopy(model)
-    groups = without(find_groups(small, probe_inputs(model, batches)), ignore)
-    widths = Widths.of(
-        groups.required(),
-        max_ratio,
-        round_to,
+    first = first_stage(
+        model,
+        batches,
+        wanted,
+        ignore=ignore,
+        max_ratio=max_ratio,
+        max_ratios=max_ratios,
+        ratios=ratios,
+        round_to=round_to,
         min_channels=min_channels,
-        max_ratios=by_group(groups, max_ratios, "max_ratios"),
-        ratios=by_group(groups, ratios, "ratios"),
+        latency_inputs=latency_inputs,
     )
     judge = Judge(model, batches, test_batches, loss, before)
     procedure = Procedure(
         method=method,
-        target=wanted,
-        widths=widths,
-        start=groups,
+        first=first,
         batches=batches,
         recalibrate=recalibrate,
         finetune=finetune,
@@ -154,8 +161,8 @@ def prune(
         progress=progress,
     )
     if rounds is None:
-        rounds = 1 if allocation == "myopic" else default_rounds(wanted, widths)
-    walk = Walk(small, procedure, rounds)
+        rounds = 1 if allocation == "myopic" else default_rounds(wanted, first.widths)
+    walk = Walk(copy.deepcopy(model), procedure, rounds)
     try:
         walk.finish()
     except SelectorError as error:
@@ -201,7 +208,7 @@ class Judge:
         whole = combined(walk)
         on = "calibration images" if self.test_batches is None else "test images"
         cuts = cuts_of((walk.start.prunable[name], gone) for name, gone in whole.removals.items())
-        report = report_of(walk.plans, whole, self.before, after, on)
+        report = report_of(walk.plans, whole, self.before, after, on, walk.timed)
         return PruneResult(walk.model, whole, tuple(walk.plans), report, self.model, cuts)
 
 

@@ -13,23 +13,29 @@ from selector.allocation import Stage, Target
 from selector.errors import SelectorError
 from selector.expectation import Expected
 from selector.foresight import foresee
+from selector.latency import REPEATS, Timed
 from selector.method import Method
-from selector.objective import Loss, Objective, evaluate, image_losses
+from selector.objective import Loss, evaluate
 from selector.plan import Goal, Outcome, Plan
 from selector.planning import goal_of, plan_stage, plan_surveyed
-from selector.reading import Batches, evaluating, probe_inputs
+from selector.reading import Batches, probe_inputs
 from selector.recalibration import recalibrate_batchnorm
-from selector.rivals import LossChange, summary
-from selector.shifts import removed
+from selector.rivals import LossChange
 from selector.surgery import FineTune, cut_as_promised, fine_tune
-from selector.surveying import Survey, survey_network
-from selector.tracing import Groups, retrace_groups
+from selector.surveying import Survey, survey_network, whole_change
+from selector.tracing import retrace_groups
 from selector.widths import Widths
 
 LOG = logging.getLogger("selector")
 
 STEP = 0.1
 """By default a round takes this share of what the one before it left."""
+
+EXTRA_ROUNDS = 3
+NEAR_ENOUGH = 0.02
+"""Rounds that are added while the latency measured is further above its target than this."""
+FEW_REPEATS = 5
+"""Pairs of timings between two rounds."""
 
 HALVINGS = 2
 """A round's step is halved so many times at most."""
@@ -53,10 +59,8 @@ class Procedure:
     """What is done in every round, and when to stop."""
 
     method: Method
-    target: Target
-    widths: Widths
-    start: Groups
-    """The groups of the unpruned network."""
+    first: Stage
+    """The unpruned network, with all of the way ahead."""
     batches: Batches
     recalibrate: bool
     finetune: FineTune | None
@@ -71,7 +75,7 @@ class Walk:
     """A network on its way to the target; what it was before a round comes back if that fails."""
 
     def __init__(self, model: nn.Module, procedure: Procedure, rounds: int) -> None:
-        self.model, self.groups = model, procedure.start
+        self.model, self.groups = model, procedure.first.groups
         self.plans: list[Plan] = []
         self.stopped: str | None = None
         """Why the target was not met."""
@@ -79,27 +83,19 @@ class Walk:
         """What was expected before the first cut; None where a metric was named by hand."""
         self.cut = False
         """Whether a cut has been begun."""
-        self._do = procedure
+        self.timed: Timed | None = None
+        """Latency of the unpruned network and of this one, where it is the target."""
+        self.start, self.criterion = procedure.first.groups, str(procedure.method)
+        self._do, self._clock = procedure, procedure.first.clock
         self._probe = probe_inputs(model, procedure.batches)
         self._done, self._step = Fraction(0), Fraction(1, rounds)
         self._smallest = self._step / 2**HALVINGS
 
     @property
-    def start(self) -> Groups:
-        """The groups of the unpruned network."""
-        return self._do.start
-
-    @property
-    def criterion(self) -> str:
-        """By whose advice it went."""
-        return str(self._do.method)
-
-    @property
     def goal(self) -> Goal:
         """What was asked of the whole way, and what there is now."""
-        do = self._do
-        stage = Stage(self.groups, do.widths, do.target, share=1.0, start=do.start.costs)
-        return goal_of(stage, {})
+        goal = goal_of(self._stage(Fraction(1)), {})
+        return goal if self.timed is None else replace(goal, got=self.timed.ratio)
 
     def finish(self) -> None:
         """Go on until the target is met, or `max_loss_change` forbids to.
@@ -112,6 +108,25 @@ class Walk:
                 before = self._done
                 self._round()
                 bar.update(float(self._done - before))
+            self._close_in()
+
+    def _close_in(self) -> None:
+        """Where whole passes take longer than was foretold, a few more rounds."""
+        if self._clock is None or not self.plans:
+            return
+        enough = self._do.first.target.keep + NEAR_ENOUGH
+        for number in range(EXTRA_ROUNDS + 1):
+            self._time(REPEATS)
+            late = self.timed is not None and self.timed.ratio > enough
+            if not late or number == EXTRA_ROUNDS or self.stopped is not None:
+                return
+            self._round()
+
+    def _time(self, repeats: int) -> None:
+        """Time the network as it is, and correct by that what is foretold of the next round."""
+        if self._clock is not None:
+            lost = self._stage(Fraction(0)).lost({})
+            self._clock, self.timed = self._clock.checked(self.model, lost, repeats)
 
     def _round(self) -> None:
         """One round; smaller steps are tried where what is measured is worse than it may be."""
@@ -124,7 +139,7 @@ class Walk:
                 self._announce(survey, stage)
         halved = 0
         while True:
-            step = min(self._step / 2**halved, 1 - self._done)
+            step = min(self._step / 2**halved, 1 - self._done)  # Of no length, when closing in.
             stage = self._stage(step)
             plan, whole = self._planned(stage, survey)
             if halved < HALVINGS and worse_than_foreseen(plan, whole):
@@ -132,6 +147,8 @@ class Walk:
                 continue
             if self._carried_out(plan, survey, Outcome(float(stage.share), whole, halved, None)):
                 self._done += step
+                if self._done < 1:
+                    self._time(FEW_REPEATS)
                 return
             # The limit of the loss is nearer than a step: from here on, steps are smaller.
             self._step = step / 2
@@ -153,8 +170,8 @@ class Walk:
             LOG.log(level, "%s", self.expected)
 
     def _stage(self, step: Fraction) -> Stage:
-        do, share = self._do, float(min(Fraction(1), self._done + step))
-        return Stage(self.groups, do.widths, do.target, share=share, start=do.start.costs)
+        share = float(min(Fraction(1), self._done + step))
+        return replace(self._do.first, groups=self.groups, share=share, clock=self._clock)
 
     def _planned(self, stage: Stage, survey: Survey | None) -> tuple[Plan, LossChange | None]:
         """The plan of a stage, and the loss change of the whole of it where the oracle is asked."""
@@ -167,7 +184,8 @@ class Walk:
         )
         if not do.method.verify or not plan.choices:
             return plan, None
-        whole = whole_change(self.model, self.groups, plan, survey, do.loss)
+        gone = [(self.groups.prunable[name], some) for name, some in plan.removals.items()]
+        whole = whole_change(self.model, survey, gone, loss=do.loss)
         return replace(plan, oracle_images=plan.oracle_images + 2 * whole.images), whole
 
     def _carried_out(self, plan: Plan, survey: Survey | None, outcome: Outcome) -> bool:
@@ -220,19 +238,3 @@ def worse_than_foreseen(plan: Plan, whole: LossChange | None) -> bool:
         return False
     highest = sum(end[1] for end in ends if end is not None)
     return whole.nats > highest + 2 * whole.standard_error
-
-
-def whole_change(
-    model: nn.Module, groups: Groups, plan: Plan, survey: Survey, loss: Loss | None
-) -> LossChange:
-    """What all of a plan together does to the loss, on the images that measure candidates.
-
-    Two readings of those images: of the network as it is, and with the plan's channels masked.
-    """
-    objective = Objective(loss)
-    gone = [(groups.prunable[name], channels) for name, channels in plan.removals.items()]
-    with evaluating(model):
-        before, _ = image_losses(model, survey.measuring, objective)
-        with removed(model, gone, survey.compensation):
-            after, _ = image_losses(model, survey.measuring, objective)
-    return summary(after - before, len(before))

@@ -8,16 +8,17 @@ from torch import nn
 from selector.allocation import Stage
 from selector.errors import SelectorError
 from selector.features import Decision, candidates, describe_group, describe_run, distinct
-from selector.groups import Group
+from selector.groups import ChannelSet, Group
 from selector.measuring import FORWARD, measure_signals
 from selector.method import Method
-from selector.objective import Loss
+from selector.objective import Loss, Objective, image_losses
 from selector.oracle import Oracle
 from selector.plan import Choice
-from selector.reading import Batches, split_batches
+from selector.reading import Batches, evaluating, split_batches
+from selector.rivals import LossChange, summary
 from selector.saliency import arms, find_metric
 from selector.scoring import needs_of, score_signals
-from selector.shifts import Compensation
+from selector.shifts import Compensation, removed
 from selector.signals import Signals
 
 
@@ -143,3 +144,22 @@ def verified(
     ]
     measured.sort(key=lambda option: option.measured.nats if option.measured else 0.0)
     return measured + options[count:], found.image_forwards
+
+
+def whole_change(
+    model: nn.Module,
+    survey: Survey,
+    gone: Sequence[tuple[Group, ChannelSet]],
+    *,
+    loss: Loss | None,
+) -> LossChange:
+    """What all of a plan together does to the loss, on the images that measure candidates.
+
+    Two readings of those images: of the network as it is, and with the plan's channels masked.
+    """
+    objective = Objective(loss)
+    with evaluating(model):
+        before, _ = image_losses(model, survey.measuring, objective)
+        with removed(model, gone, survey.compensation):
+            after, _ = image_losses(model, survey.measuring, objective)
+    return summary(after - before, len(before))
