@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from selector import demo as demos
-from selector import network_commands
+from selector import measuring_commands, network_commands
 from selector import options as opt
 from selector.errors import SelectorError
 from selector.grammar import systematic_names
@@ -78,10 +78,10 @@ def metrics(
     return text_table(["metric", "needs", "selector may choose it", "source", "what it is"], cells)
 
 
-app.command()(network_commands.score)
+app.command()(measuring_commands.score)
 app.command()(network_commands.choose)
 app.command()(network_commands.prune)
-app.command()(network_commands.record)
+app.command()(measuring_commands.record)
 
 
 @app.command()

@@ -17,8 +17,9 @@ from torch import nn
 
 from selector.costs import count_costs
 from selector.errors import SelectorError
-from selector.pruning import FineTune, prune
+from selector.pruning import prune
 from selector.reading import probe_inputs
+from selector.surgery import FineTune
 from training.benchmarks.curves import LOW, Point
 from training.benchmarks.judging import accuracy
 from training.benchmarks.learnt import Learnt, digest_of, learn_without, opened

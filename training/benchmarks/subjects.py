@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from selector.allocation import Stage, Target, Widths
+from selector.allocation import Stage, Target
 from selector.errors import SelectorError
 from selector.images import ImageData, TensorBatches
 from selector.tracing import find_groups
+from selector.widths import Widths
 from training.benchmarks.curves import LOW
 from training.benchmarks.judging import Images, laid_out
 from training.campaign import trained

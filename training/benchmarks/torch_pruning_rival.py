@@ -14,9 +14,9 @@ from torch import nn
 from selector.costs import count_costs
 from selector.errors import SelectorError
 from selector.objective import Objective
-from selector.pruning import FineTune
 from selector.reading import Batches, batch_size, call, evaluating, probe_inputs, read, rows
 from selector.recalibration import recalibrate_batchnorm
+from selector.surgery import FineTune
 from selector.tracing import find_groups
 
 Ranking = Literal["local", "global"]
