@@ -142,5 +142,5 @@ def test_what_makes_no_sense_is_refused(options: dict[str, object], message: str
 
 
 def test_two_shares_for_one_group() -> None:
-    with pytest.raises(SelectorError, match="gives group 'stem' both 0.3 and 0.4"):
+    with pytest.raises(SelectorError, match=r"gives group 'stem' both 0\.3 and 0\.4"):
         choose(small("residual", 10), data(), criterion="l1", ratios={"stem": 0.3, "back": 0.4})
