@@ -13,7 +13,6 @@ from training import ablation as ablations
 from training import campaign as campaigns
 from training import campaign_log, evaluation_report
 from training.backends import BackendName
-from training.benchmarks import first as first_benchmark
 from training.benchmarks import founding as founding_runs
 from training.benchmarks import founding_tables, network_report, resnet50_cost
 from training.benchmarks import modes as modes_benchmark
@@ -137,21 +136,18 @@ def evaluate(
     seeds: Annotated[int, typer.Option(help="Selectors of so many seeds, left out by family.")] = 3,
     jobs: Annotated[int, typer.Option(help="Processes.")] = 2,
     curve: Annotated[bool, typer.Option(help="Learn from part of the networks, too.")] = True,
+    readme: Annotated[bool, typer.Option(help="Only write the README's table anew.")] = False,
 ) -> None:
     """Judge selectors on families, data sets, and both, that they have not seen."""
-    evaluation_report.run(data, seeds=seeds, jobs=jobs, curve=curve)
+    if not readme:
+        evaluation_report.run(data, seeds=seeds, jobs=jobs, curve=curve)
+    evaluation_report.update_readme(ROOT / "README.md")
 
 
 @app.command()
 def ablation(data: Path = ROOT / "data", jobs: Jobs = 2) -> None:
     """What each part of the selector adds, on families that it has not seen."""
     ablations.run(data, jobs)
-
-
-@app.command()
-def benchmark_first(test_images: int = first_benchmark.TEST_IMAGES) -> None:
-    """Prune two foreign networks to 70 % and 50 % of their MACs by every method."""
-    first_benchmark.run(test_images)
 
 
 @app.command()

@@ -10,7 +10,6 @@ import matplotlib as mpl
 import numpy as np
 
 from selector.errors import SelectorError
-from selector.files import write_text
 from training.benchmarks import finetuning, resnet50_cost
 from training.benchmarks.network_methods import METHODS, MYOPIC, RANDOM, SELECTOR, VERIFY3, always
 from training.benchmarks.network_tables import (
@@ -33,6 +32,7 @@ from training.benchmarks.networks import (
     run_missing,
     tasks_for,
 )
+from training.benchmarks.readme_part import put
 from training.benchmarks.results_file import write_result
 from training.benchmarks.run_file import RunFile
 from training.benchmarks.subjects import find_subjects
@@ -106,23 +106,17 @@ def show(settings: Settings, folders: Folders, results: Path) -> None:
         print(plot(runs, table, results / "networks.png"))
 
 
-START, END = "<!-- networks: begin -->", "<!-- networks: end -->"
-
-
 def update_readme(readme: Path, results: Path) -> None:
     """Put the means of the result file between the two marks of the README.
 
     Raises:
         SelectorError: No result file, or no marks.
     """
-    file, text = results / "networks.json", readme.read_text()
+    file = results / "networks.json"
     if not file.exists():
         raise SelectorError(f"no {file}; run benchmark-networks first")
-    if START not in text or END not in text:
-        raise SelectorError(f"{readme} has no lines {START} and {END} to put the table between")
     rows = [row for row in json.loads(file.read_text())["rows"] if row["network"] == "mean"]
-    head, tail = text.split(START)[0], text.split(END)[1]
-    write_text(readme, f"{head}{START}\n{markdown(rows)}\n{END}{tail}")
+    put(readme, "networks", markdown(rows))
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
