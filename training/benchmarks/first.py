@@ -25,6 +25,7 @@ DAMAGE = "selector, allocation by damage"
 NETWORKS = ("cy_resnet20_cifar10", "he_resnet20_cifar10")
 KEEP_MACS = (0.7, 0.5)
 CALIBRATION_IMAGES = 256
+ROUNDS = 5
 TEST_IMAGES = 10_000
 
 
@@ -70,6 +71,7 @@ def _one(
         criterion=criterion,
         verify=verify,
         keep_macs=keep,
+        rounds=ROUNDS,
         allocation="damage" if label == DAMAGE else "even",
     )
     seconds = time.perf_counter() - begin
