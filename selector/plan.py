@@ -3,9 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from selector.errors import SelectorError
+from selector.explanation import Explanation
 from selector.files import write_text
 from selector.rivals import LossChange
 from selector.tables import count_text, nats_text, text_table
@@ -28,6 +30,9 @@ class Choice:
     """Predicted loss change; None where a metric was named by hand."""
     measured: LossChange | None
     """Loss change measured by the oracle, given what the plan already takes from other groups."""
+    explanation: Explanation | None = None
+    """Why the selector trusted a metric; in a plan of several rounds, in the last round that
+    removed channels by the metric named. None where no selector was asked."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,27 @@ class Plan:
     def removals(self) -> dict[str, tuple[int, ...]]:
         """Group name -> channels that go."""
         return {choice.group: choice.remove for choice in self.choices}
+
+    def explain(self, group: str) -> Explanation:
+        """Why the selector trusted the metric that it did in a group.
+
+        Raises:
+            SelectorError: The plan takes nothing from the group, or no selector made the choice.
+        """
+        found = {choice.group: choice for choice in self.choices}
+        if group in self.refused:
+            raise SelectorError(f"group {group!r} is left alone: {self.refused[group]}")
+        if group not in found:
+            nearest = get_close_matches(group, found, n=3, cutoff=0.0)
+            raise SelectorError(
+                f"the plan takes nothing from a group {group!r}; nearest: {', '.join(nearest)}"
+            )
+        choice = found[group]
+        if choice.explanation is None:
+            raise SelectorError(_unexplained(self.criterion))
+        if choice.measured is None:
+            return choice.explanation
+        return choice.explanation.with_measured(choice.metric, choice.measured)
 
     def __str__(self) -> str:
         """The plan as a table."""
@@ -133,9 +159,26 @@ class Plan:
             raise SelectorError(f"the plan {path} cannot be read: {error}") from error
 
 
+def _unexplained(criterion: str) -> str:
+    if criterion.startswith("selector"):
+        return "the plan was made without explanations; make it again with this version"
+    if criterion.startswith("oracle"):
+        return (
+            f"criterion {criterion!r} measures every metric's choice and takes the best, which "
+            "needs no explanation; use criterion='selector' for a prediction that has one"
+        )
+    return (
+        f"criterion {criterion!r} is one metric for every group, so there is nothing to explain; "
+        "use criterion='selector'"
+    )
+
+
 def _choice(row: dict[str, object]) -> Choice:
     measured = row["measured"]
     change = LossChange(**measured) if isinstance(measured, dict) else None
     removed = row["remove"]
     assert isinstance(removed, list)
-    return Choice(**{**row, "remove": tuple(removed), "measured": change})  # type: ignore[arg-type]
+    why = row.get("explanation")
+    found = Explanation.of_dict(why) if isinstance(why, dict) else None
+    whole = {**row, "remove": tuple(removed), "measured": change, "explanation": found}
+    return Choice(**whole)  # type: ignore[arg-type]

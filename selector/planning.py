@@ -10,6 +10,7 @@ from typing_extensions import Unpack
 from selector.allocation import Stage, Target, Targets, Widths, allocate_evenly
 from selector.damage import allocate_by_damage, damage_curve
 from selector.errors import SelectorError
+from selector.explaining import predicted_and_explained
 from selector.facts import Decision, describe_group, describe_run
 from selector.features import candidates, distinct
 from selector.groups import Group, masked
@@ -174,7 +175,7 @@ def _options(decision: Decision, group: Group, method: Method) -> list[Choice]:
     """Distinct candidates of a group, the most promising first; runner-ups are set later."""
     if method.criterion == "selector":
         assert method.selector is not None
-        prediction = method.selector.predict(decision)
+        prediction, why = predicted_and_explained(method.selector, decision)
         kept = None if method.verify == "all" else max(2, method.verify)
         return [
             Choice(
@@ -186,6 +187,7 @@ def _options(decision: Decision, group: Group, method: Method) -> list[Choice]:
                 fell_back=prediction.fell_back and arm == prediction.trusted,
                 predicted_nats=prediction.loss_change_nats[arm],
                 measured=None,
+                explanation=why,
             )
             for arm in prediction.shortlist(kept)
         ]

@@ -213,4 +213,5 @@ def _merged(rows: Sequence[Choice], first: Groups, kept: Mapping[str, list[int]]
         fell_back=last.fell_back,
         predicted_nats=sum(predicted) if len(predicted) == len(rows) else None,
         measured=None,
+        explanation=last.explanation,
     )
