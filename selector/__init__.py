@@ -2,7 +2,9 @@
 
 from selector.checkpoint import load_pruned as load_pruned
 from selector.checkpoint import save_pruned as save_pruned
+from selector.comparison import compare as compare
 from selector.errors import SelectorError as SelectorError
+from selector.explaining import explain as explain
 from selector.laws import check_metric as check_metric
 from selector.myopic import Myopic as Myopic
 from selector.objective import evaluate as evaluate

@@ -2,29 +2,20 @@
 
 import json
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from selector import demo as demos
-from selector import measuring_commands, network_commands
+from selector import measuring_commands, network_commands, selector_commands
 from selector import options as opt
 from selector.errors import SelectorError
 from selector.grammar import systematic_names
 from selector.laws import check_metric
-from selector.records import Records
 from selector.saliency import METRICS, find_metric
-from selector.selection import SaliencySelector
 from selector.tables import text_table
 from selector.user_input import import_module
-from selector.user_output import (
-    check_selector_folder,
-    printed,
-    progress_wanted,
-    tell_written,
-    write_selector,
-)
+from selector.user_output import printed, progress_wanted
 
 app = typer.Typer(
     add_completion=False,
@@ -82,42 +73,9 @@ app.command()(measuring_commands.score)
 app.command()(network_commands.choose)
 app.command()(network_commands.prune)
 app.command()(measuring_commands.record)
-
-
-@app.command()
-@printed
-def fit(
-    records: Annotated[Path, typer.Option(help="Folder of records, of two networks or more.")],
-    output: Annotated[Path, typer.Option(help="Folder for the selector.")],
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the selector that is there.")
-    ] = False,
-    as_json: opt.Json = False,
-) -> str:
-    """Fit a selector on your own records."""
-    check_selector_folder(output, overwrite)
-    everything = Records.load(records)
-    measured = everything.own()
-    foreign = [p.network for p in everything.of_origin("foreign").networks]
-    learnt = SaliencySelector().fit(measured)
-    write_selector(learnt, output)
-    tell_written(output)
-    if as_json:
-        found = {
-            "folder": str(output),
-            "arms": learnt.arms_,
-            "single_best": learnt.single_best_,
-            "networks": learnt.networks_,
-            "candidates": len(measured.candidates),
-            "left_out": foreign,
-        }
-        return json.dumps(found, indent=1)
-    left_out = f"\nleft out, of foreign origin: {', '.join(foreign)}" if foreign else ""
-    return (
-        f"arms: {', '.join(learnt.arms_)}\nsingle best: {learnt.single_best_}\n"
-        f"learnt from {len(measured.candidates)} candidates of {len(learnt.networks_)} networks"
-        + left_out
-    )
+app.command()(selector_commands.explain)
+app.command()(selector_commands.fit)
+app.command()(selector_commands.evaluate)
 
 
 @app.command()

@@ -57,6 +57,7 @@ def _merged(rows: Sequence[Choice], first: Groups, kept: Mapping[str, list[int]]
         measured=None,
         predicted_interval=_summed([row.predicted_interval for row in rows]),
         asked=rows[-1].asked,
+        explanation=last.explanation,
     )
 
 

@@ -138,7 +138,11 @@ def training_table(
         arms: Those whose candidates are learnt from.
         metrics: Those whose opinion is a feature; the arms are among them.
         weights: Network -> weight of its decisions; one where it is not named.
+
+    Raises:
+        SelectorError: A weight of a network that is not there, or that is no number above zero.
     """
+    _check_weights(weights or {}, [provenance.network for provenance in records.networks])
     decisions, proposals, found = [], [], []
     networks, contexts = [], []
     for group, decision, rows in records.decisions():
@@ -158,6 +162,16 @@ def training_table(
         np.array(contexts),
         np.array([(weights or {}).get(name, 1.0) for name in networks]),
     )
+
+
+def _check_weights(weights: Mapping[str, float], networks: Sequence[str]) -> None:
+    for name, weight in weights.items():
+        if name not in networks:
+            raise SelectorError(f"weights name {name!r}; networks: {', '.join(networks)}")
+        if not 0 < weight < float("inf"):
+            raise SelectorError(
+                f"the weight {weight!r} of {name!r} must be a finite number above 0; 1 is neutral"
+            )
 
 
 def normalised_regrets(rows: Sequence[CandidateRecord]) -> Matrix:

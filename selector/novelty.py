@@ -7,13 +7,17 @@ import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.model_selection import GroupKFold
 
-from selector.facts import Decision
+from selector.facts import CONTEXT, FACTS, Decision
 from selector.pairs import Matrix
 
 CENTRES = 64
 FOLDS = 5
 INSIDE = 0.99
 """Share of the decisions on networks not seen that count as inside."""
+
+
+NUMBERS = (*FACTS, *CONTEXT, "ratio")
+"""Names of the columns of `described`."""
 
 
 def described(decisions: Sequence[Decision]) -> Matrix:
@@ -66,10 +70,16 @@ class Familiar:
 
     def novelty(self, facts: Matrix) -> Matrix:
         """Distance to the nearest centre over the radius, shape (decisions,)."""
+        distances: Matrix = np.linalg.norm(self.gaps(facts), axis=1) / self.radius
+        return distances
+
+    def gaps(self, facts: Matrix) -> Matrix:
+        """From the nearest centre to every decision, in spreads, shape (decisions, numbers)."""
         points = (facts - self.mean) / self.spread
-        gaps = np.linalg.norm(points[:, None] - self.centres, axis=2)
-        nearest: Matrix = gaps.min(1) / self.radius
-        return nearest
+        offsets = points[:, None] - self.centres
+        nearest = np.linalg.norm(offsets, axis=2).argmin(1)
+        found: Matrix = offsets[np.arange(len(facts)), nearest]
+        return found
 
     def as_lists(self) -> dict[str, object]:
         """For JSON."""

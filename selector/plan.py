@@ -3,11 +3,13 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from selector.errors import SelectorError
 from selector.expectation import Expected, Interval
+from selector.explanation import Explanation
 from selector.files import write_text
 from selector.rivals import LossChange
 from selector.tables import count_text, nats_text, text_table
@@ -35,6 +37,9 @@ class Choice:
     asked: float | None = None
     """Channels that were to be left, before rounding to an allowed width; None where no ratio was
     asked of the group."""
+    explanation: Explanation | None = None
+    """Why the selector trusted a metric; in a plan of several rounds, in the last round that
+    removed channels by the metric named. None where no selector was asked."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,27 @@ class Plan:
     def removals(self) -> dict[str, tuple[int, ...]]:
         """Group name -> channels that go."""
         return {choice.group: choice.remove for choice in self.choices}
+
+    def explain(self, group: str) -> Explanation:
+        """Why the selector trusted the metric that it did in a group.
+
+        Raises:
+            SelectorError: The plan takes nothing from the group, or no selector made the choice.
+        """
+        found = {choice.group: choice for choice in self.choices}
+        if group in self.refused:
+            raise SelectorError(f"group {group!r} is left alone: {self.refused[group]}")
+        if group not in found:
+            nearest = get_close_matches(group, found, n=3, cutoff=0.0)
+            raise SelectorError(
+                f"the plan takes nothing from a group {group!r}; nearest: {', '.join(nearest)}"
+            )
+        choice = found[group]
+        if choice.explanation is None:
+            raise SelectorError(_unexplained(self.criterion))
+        if choice.measured is None:
+            return choice.explanation
+        return choice.explanation.with_measured(choice.metric, choice.measured)
 
     def __str__(self) -> str:
         """The plan as a table."""
@@ -195,12 +221,14 @@ def goal_text(goal: Goal) -> str:
 
 def _choice(row: dict[str, Any]) -> Choice:
     measured, interval = row["measured"], row.get("predicted_interval")
+    why = row.get("explanation")
     return Choice(
         **{
             **row,
             "remove": tuple(row["remove"]),
             "measured": None if measured is None else LossChange(**measured),
             "predicted_interval": None if interval is None else tuple(interval),
+            "explanation": None if why is None else Explanation.of_dict(why),
         }
     )
 
@@ -215,3 +243,17 @@ def _expected(**row: Any) -> Expected:
 def _outcome(**row: Any) -> Outcome:
     whole = row["whole"]
     return Outcome(**{**row, "whole": None if whole is None else LossChange(**whole)})
+
+
+def _unexplained(criterion: str) -> str:
+    if criterion.startswith("selector"):
+        return "the plan was made without explanations; make it again with this version"
+    if criterion.startswith("oracle"):
+        return (
+            f"criterion {criterion!r} measures every metric's choice and takes the best, which "
+            "needs no explanation; use criterion='selector' for a prediction that has one"
+        )
+    return (
+        f"criterion {criterion!r} is one metric for every group, so there is nothing to explain; "
+        "use criterion='selector'"
+    )

@@ -118,11 +118,11 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         regrets, damages = np.zeros((2, len(logs)))
         self._regret = []
         for train, left_out in network_folds(table, self.folds):
-            self._regret.append(fit_booster(table, regret, train, self._names, how))
+            self._regret.append(fit_booster(table, regret, train, self.feature_names, how))
             regrets[left_out] = predicted(self._regret[-1], table.seen.features[left_out])
-            damage = fit_booster(table, logs, train, self._names, how)
+            damage = fit_booster(table, logs, train, self.feature_names, how)
             damages[left_out] = predicted(damage, table.seen.features[left_out])
-        self._damage = fit_booster(table, logs, np.arange(len(logs)), self._names, how)
+        self._damage = fit_booster(table, logs, np.arange(len(logs)), self.feature_names, how)
         self._intervals = Intervals.learnt(damages, logs)
         errors = np.full((len(table.network), len(self.arms_)), np.nan)
         errors[table.seen.decision, table.seen.arm] = regret - regrets
@@ -131,7 +131,8 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         return self
 
     @property
-    def _names(self) -> list[str]:
+    def feature_names(self) -> list[str]:
+        """Names of the columns of `Described.features`, in order."""
         return [*feature_names(self.metrics_), "arm"]
 
     def predict(self, decision: Decision) -> Prediction:
@@ -149,15 +150,41 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             SelectorError: As `predict`.
         """
         self.check_fitted()
-        if not decisions:
-            return []
+        return self.predict_described(self.described(decisions)) if decisions else []
+
+    def described(self, decisions: Sequence[Decision]) -> Described:
+        """Decisions, at least one, as this selector's boosters see them.
+
+        Raises:
+            SelectorError: As `predict`.
+        """
+        self.check_fitted()
         proposals = [candidates(decision, self.arms_) for decision in decisions]
         if any(self.single_best_ not in found for found in proposals):
             raise SelectorError(
                 f"the scores lack {self.single_best_!r}, the selector's single best; "
                 "score with all the metrics"
             )
-        return self.predict_described(describe_all(decisions, proposals, self.metrics_, self.arms_))
+        return describe_all(decisions, proposals, self.metrics_, self.arms_)
+
+    def contributions(self, features: Matrix) -> Matrix:
+        """What every feature adds to the predicted regret, by LightGBM: mean of the jackknife.
+
+        Args:
+            features: Rows of `Described.features`, shape (rows, features).
+
+        Returns:
+            Shape (rows, features + 1); the last is what is predicted before any feature is seen.
+            A row's sum is its predicted normalised regret.
+        """
+        parts = [b.predict(features, pred_contrib=True, num_threads=1) for b in self._regret]
+        mean: Matrix = np.mean(parts, 0)
+        return mean
+
+    @property
+    def familiar(self) -> Familiar:
+        """Where the decisions lie that it has learnt from."""
+        return self._familiar
 
     def predict_described(self, seen: Described) -> list[Prediction]:
         """As `predict_many`, of decisions that are described already."""
@@ -235,7 +262,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             "parameters": self.get_params(),
             "arms": self.arms_,
             "metrics": self.metrics_,
-            "features": self._names,
+            "features": self.feature_names,
             "single_best": self.single_best_,
             "networks": self.networks_,
             "intervals": {
@@ -265,7 +292,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             )
         found = cls(**body["parameters"])
         found.arms_, found.metrics_ = body["arms"], body["metrics"]
-        if body["features"] != found._names:
+        if body["features"] != found.feature_names:
             raise SelectorError(
                 f"{folder} learnt from other features than this version describes decisions by; "
                 "fit the selector again"

@@ -7,6 +7,7 @@ from torch import nn
 
 from selector.allocation import Stage
 from selector.errors import SelectorError
+from selector.explaining import predicted_and_explained
 from selector.facts import Decision, describe_group, describe_run
 from selector.features import candidates, distinct
 from selector.groups import ChannelSet, Group
@@ -78,7 +79,7 @@ def options_of(decision: Decision, group: Group, method: Method) -> list[Choice]
     """Distinct candidates of a group, the most promising first; runner-ups are set later."""
     if method.criterion == "selector":
         assert method.selector is not None
-        prediction = method.selector.predict(decision)
+        prediction, why = predicted_and_explained(method.selector, decision)
         kept = None if method.verify == "all" else max(2, method.verify)
         return [
             Choice(
@@ -91,6 +92,7 @@ def options_of(decision: Decision, group: Group, method: Method) -> list[Choice]
                 predicted_nats=prediction.loss_change_nats[arm],
                 measured=None,
                 predicted_interval=prediction.loss_change_interval[arm],
+                explanation=why,
             )
             for arm in prediction.shortlist(kept)
         ]
