@@ -74,7 +74,8 @@ def evaluated(
     for fold in tqdm(folds_of(records.networks, split), split, disable=not progress):
         few = chance.permutation(fold.train)[: max(2, round(share * len(fold.train)))]
         train, test = table.of_networks(few.tolist()), table.of_networks(fold.test)
-        learnt = SaliencySelector(**(selector or SaliencySelector()).get_params()).fit_table(train)
+        learnt = SaliencySelector(**(selector or SaliencySelector()).get_params())
+        learnt.fit_table(train, forecasts=baselines)
         beside = {name: found[np.isin(table.network, fold.test)] for name, found in extra.items()}
         predictions = learnt.predict_described(test.seen)
         outcomes = _outcomes(predictions, train, test, beside, baselines)
