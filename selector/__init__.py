@@ -13,8 +13,10 @@ from selector.oracle import loss_changes as loss_changes
 from selector.plan import Plan as Plan
 from selector.planning import choose as choose
 from selector.pruning import PruneResult as PruneResult
+from selector.pruning import PruningError as PruningError
 from selector.pruning import apply_plan as apply_plan
 from selector.pruning import prune as prune
+from selector.rebinding import rebind as rebind
 from selector.recording import record as record
 from selector.records import Records as Records
 from selector.rivals import LossChange as LossChange

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from selector import demo as demos
-from selector import network_commands, selector_commands
+from selector import measuring_commands, network_commands, selector_commands
 from selector import options as opt
 from selector.errors import SelectorError
 from selector.grammar import systematic_names
@@ -69,10 +69,10 @@ def metrics(
     return text_table(["metric", "needs", "selector may choose it", "source", "what it is"], cells)
 
 
-app.command()(network_commands.score)
+app.command()(measuring_commands.score)
 app.command()(network_commands.choose)
 app.command()(network_commands.prune)
-app.command()(network_commands.record)
+app.command()(measuring_commands.record)
 app.command()(selector_commands.explain)
 app.command()(selector_commands.fit)
 app.command()(selector_commands.evaluate)

@@ -12,6 +12,8 @@ from selector.objective import Loss
 from selector.pruning import prune
 from selector.reading import Batches
 from selector.saliency import arms, find_metric
+from selector.tracing import Groups
+from selector.widths import Widths
 
 UNPRUNED = "unpruned"
 SMALL_STEPS = (0.02, 0.25)
@@ -20,6 +22,10 @@ LARGE_STEPS = (0.25, 0.75)
 SECOND_SHARE, LARGE_SHARE, SINGLE_SHARE = 0.5, 0.35, 0.35
 """How often a group is tried at a second small step, at a large one, and with a single channel."""
 ROUNDS = 2
+MACS_LEFT = (0.4, 0.9)
+MAX_RATIO = 0.9
+MARGIN = 0.05
+"""Above the smallest reachable share, where the last channels of every group would go."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +61,38 @@ class PrunedContext:
         return result.model
 
 
-def draw_contexts(count: int, generator: torch.Generator) -> tuple[PrunedContext, ...]:
-    """Pruned states by different metrics, with 40 to 90 % of the MACs left, spread evenly."""
+def least_macs(groups: Groups) -> float:
+    """Share of the multiply-accumulates that is left when every group lost all that it may."""
+    widths = Widths.of(groups.prunable, MAX_RATIO, 1)
+    most = {group: widths.options(group)[-1] for group in groups.prunable.values()}
+    return groups.costs.total("macs", most) / groups.costs.total("macs")
+
+
+def draw_contexts(
+    count: int, generator: torch.Generator, least: float = 0.0
+) -> tuple[PrunedContext, ...]:
+    """Pruned states by different metrics, with 40 to 90 % of the MACs left, spread evenly.
+
+    Args:
+        count: How many; none where the network cannot be pruned that far.
+        generator: Source of chance.
+        least: `least_macs`: where 40 % cannot be reached, the range ends above this.
+    """
+    lowest = max(MACS_LEFT[0], least + MARGIN)
+    if lowest >= MACS_LEFT[1]:
+        return ()
     names = arms()
     order = torch.randperm(len(names), generator=generator).tolist()
     found = []
     for number in range(count):
         # One from each of as many equal parts of the range.
         place = (number + float(torch.rand((), generator=generator))) / count
-        found.append(PrunedContext(names[order[number % len(names)]], round(0.9 - 0.5 * place, 2)))
+        found.append(
+            PrunedContext(
+                names[order[number % len(names)]],
+                round(MACS_LEFT[1] - (MACS_LEFT[1] - lowest) * place, 2),
+            )
+        )
     return tuple(found)
 
 

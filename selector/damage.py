@@ -23,8 +23,9 @@ def damage_curve(selector: SaliencySelector, decision: Decision, options: list[i
     wanted = [share * channels for share in LADDER]
     steps = {min(options[1:], key=lambda n: abs(n - w)) for w in wanted} if options[1:] else set()
     curve = {0: 0.0}
-    for count in sorted(steps | set(options[-1:]) - {0}):
-        prediction = selector.predict(replace(decision, count=count))
+    counts = sorted(steps | set(options[-1:]) - {0})
+    found = selector.predict_many([replace(decision, count=count) for count in counts])
+    for count, prediction in zip(counts, found, strict=True):
         nats = prediction.loss_change_nats[prediction.trusted]
         curve[count] = max(nats, *curve.values())
     return curve
@@ -40,9 +41,11 @@ def allocate_by_damage(stage: Stage, curves: Mapping[str, Curve]) -> dict[str, i
         SelectorError: The target cannot be met.
     """
     stage.check_reachable()
-    counts = dict.fromkeys(curves, 0)
-    while stage.cost(counts) > stage.limit:
-        prices = {step: _price(stage, counts, step, curves) for step in _steps(counts, curves)}
+    counts = {**dict.fromkeys(curves, 0), **stage.pinned}
+    curves = {name: curve for name, curve in curves.items() if name in stage.free}
+    while (cost := stage.cost(counts)) > stage.limit:
+        steps = _steps(counts, curves)
+        prices = {step: _price(stage, counts, cost, step, curves) for step in steps}
         name, count = min(prices, key=prices.__getitem__)
         if stage.cost({**counts, name: count}) <= stage.limit:
             short = [n for n in stage.options(name) if counts[name] <= n < count]
@@ -85,7 +88,11 @@ def _steps(counts: Mapping[str, int], curves: Mapping[str, Curve]) -> list[tuple
 
 
 def _price(
-    stage: Stage, counts: Mapping[str, int], step: tuple[str, int], curves: Mapping[str, Curve]
+    stage: Stage,
+    counts: Mapping[str, int],
+    cost: float,
+    step: tuple[str, int],
+    curves: Mapping[str, Curve],
 ) -> float:
     """Predicted nats for each unit of cost that a step saves, over the share of the group left.
 
@@ -95,7 +102,7 @@ def _price(
     name, count = step
     curve = curves[name]
     now = max(value for n, value in curve.items() if n <= counts[name])
-    saved = stage.cost(counts) - stage.cost({**counts, name: count})
+    saved = cost - stage.cost({**counts, name: count})
     group = stage.groups.prunable[name]
     left = 1 - stage.widths.lost(group, count)
     return (curve[count] - now + TINY_NATS) / max(saved, 1e-12) / left

@@ -121,9 +121,13 @@ class Judged:
         return float(spearmanr(self.forecasts[:, 0], self.forecasts[:, 3]).statistic)
 
     def mean(self, method: str, measure: str, where: Matrix | None = None) -> float:
-        """Mean cost of a method, of all decisions or weighted, weights of shape (decisions,)."""
+        """Mean cost of a method, of all decisions or weighted, weights of shape (decisions,).
+
+        Decisions in which it was not measured do not count.
+        """
         cost = self.outcomes[method].cost(measure)
-        return float(np.average(cost, weights=where))
+        weights = ~np.isnan(cost) * (1.0 if where is None else where)
+        return float(np.average(np.nan_to_num(cost), weights=weights))
 
     def gap_closed(
         self,
@@ -133,7 +137,9 @@ class Judged:
         where: Matrix | None = None,
     ) -> float:
         """(SBS - method) / (SBS - VBS) on mean costs: 0 is always one metric, 1 the full oracle."""
-        sbs, own, vbs = (self.mean(name, measure, where) for name in (base, method, VBS))
+        # Compared where the method was measured.
+        known = ~np.isnan(self.outcomes[method].nats) * (1.0 if where is None else where)
+        sbs, own, vbs = (self.mean(name, measure, known) for name in (base, method, VBS))
         return (sbs - own) / (sbs - vbs) if sbs != vbs else float("nan")
 
     def interval(
@@ -152,9 +158,13 @@ class Judged:
         return float(low), float(high)
 
     def by_network(self, method: str, measure: str = "regret") -> dict[str, float]:
-        """Network -> mean cost of a method."""
+        """Network -> mean cost of a method; NaN where it was not measured."""
         cost = self.outcomes[method].cost(measure)
-        return {n: float(cost[self.network == n].mean()) for n in np.unique(self.network).tolist()}
+        found = {}
+        for name in np.unique(self.network).tolist():
+            own = cost[(self.network == name) & ~np.isnan(cost)]
+            found[name] = float(own.mean()) if len(own) else float("nan")
+        return found
 
     def worse_than(self, method: str, other: str, measure: str = "regret") -> float:
         """Share of the networks on which a method costs more than another."""

@@ -26,6 +26,8 @@ class Method:
     one where the oracle measures the least (`myopic`)."""
     myopic: Myopic | None = None
     """How the myopic composition goes about it; as in the paper where it is asked for by name."""
+    compensate: bool = False
+    """Whether a removed channel's mean is kept as a constant, in pruning and in verification."""
 
     def __post_init__(self) -> None:
         """Refuse what would silently be something else."""
@@ -69,6 +71,12 @@ class Method:
                 f"channel at a time, and criterion {self.criterion!r} asks no oracle; use "
                 "criterion='oracle', or allocation='even'"
             )
+        if self.allocation == "myopic" and self.compensate:
+            raise SelectorError(
+                "compensate=True measures means once a round, and allocation='myopic' removes many "
+                "channels one after the other in it; leave it out, or use "
+                "selector.composing.compose_myopically with Myopic(mode='compensated')"
+            )
         if self.myopic is None:
             return
         if self.allocation != "myopic":
@@ -99,6 +107,7 @@ class Method:
         parts += [f"verify={self.verify}"] if self.verify else []
         parts += ["allocation by damage"] if self.allocation == "damage" else []
         parts += ["myopic composition"] if self.allocation == "myopic" else []
+        parts += ["compensated"] if self.compensate else []
         return ", ".join(parts)
 
     @property
@@ -116,6 +125,12 @@ class Method:
             raise SelectorError(
                 f"ratio takes the same share of every group and allocation={self.allocation!r} "
                 "does not; use keep_macs, keep_params or keep_weights, or allocation='even'"
+            )
+
+        if self.allocation == "myopic" and target.measure == "latency":
+            raise SelectorError(
+                "keep_latency is foretold for whole widths and allocation='myopic' counts single "
+                "channels; use keep_macs, or allocation='even' or 'damage'"
             )
 
     def ready(self, target: Target) -> "Method":

@@ -49,6 +49,11 @@ def plan_myopically(
             f"round_to={stage.widths.round_to} asks for multiples, and allocation='myopic' removes "
             "one channel at a time; leave it out, or use allocation='even'"
         )
+    if stage.widths.ratios:
+        raise SelectorError(
+            "ratios asks single groups for a share, and allocation='myopic' takes one channel at a "
+            "time wherever the oracle says; leave it out, or use allocation='even'"
+        )
     stage.check_reachable()
     groups = stage.groups
     least = {name: g.channels - stage.options(name)[-1] for name, g in groups.prunable.items()}

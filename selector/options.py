@@ -98,6 +98,13 @@ KeepWeights = Annotated[
     float | None,
     typer.Option(help="Share of the convolutions' weights that stays.", rich_help_panel=_METHOD),
 ]
+KeepLatency = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the time of a forward pass on this machine that stays.",
+        rich_help_panel=_METHOD,
+    ),
+]
 Ratio = Annotated[
     float | None,
     typer.Option(help="Share of every group's channels that goes.", rich_help_panel=_METHOD),
@@ -140,6 +147,43 @@ MaxRatio = Annotated[
 RoundTo = Annotated[
     int,
     typer.Option(help="Widths left are multiples of this.", rich_help_panel=_METHOD),
+]
+MinChannels = Annotated[
+    int,
+    typer.Option(help="Channels of a layer that are left at least.", rich_help_panel=_METHOD),
+]
+Ratios = Annotated[
+    str | None,
+    typer.Option(
+        help="Shares that single groups lose, as in conv1=0.3,conv2=0.5.", rich_help_panel=_METHOD
+    ),
+]
+MaxRatios = Annotated[
+    str | None,
+    typer.Option(help="Like --max-ratio, for single groups: conv1=0.3.", rich_help_panel=_METHOD),
+]
+Compensate = Annotated[
+    bool,
+    typer.Option(
+        "--compensate/--no-compensate",
+        help="Keep the removed channels' means as constants in what reads them.",
+        rich_help_panel=_METHOD,
+    ),
+]
+Rounds = Annotated[
+    int | None,
+    typer.Option(
+        help="Cuts; scores are made anew before each. By default a tenth of what is left goes in "
+        "each.",
+        rich_help_panel=_METHOD,
+    ),
+]
+MaxLossChange = Annotated[
+    float | None,
+    typer.Option(
+        help="Stop before the loss on --data rises by more than this, in nats.",
+        rich_help_panel=_METHOD,
+    ),
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document instead of text, and no more.")

@@ -10,7 +10,7 @@ Compensated removal leaves the channels' means in place: there t_nc - abar_c g_n
 with abar_c the mean activation and g_nc the gradient summed over positions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,11 @@ class Pairs:
         """
         squares: Matrix = np.einsum("sc,sc->s", chosen @ self.second, chosen)
         return chosen @ self.first, np.maximum(squares, 0.0)
+
+    def without(self, channels: Sequence[int]) -> "Pairs":
+        """Those of the other channels."""
+        kept = np.setdiff1d(np.arange(len(self.first)), list(channels))
+        return Pairs(self.first[kept], self.second[np.ix_(kept, kept)])
 
     @property
     def scale(self) -> Matrix:

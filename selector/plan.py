@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from selector.errors import SelectorError
+from selector.expectation import Expected, Interval
 from selector.explanation import Explanation
 from selector.files import write_text
 from selector.rivals import LossChange
@@ -30,9 +32,39 @@ class Choice:
     """Predicted loss change; None where a metric was named by hand."""
     measured: LossChange | None
     """Loss change measured by the oracle, given what the plan already takes from other groups."""
+    predicted_interval: Interval | None = None
+    """90 % interval of the predicted loss change, in nats."""
+    asked: float | None = None
+    """Channels that were to be left, before rounding to an allowed width; None where no ratio was
+    asked of the group."""
     explanation: Explanation | None = None
     """Why the selector trusted a metric; in a plan of several rounds, in the last round that
     removed channels by the metric named. None where no selector was asked."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What was asked of the whole network, and what a plan gives."""
+
+    target: str
+    """`keep_macs`, `keep_params`, `keep_weights`, `keep_latency`, `ratio` or `ratios`."""
+    asked: float
+    got: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a plan that was carried out as one round."""
+
+    share: float
+    """The part of the way to the target that is done after it."""
+    whole: LossChange | None
+    """Loss change of the whole plan, measured before the cut; None where nothing was verified."""
+    halved: int
+    """How often the round's step was halved because the whole plan's loss left its interval, or the
+    network's its limit."""
+    loss: float | None
+    """Loss after cut, recalibration and fine-tuning, on the calibration images."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +81,13 @@ class Plan:
     """Groups that are left alone, with the reason."""
     oracle_images: int
     """Images evaluated by the oracle to make the plan."""
+    goal: Goal | None = None
+    expected: Expected | None = None
+    """Loss and accuracy that are expected when the plan is carried out; None where a metric was
+    named by hand."""
+    warnings: tuple[str, ...] = ()
+    """Where what was asked is not what will be done."""
+    outcome: Outcome | None = None
 
     @classmethod
     def of_groups(
@@ -95,30 +134,38 @@ class Plan:
 
     def __str__(self) -> str:
         """The plan as a table."""
-        rows = [
-            [
-                choice.group,
-                f"{choice.channels}",
-                f"{choice.channels - len(choice.remove)}",
-                choice.metric + (" (single best)" if choice.fell_back else ""),
-                choice.runner_up or "-",
-                nats_text(choice.predicted_nats),
-                nats_text(choice.measured.nats if choice.measured else None),
-            ]
-            for choice in self.choices
-        ]
-        columns = ["group", "channels", "left", "metric trusted", "runner-up"]
-        table = text_table([*columns, "predicted nats", "measured nats"], rows)
+        columns = ["group", "channels", *(["asked"] if self._asked else []), "left"]
+        columns += ["metric trusted", "runner-up", "predicted nats", "measured nats"]
         lines = [
-            table,
+            text_table(columns, [self._cells(choice) for choice in self.choices]),
             f"MACs {count_text(self.macs_before)} -> {count_text(self.macs_after)} "
             f"({self.macs_after / self.macs_before:.1%}), parameters "
             f"{count_text(self.parameters_before)} -> {count_text(self.parameters_after)} "
             f"({self.parameters_after / self.parameters_before:.1%}); "
             f"oracle images {self.oracle_images}",
+            *([goal_text(self.goal)] if self.goal else []),
+            *([str(self.expected)] if self.expected else []),
+            *(f"warning: {text}" for text in self.warnings),
             *(f"left alone: {name}: {why}" for name, why in self.refused.items()),
         ]
         return "\n".join(lines)
+
+    @property
+    def _asked(self) -> bool:
+        return any(choice.asked is not None for choice in self.choices)
+
+    def _cells(self, choice: Choice) -> list[str]:
+        asked = "-" if choice.asked is None else f"{choice.asked:.1f}"
+        return [
+            choice.group,
+            f"{choice.channels}",
+            *([asked] if self._asked else []),
+            f"{choice.channels - len(choice.remove)}",
+            choice.metric + (" (single best)" if choice.fell_back else ""),
+            choice.runner_up or "-",
+            nats_text(choice.predicted_nats),
+            nats_text(choice.measured.nats if choice.measured else None),
+        ]
 
     def to_json(self) -> str:
         """The plan as JSON text."""
@@ -134,6 +181,10 @@ class Plan:
         try:
             fields = json.loads(text)
             fields["choices"] = tuple(_choice(row) for row in fields["choices"])
+            fields["warnings"] = tuple(fields.get("warnings", ()))
+            for name, read in (("goal", Goal), ("expected", _expected), ("outcome", _outcome)):
+                if fields.get(name) is not None:
+                    fields[name] = read(**fields[name])
             return cls(**fields)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise SelectorError(f"this is not a plan saved by to_json: {error}") from error
@@ -159,6 +210,41 @@ class Plan:
             raise SelectorError(f"the plan {path} cannot be read: {error}") from error
 
 
+def goal_text(goal: Goal) -> str:
+    """What was asked and what was got, on one line.
+
+    >>> goal_text(Goal("keep_macs", 0.5, 0.4962))
+    'asked keep_macs=0.5, got 0.496'
+    """
+    return f"asked {goal.target}={goal.asked:.4g}, got {goal.got:.3f}"
+
+
+def _choice(row: dict[str, Any]) -> Choice:
+    measured, interval = row["measured"], row.get("predicted_interval")
+    why = row.get("explanation")
+    return Choice(
+        **{
+            **row,
+            "remove": tuple(row["remove"]),
+            "measured": None if measured is None else LossChange(**measured),
+            "predicted_interval": None if interval is None else tuple(interval),
+            "explanation": None if why is None else Explanation.of_dict(why),
+        }
+    )
+
+
+def _expected(**row: Any) -> Expected:
+    for name in ("loss_change_interval", "accuracy_interval"):
+        if row.get(name) is not None:
+            row[name] = tuple(row[name])
+    return Expected(**row)
+
+
+def _outcome(**row: Any) -> Outcome:
+    whole = row["whole"]
+    return Outcome(**{**row, "whole": None if whole is None else LossChange(**whole)})
+
+
 def _unexplained(criterion: str) -> str:
     if criterion.startswith("selector"):
         return "the plan was made without explanations; make it again with this version"
@@ -171,14 +257,3 @@ def _unexplained(criterion: str) -> str:
         f"criterion {criterion!r} is one metric for every group, so there is nothing to explain; "
         "use criterion='selector'"
     )
-
-
-def _choice(row: dict[str, object]) -> Choice:
-    measured = row["measured"]
-    change = LossChange(**measured) if isinstance(measured, dict) else None
-    removed = row["remove"]
-    assert isinstance(removed, list)
-    why = row.get("explanation")
-    found = Explanation.of_dict(why) if isinstance(why, dict) else None
-    whole = {**row, "remove": tuple(removed), "measured": change, "explanation": found}
-    return Choice(**whole)  # type: ignore[arg-type]

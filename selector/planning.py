@@ -1,32 +1,27 @@
 """`choose`: which channels go from every group, which metric says so, and what it will cost."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 
 from torch import nn
 from typing_extensions import Unpack
 
-from selector.allocation import Stage, Target, Targets, Widths, allocate_evenly
-from selector.damage import allocate_by_damage, damage_curve
+from selector.allocation import Stage, Target, Targets, asked_widths
 from selector.errors import SelectorError
-from selector.explaining import predicted_and_explained
-from selector.facts import Decision, describe_group, describe_run
-from selector.features import candidates, distinct
-from selector.groups import Group, masked
-from selector.measuring import FORWARD, PAIRS, measure_signals
+from selector.foresight import allocated, expected_of
+from selector.latency import Clock
 from selector.method import Allocation, Method, Verify
 from selector.myopic import Myopic
 from selector.myopic_plan import plan_myopically
 from selector.objective import Loss
-from selector.oracle import Oracle
-from selector.plan import Choice, Plan
-from selector.reading import Batches, check_batches, probe_inputs, split_batches
-from selector.saliency import arms, find_metric
-from selector.scoring import needs_of, score_signals
+from selector.plan import Choice, Goal, Plan
+from selector.reading import Batches, check_batches, probe_inputs
 from selector.selection import SaliencySelector
-from selector.signals import Signals
-from selector.tracing import Groups, find_groups
+from selector.shifts import removed
+from selector.surveying import Survey, options_of, survey_network, verified
+from selector.tracing import find_groups
+from selector.widths import Shares, Widths, by_group, without
 
 
 def choose(
@@ -40,8 +35,13 @@ def choose(
     ignore: Iterable[str] = (),
     allocation: Allocation = "even",
     myopic: Myopic | None = None,
+    compensate: bool = False,
     max_ratio: float = 0.9,
+    max_ratios: Shares | None = None,
+    ratios: Shares | None = None,
     round_to: int = 1,
+    min_channels: int = 1,
+    latency_inputs: object | None = None,
     progress: bool = False,
     **target: Unpack[Targets],
 ) -> Plan:
@@ -60,12 +60,20 @@ def choose(
             the least loss change per unit saved, or `myopic`, with criterion `oracle`: one channel
             at a time over the whole network, as in arXiv 2004.03376.
         myopic: How that goes about it; as in the paper by default.
+        compensate: Let the oracle measure with the removed channels' means in their place.
         max_ratio: Largest share of a group's channels that may go, in (0, 1).
-        round_to: Widths that are left must be a multiple of this.
+        max_ratios: The same for single groups, by name.
+        ratios: Share of the channels that single groups lose, by name, whatever the target asks of
+            the others; without a target, the others lose nothing.
+        round_to: Widths that are left are multiples of this, the nearest to what is asked.
+        min_channels: Channels of a layer that are left at least.
+        latency_inputs: For `keep_latency`, what the network is called with where latency matters,
+            one image for example; by default eight images of the first batch.
         progress: Show progress bars.
-        **target: One of `keep_macs`, `keep_params`, `keep_weights` (share of the network's
-            multiply-accumulates, parameters or convolution weights that stays) or `ratio` (share of
-            every group's channels that goes), each in (0, 1).
+        **target: One of `keep_macs`, `keep_params`, `keep_weights`, `keep_latency` (share of the
+            network's multiply-accumulates, parameters, convolution weights or seconds on this
+            machine that stays) or `ratio` (share of every group's channels that goes), each in
+            (0, 1).
 
     Returns:
         The plan; `selector.apply_plan(model, plan)` carries it out.
@@ -73,32 +81,63 @@ def choose(
     Raises:
         SelectorError: Unusable input, unknown names, or a target that cannot be met.
     """
-    wanted = Target.of(target)
-    method = Method(criterion, verify, selector, allocation, myopic).ready(wanted)
-    check_batches(batches)
-    groups = without(find_groups(model, probe_inputs(model, batches)), ignore)
-    widths = Widths.of(groups.required(), max_ratio, round_to)
-    stage = Stage(groups, widths, wanted, share=1.0, start=groups.costs)
-    return plan_stage(model, batches, stage, method, loss=loss, progress=progress)
+    wanted = Target.of(target, ratios)
+    method = Method(criterion, verify, selector, allocation, myopic, compensate).ready(wanted)
+    stage = first_stage(
+        model,
+        batches,
+        wanted,
+        ignore=ignore,
+        max_ratio=max_ratio,
+        max_ratios=max_ratios,
+        ratios=ratios,
+        round_to=round_to,
+        min_channels=min_channels,
+        latency_inputs=latency_inputs,
+    )
+    if method.allocation == "myopic":
+        return plan_stage(model, batches, stage, method, loss=loss, progress=progress)
+    survey = survey_network(model, batches, stage, method, loss=loss)
+    plan = plan_surveyed(model, survey, stage, method, loss=loss, progress=progress)
+    return replace(plan, expected=expected_of(model, plan, survey, loss))
 
 
-def without(groups: Groups, ignore: Iterable[str]) -> Groups:
-    """The groups less those that hold one of these layers.
+def first_stage(
+    model: nn.Module,
+    batches: Batches,
+    target: Target,
+    *,
+    ignore: Iterable[str],
+    max_ratio: float,
+    max_ratios: Shares | None,
+    ratios: Shares | None,
+    round_to: int,
+    min_channels: int,
+    latency_inputs: object | None,
+) -> Stage:
+    """An unpruned network's groups, limits and costs, with all of the way to the target ahead.
 
     Raises:
-        SelectorError: A name that is no layer of any group.
+        SelectorError: Unusable batches, unknown names, limits out of range or in contradiction.
     """
-    prunable = dict(groups.prunable)
-    refused = dict(groups.refused)
-    for name in ignore:
-        hit = [g.name for g in groups.prunable.values() if name == g.name or name in g.producers]
-        if not hit and name not in refused:
-            known = ", ".join(groups.prunable)
-            raise SelectorError(f"ignore names {name!r}, which is no group; known: {known}")
-        for group in hit:
-            prunable.pop(group, None)
-            refused[group] = "ignored, as asked"
-    return Groups(prunable, refused, groups.costs)
+    check_batches(batches)
+    if latency_inputs is not None and target.measure != "latency":
+        raise SelectorError(
+            f"latency_inputs does nothing with {target.name}; leave it out, or use keep_latency"
+        )
+    groups = without(find_groups(model, probe_inputs(model, batches)), ignore)
+    widths = Widths.of(
+        groups.required(),
+        max_ratio,
+        round_to,
+        min_channels=min_channels,
+        max_ratios=by_group(groups, max_ratios, "max_ratios"),
+        ratios=by_group(groups, ratios, "ratios"),
+    )
+    clock = None
+    if target.measure == "latency":
+        clock = Clock.of(model, groups.prunable, batches, latency_inputs)
+    return Stage(groups, widths, target, 1.0, groups.costs, clock)
 
 
 def plan_stage(
@@ -111,126 +150,76 @@ def plan_stage(
     progress: bool = False,
 ) -> Plan:
     """Choose how many channels go from every group in this round, and which."""
-    groups = stage.groups
     if method.allocation == "myopic":
         how = method.myopic or Myopic()
-        return plan_myopically(model, batches, stage, how, criterion=str(method), loss=loss)
-    scoring = measuring = batches
-    if method.measures:
-        scoring, measuring = split_batches(batches, 2, "verification by the oracle")
-    # Only the selector asks what channels do together.
-    needs = needs_of(method.metrics) | (PAIRS if method.criterion == "selector" else FORWARD)
-    signals = measure_signals(model, scoring, groups.prunable, needs=needs, loss=loss)
-    decisions = {
-        name: _decision(model, group, stage, signals[name], method.metrics)
-        for name, group in groups.prunable.items()
-    }
-    counts = _allocated(stage, decisions, method)
+        plan = plan_myopically(model, batches, stage, how, criterion=str(method), loss=loss)
+        return _judged(plan, stage)
+    survey = survey_network(model, batches, stage, method, loss=loss)
+    return plan_surveyed(model, survey, stage, method, loss=loss, progress=progress)
+
+
+def plan_surveyed(
+    model: nn.Module,
+    survey: Survey,
+    stage: Stage,
+    method: Method,
+    *,
+    loss: Loss | None,
+    progress: bool = False,
+) -> Plan:
+    """The same once the network has been surveyed: for trying several step sizes."""
+    counts = allocated(stage, survey.decisions, method)
     choices: list[Choice] = []
     images = 0
     with ExitStack() as already_gone:
         for name, count in counts.items():
             if not count:
                 continue
-            group = groups.prunable[name]
-            options = _options(replace(decisions[name], count=count), group, method)
+            group = stage.groups.prunable[name]
+            options = options_of(replace(survey.decisions[name], count=count), group, method)
             if method.measures:
-                options, cost = _verified(model, measuring, group, options, method, loss, progress)
+                options, cost = verified(
+                    model, survey, group, options, method, loss=loss, progress=progress
+                )
                 images += cost
-            choice = replace(options[0], runner_up=_runner_up(options))
+            runner_up = options[1].metric if len(options) > 1 else None
+            choice = replace(options[0], runner_up=runner_up)
             choices.append(choice)
             if method.measures:
                 # The next group's candidates are measured in the network that this choice leaves.
-                already_gone.enter_context(masked(model, group, choice.remove))
-    return Plan.of_groups(str(method), choices, groups, images)
+                gone = removed(model, [(group, choice.remove)], survey.compensation)
+                already_gone.enter_context(gone)
+    return _judged(Plan.of_groups(str(method), choices, stage.groups, images), stage)
 
 
-def _allocated(stage: Stage, decisions: Mapping[str, Decision], method: Method) -> dict[str, int]:
-    if method.allocation == "even":
-        return allocate_evenly(stage)
-    assert method.selector is not None
-    curves = {
-        name: damage_curve(method.selector, decision, stage.options(name))
-        for name, decision in decisions.items()
-    }
-    return allocate_by_damage(stage, curves)
-
-
-def _decision(
-    model: nn.Module, group: Group, stage: Stage, found: Signals, metrics: Sequence[str]
-) -> Decision:
-    """What the selector is asked of a group; how many channels go is filled in later."""
-    scores = score_signals({group.name: found}, metrics)[group.name]
-    assert found.run is not None
-    return Decision(
-        facts=describe_group(model, group, stage.groups.costs, found),
-        context=describe_run(found.run, stage.macs_kept),
-        scores={name: values.numpy() for name, values in scores.items()},
-        count=1,
-        pairs=found.pairs,
+def _judged(plan: Plan, stage: Stage) -> Plan:
+    """The plan with what was asked beside what it gives."""
+    asked = asked_widths(stage)
+    choices = [replace(choice, asked=asked.get(choice.group)) for choice in plan.choices]
+    counts = {choice.group: len(choice.remove) for choice in choices}
+    kept = [
+        f"{name} keeps all its {group.channels} channels: {asked[name]:.1f} were asked, and no "
+        "allowed width is nearer"
+        for name, group in stage.groups.prunable.items()
+        if name in asked and name not in counts and stage.share == 1
+        if group.channels == stage.widths.original[name]
+    ]
+    return replace(
+        plan,
+        choices=tuple(choices),
+        goal=goal_of(stage, counts),
+        warnings=plan.warnings + tuple(kept),
     )
 
 
-def _options(decision: Decision, group: Group, method: Method) -> list[Choice]:
-    """Distinct candidates of a group, the most promising first; runner-ups are set later."""
-    if method.criterion == "selector":
-        assert method.selector is not None
-        prediction, why = predicted_and_explained(method.selector, decision)
-        kept = None if method.verify == "all" else max(2, method.verify)
-        return [
-            Choice(
-                group=group.name,
-                channels=group.channels,
-                remove=prediction.proposals[arm],
-                metric=arm,
-                runner_up=None,
-                fell_back=prediction.fell_back and arm == prediction.trusted,
-                predicted_nats=prediction.loss_change_nats[arm],
-                measured=None,
-                explanation=why,
-            )
-            for arm in prediction.shortlist(kept)
-        ]
-    oracle = method.criterion == "oracle"
-    names = arms() if oracle else [_named(method.criterion, decision, group.name)]
-    proposals = candidates(decision, names)
-    return [
-        Choice(group.name, group.channels, proposals[arm], arm, None, False, None, None)
-        for arm in distinct(proposals, proposals)
-    ]
-
-
-def _named(metric: str, decision: Decision, group: str) -> str:
-    if metric not in decision.scores:
-        raise SelectorError(
-            f"metric {metric!r} needs {find_metric(metric).needs}, and group {group!r} has none; "
-            f"name the group in ignore, or use another criterion"
-        )
-    return metric
-
-
-def _verified(
-    model: nn.Module,
-    batches: Batches,
-    group: Group,
-    options: list[Choice],
-    method: Method,
-    loss: Loss | None,
-    progress: bool,
-) -> tuple[list[Choice], int]:
-    """The options with the measured ones first, best in front; and the images evaluated."""
-    every = method.criterion == "oracle" or method.verify == "all"
-    count = len(options) if every else min(len(options), int(method.verify))
-    sets = [option.remove for option in options[:count]]
-    found = Oracle().measure(model, batches, {group: sets}, loss=loss, progress=progress)
-    changes = found.changes[group]
-    measured = [
-        replace(option, measured=change, fell_back=False)
-        for option, change in zip(options, changes, strict=False)
-    ]
-    measured.sort(key=lambda option: option.measured.nats if option.measured else 0.0)
-    return measured + options[count:], found.image_forwards
-
-
-def _runner_up(options: Sequence[Choice]) -> str | None:
-    return options[1].metric if len(options) > 1 else None
+def goal_of(stage: Stage, counts: Mapping[str, int]) -> Goal:
+    """What was asked of the network by now, and what taking these channels gives."""
+    target, widths = stage.target, stage.widths
+    if target.measure != "channels":
+        keep = target.keep**stage.share
+        return Goal(target.name, keep, stage.cost(counts) / stage.start_cost)
+    asked = asked_widths(stage)
+    width = sum(widths.original[name] for name in asked)
+    lost = stage.lost(counts)
+    got = sum(lost[name] * widths.original[name] for name in asked) / width
+    return Goal(target.name, 1 - sum(asked.values()) / width, got)

@@ -17,7 +17,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from selector.contexts import UNPRUNED, PrunedContext, counts_of, draw_contexts, draw_counts
+from selector.contexts import (
+    UNPRUNED,
+    PrunedContext,
+    counts_of,
+    draw_contexts,
+    draw_counts,
+    least_macs,
+)
 from selector.errors import SelectorError
 from selector.facts import Decision, describe_group, describe_run
 from selector.features import candidates
@@ -90,10 +97,14 @@ def record(
             raise SelectorError(f"ratio {ratio} is outside [0, 1); zero stands for one channel")
     parts = _Parts(*split_batches(batches, 3, "recording"))
     chance = torch.Generator().manual_seed(seed)
-    drawn = draw_contexts(contexts, chance) if isinstance(contexts, int) else tuple(contexts)
     whole = find_groups(model, probe_inputs(model, parts.signals))
     whole.required()
     macs = whole.costs.total("macs")
+    drawn = (
+        draw_contexts(contexts, chance, least_macs(whole))
+        if isinstance(contexts, int)
+        else tuple(contexts)
+    )
     diary = Journal(None if journal is None else Path(journal), network, seed)
     groups: list[GroupRecord] = []
     rows: list[CandidateRecord] = []

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
+from selector.expectation import Expected
 from selector.files import write_text
+from selector.latency import Timed
 from selector.objective import Evaluation
-from selector.plan import Choice, Plan
+from selector.plan import Choice, Goal, Plan, goal_text
 from selector.tables import count_text, nats_text, text_table
 
 
@@ -30,6 +32,24 @@ class GroupRow:
     """Sum of the rounds' predicted loss changes."""
     measured_nats: float | None
     """Sum of the rounds' measured loss changes, where every one was measured."""
+    asked: float | None = None
+    """Channels that were to be left, before rounding to an allowed width."""
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One round."""
+
+    macs_kept: float
+    """Share of the unpruned network's multiply-accumulates that is left."""
+    predicted_nats: float | None
+    """Sum of the groups' predicted loss changes."""
+    measured_nats: float | None
+    """Measured loss change of the whole plan, before the cut."""
+    halved: int
+    """How often the step was halved."""
+    loss: float | None
+    """On the calibration images, after cut, recalibration and fine-tuning."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +68,16 @@ class Report:
     """Which images the losses and accuracies were measured on."""
     oracle_images: int
     refused: tuple[tuple[str, str], ...]
+    steps: tuple[StepRow, ...] = ()
+    goal: Goal | None = None
+    expected: Expected | None = None
+    """What was said before the first cut, of the calibration images."""
+    warnings: tuple[str, ...] = ()
+    latency: Timed | None = None
+    """Of a forward pass on this machine, where it was the target."""
 
     def __str__(self) -> str:
-        """Two tables and the groups left alone."""
+        """Tables of groups, network and rounds, then remarks, and the groups left alone."""
         groups = text_table(GROUP_COLUMNS, self.group_cells())
         network = text_table(["network", "before", "after", "left"], self.network_cells())
         lines = [
@@ -58,10 +85,34 @@ class Report:
             f"{self.oracle_images} images evaluated by the oracle",
             groups,
             network,
+            text_table(STEP_COLUMNS, self.step_cells()),
+            *self.remarks(),
             f"loss and accuracy on {self.before.images} {self.images_from}",
             *(f"left alone: {name}: {why}" for name, why in self.refused),
         ]
         return "\n".join(lines)
+
+    def remarks(self) -> list[str]:
+        """What was asked and got, what was expected, and the warnings, a line each."""
+        return [
+            *([goal_text(self.goal)] if self.goal else []),
+            *([f"{self.expected}, in {self.expected.rounds} rounds"] if self.expected else []),
+            *(f"warning: {text}" for text in self.warnings),
+        ]
+
+    def step_cells(self) -> list[list[str]]:
+        """The rounds as cells of a table."""
+        return [
+            [
+                f"{number}",
+                f"{step.macs_kept:.1%}",
+                nats_text(step.predicted_nats),
+                nats_text(step.measured_nats),
+                f"{step.halved}",
+                "-" if step.loss is None else f"{step.loss:.4f}",
+            ]
+            for number, step in enumerate(self.steps, 1)
+        ]
 
     def group_cells(self) -> list[list[str]]:
         """The groups as cells of a table."""
@@ -69,6 +120,7 @@ class Report:
             [
                 row.group,
                 f"{row.channels_before}",
+                "-" if row.asked is None else f"{row.asked:.1f}",
                 f"{row.channels_after}",
                 ", ".join(f"{metric} {count}" for metric, count in row.trusted),
                 row.runner_up or "-",
@@ -94,6 +146,11 @@ class Report:
             cells.append(
                 ["accuracy", f"{self.before.accuracy:.2%}", f"{self.after.accuracy:.2%}", ""]
             )
+        if self.latency is not None:
+            times = (f"{1e3 * t:.2f} ms" for t in (self.latency.before, self.latency.after))
+            cells.append(
+                [f"latency, {self.latency.images} images", *times, f"{self.latency.ratio:.1%}"]
+            )
         return cells
 
     def to_json(self) -> str:
@@ -101,12 +158,17 @@ class Report:
         return json.dumps(asdict(self), indent=1)
 
     def save_html(self, path: str | Path) -> None:
-        """Write one self-contained HTML file."""
+        """Write one self-contained HTML file, with its plots."""
+        from selector.plots import loss_plot  # Only here: it takes long to import.
+
         environment = Environment(
             loader=PackageLoader("selector"), autoescape=select_autoescape(default=True)
         )
         page = environment.get_template("report.html").render(
-            report=self, group_columns=GROUP_COLUMNS
+            report=self,
+            group_columns=GROUP_COLUMNS,
+            step_columns=STEP_COLUMNS,
+            loss_plot=loss_plot([(s.macs_kept, s.loss) for s in self.steps], self.expected),
         )
         write_text(path, page)
 
@@ -114,6 +176,7 @@ class Report:
 GROUP_COLUMNS = (
     "group",
     "channels",
+    "asked",
     "left",
     "metrics trusted, channels removed",
     "runner-up",
@@ -122,9 +185,16 @@ GROUP_COLUMNS = (
     "measured nats",
 )
 
+STEP_COLUMNS = ("round", "MACs left", "predicted nats", "measured nats", "halved", "loss after")
+
 
 def report_of(
-    plans: Sequence[Plan], whole: Plan, before: Evaluation, after: Evaluation, images_from: str
+    plans: Sequence[Plan],
+    whole: Plan,
+    before: Evaluation,
+    after: Evaluation,
+    images_from: str,
+    latency: Timed | None = None,
 ) -> Report:
     """Put a report together from the plans of all rounds."""
     rounds: dict[str, list[Choice]] = {choice.group: [] for choice in whole.choices}
@@ -143,6 +213,24 @@ def report_of(
         images_from=images_from,
         oracle_images=whole.oracle_images,
         refused=tuple(whole.refused.items()),
+        steps=tuple(_step(plan, whole) for plan in plans),
+        goal=whole.goal,
+        expected=whole.expected,
+        warnings=whole.warnings,
+        latency=latency,
+    )
+
+
+def _step(plan: Plan, whole: Plan) -> StepRow:
+    predicted = [choice.predicted_nats for choice in plan.choices]
+    known = [nats for nats in predicted if nats is not None]
+    outcome = plan.outcome
+    return StepRow(
+        macs_kept=plan.macs_after / whole.macs_before,
+        predicted_nats=sum(known) if len(known) == len(predicted) else None,
+        measured_nats=None if outcome is None or outcome.whole is None else outcome.whole.nats,
+        halved=0 if outcome is None else outcome.halved,
+        loss=None if outcome is None else outcome.loss,
     )
 
 
@@ -160,4 +248,5 @@ def _row(choice: Choice, rounds: Sequence[Choice]) -> GroupRow:
         fell_back=sum(step.fell_back for step in rounds),
         predicted_nats=choice.predicted_nats,
         measured_nats=sum(measured) if len(measured) == len(rounds) else None,
+        asked=choice.asked,
     )

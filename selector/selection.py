@@ -99,8 +99,13 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         arms, metrics = names_of(records)
         return self.fit_table(training_table(records, arms, metrics, weights))
 
-    def fit_table(self, table: TrainingTable) -> "SaliencySelector":
+    def fit_table(self, table: TrainingTable, *, forecasts: bool = True) -> "SaliencySelector":
         """Learn from decisions that are described already: what evaluation does many times.
+
+        Args:
+            table: Of two networks or more.
+            forecasts: Whether loss changes are learnt, too, which doubles the time; those that are
+                predicted are NaN otherwise, and the selector cannot be saved.
 
         Raises:
             SelectorError: As `fit`.
@@ -133,9 +138,12 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         for train, left_out in network_folds(table, self.folds):
             self._regret.append(fit_booster(table, regret, train, self.feature_names, how))
             regrets[left_out] = predicted(self._regret[-1], table.seen.features[left_out])
-            damage = fit_booster(table, logs, train, self.feature_names, how)
-            damages[left_out] = predicted(damage, table.seen.features[left_out])
-        self._damage = fit_booster(table, logs, np.arange(len(logs)), self.feature_names, how)
+            if forecasts:
+                damage = fit_booster(table, logs, train, self.feature_names, how)
+                damages[left_out] = predicted(damage, table.seen.features[left_out])
+        self._damage = None
+        if forecasts:
+            self._damage = fit_booster(table, logs, np.arange(len(logs)), self.feature_names, how)
         self._intervals = Intervals.learnt(damages, logs)
         errors = np.full((len(table.network), len(self.arms_)), np.nan)
         errors[table.seen.decision, table.seen.arm] = regret - regrets
@@ -207,7 +215,9 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
     def predict_described(self, seen: Described) -> list[Prediction]:
         """As `predict_many`, of decisions that are described already."""
         regrets = np.stack([predicted(booster, seen.features) for booster in self._regret])
-        logs = predicted(self._damage, seen.features)
+        logs = np.full(len(seen.features), np.nan)
+        if self._damage is not None:
+            logs = predicted(self._damage, seen.features)
         novelty = self._familiar.novelty(seen.facts)
         ends = np.cumsum([len(found) for found in seen.proposals])
         spans = [slice(e - len(found), e) for found, e in zip(seen.proposals, ends, strict=True)]
@@ -277,6 +287,8 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             SelectorError: Not fitted, or a file cannot be written.
         """
         self.check_fitted()
+        if self._damage is None:
+            raise SelectorError("a selector that learnt no forecasts cannot be saved; call fit")
         boosters = {f"regret_{i}": b.model_to_string() for i, b in enumerate(self._regret)}
         boosters["damage"] = self._damage.model_to_string()
         description = {

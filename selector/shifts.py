@@ -12,8 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from selector.groups import CONVOLUTION, NORMALISATION, Group, channel_dimension, weight_of
-from selector.reading import Batches, call, evaluating, read, run_batch
+from selector.groups import (
+    CONVOLUTION,
+    NORMALISATION,
+    ChannelSet,
+    Group,
+    channel_dimension,
+    masked,
+    weight_of,
+)
+from selector.reading import Batches, call, evaluating, probe_inputs, read, run_batch
 
 Means = Mapping[str, Tensor]
 """Consumer -> mean of each of its inputs over images and positions, shape (inputs,), float64."""
@@ -186,3 +194,44 @@ def _target(model: nn.Module, shift: Shift, gone: Sequence[int]) -> tuple[Tensor
     bias = absorber.bias
     assert isinstance(bias, Tensor)
     return bias, values
+
+
+@dataclass(frozen=True, eq=False)
+class Compensation:
+    """What the channels of a network leave behind when they go: measured once, for any of them."""
+
+    means: Means
+    absorbers: Absorbers
+
+    @classmethod
+    def measured(
+        cls, model: nn.Module, batches: Batches, groups: Iterable[Group]
+    ) -> "Compensation":
+        """Measure the means of these groups' channels, and find what can absorb them."""
+        absorbers = find_absorbers(model, probe_inputs(model, batches))
+        return cls(measure_means(model, batches, groups), absorbers)
+
+    def of(self, model: nn.Module, group: Group, channels: Sequence[int]) -> tuple[Shift, ...]:
+        """The shifts that stand for these channels."""
+        return shifts_of(model, group, channels, self.means, self.absorbers)
+
+
+@contextmanager
+def removed(
+    model: nn.Module,
+    removals: Iterable[tuple[Group, ChannelSet]],
+    compensation: Compensation | None = None,
+) -> Iterator[None]:
+    """Context in which channel sets of several groups are masked, compensated where that is asked.
+
+    Args:
+        model: The network; it comes back bit for bit.
+        removals: Groups with the channels that go.
+        compensation: What puts the channels' means in their place; None for plain removal.
+    """
+    with ExitStack() as stack:
+        for group, channels in removals:
+            shifts = compensation.of(model, group, channels) if compensation and channels else ()
+            stack.enter_context(masked(model, group, channels))
+            stack.enter_context(shifted(model, shifts))
+        yield

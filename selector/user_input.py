@@ -186,6 +186,21 @@ def numbers(text: str, option: str) -> tuple[float, ...]:
     return found
 
 
+def shares(text: str | None, option: str) -> dict[str, float] | None:
+    """Names with a share each, between commas; nothing where nothing was typed.
+
+    >>> shares("conv1=0.3, conv2=0.5", "--ratios")
+    {'conv1': 0.3, 'conv2': 0.5}
+    """
+    if text is None:
+        return None
+    pairs = [part.partition("=") for part in names(text, option)]
+    try:
+        return {name.strip(): float(share) for name, _, share in pairs}
+    except ValueError:
+        raise SelectorError(f"{option} {text!r} must name shares, as in conv1=0.3") from None
+
+
 def verify_count(text: str) -> Verify:
     """A number of candidates, or `all`.
 

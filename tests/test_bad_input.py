@@ -85,7 +85,7 @@ def test_an_unknown_group(model: nn.Module) -> None:
 
 
 def test_targets_none_two_or_unknown(model: nn.Module) -> None:
-    known = "keep_macs, keep_params, keep_weights, ratio"
+    known = "keep_macs, keep_params, keep_weights, keep_latency, ratio"
     refused(by_l1(model), "give exactly one target", known, "got none")
     refused(
         by_l1(model, ratio=0.5, keep_macs=0.5),

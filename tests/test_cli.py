@@ -195,9 +195,17 @@ def test_prune_writes_network_report_and_plan(here: Path) -> None:
     assert sum(p.numel() for p in small.parameters()) == report["parameters"][1]
     assert (here / "r.html").read_text().startswith("<!")
     assert Plan.load("p.json").macs_after == report["macs"][1]
+    page = (here / "r.html").read_text()
+    assert "<svg" in page
+    assert "asked keep_macs=0.5" in page
     limits = ["--ignore", "first", "--round-to", "2", "--keep-macs", "0.8"]
     text = done(*asked, "--no-recalibrate", *limits)
     assert "left alone: first: ignored, as asked" in text
+    single = ["--ratios", "first=0.5", "--min-channels", "4", "--compensate"]
+    own = on_images("prune", "--criterion", "taylor", *single, "--max-loss-change", "99", "--json")
+    report = json.loads(done(*own))
+    assert (report["rounds"], report["goal"]["target"]) == (7, "ratios")
+    assert [(row["group"], row["channels_after"]) for row in report["rows"]] == [("first", 4)]
     assert not list(here.glob(".*"))
 
 
@@ -279,6 +287,13 @@ BAD_INPUT: dict[str, tuple[str, list[str]]] = {
     "rounds": ("rounds=0 must be", ["--rounds", "0"]),
     "round to": ("round_to=0 must be", ["--round-to", "0"]),
     "max ratio": ("max_ratio=2.0 must be", ["--max-ratio", "2"]),
+    "ratios": (
+        "'frist', which is no group; did you mean first",
+        ["--ratios=frist=.3"],
+    ),
+    "shares": ("--max-ratios 'first' must name shares", ["--max-ratios", "first"]),
+    "max loss change": ("max_loss_change=-1.0 must be above 0", ["--max-loss-change", "-1"]),
+    "two measures": ("exactly one target", ["--keep-latency", "0.5"]),
     "no folder": ("there is no folder absent", ["--output", "absent/small.safetensors"]),
     "a folder": ("folder is a folder; name a file", ["--report", "folder"]),
     "twice": ("is named for two outputs", ["--plan", "p.json", "--report", "p.json"]),

@@ -1,5 +1,7 @@
 """A recipe is followed as a plain loop would; images and chance are the same on every device."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -107,3 +109,19 @@ def test_a_gpu_trains_the_same_network_up_to_rounding() -> None:
     assert summary.train_loss_nats == pytest.approx(expected.train_loss_nats, rel=0.1)
     assert next(model.parameters()).device.type == "cpu"
     assert all(tensor.dtype != torch.bfloat16 for tensor in model.state_dict().values())
+
+
+def test_maps_of_one_channel_do_not_bring_in_the_layout_that_a_network_must_not_have() -> None:
+    narrow = replace(SPEC, width=6)
+    model, info = build(narrow), DATASETS["digits"]
+    assert memory_layout(model) == torch.contiguous_format
+    seen: list[bool] = []
+    model.get_submodule("stages.1.0.shortcut.conv").register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].is_contiguous())
+    )
+    chance = torch.Generator().manual_seed(0)
+    brief = replace(SPEC.recipe, epochs=1)
+    # Forward alone would do; without the gradient of that convolution nothing can go wrong here.
+    model.get_submodule("stages.1.0.shortcut.conv").requires_grad_(False)
+    follow(brief, model, load("digits", "train", limit=32), info, name="x", generator=chance)
+    assert seen == [True]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from selector.contexts import PrunedContext, draw_contexts, draw_counts
+from selector.contexts import PrunedContext, draw_contexts, draw_counts, least_macs
 from selector.errors import SelectorError
 from selector.oracle import loss_changes
 from selector.pruning import prune
@@ -19,6 +19,7 @@ from selector.recording import record
 from selector.records import CANDIDATES_FILE, GROUPS_FILE, Records
 from selector.saliency import arms
 from selector.scoring import lowest, score
+from selector.tracing import find_groups
 from tests.networks import data, small, state_of
 
 BATCHES = data(18, 6)
@@ -211,3 +212,29 @@ def test_contexts_that_cannot_be_are_refused() -> None:
         SelectorError, match=r"keep_macs=1\.5 of a context must lie between 0 and 1"
     ):
         PrunedContext("l1", 1.5)
+
+
+class HalfFixed(nn.Module):
+    """Half of the work is in a layer that reads the images and is an output: it stays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 60)
+        self.fixed = nn.Linear(192, 60)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.head(self.stem(images).relu().mean((2, 3)))
+        return found + self.fixed(images.flatten(1))
+
+
+def test_states_that_cannot_be_reached_are_not_drawn() -> None:
+    model = HalfFixed()
+    batches = [(x.float(), y) for x, y in data(9, 3)]
+    least = least_macs(find_groups(model.eval(), batches[0][0]))
+    assert 0.45 < least < 0.6
+    for seed in range(20):
+        for context in draw_contexts(3, torch.Generator().manual_seed(seed), least):
+            assert least < context.keep_macs <= 0.9
+    assert draw_contexts(2, torch.Generator().manual_seed(0), 0.9) == ()
+    found = record(model, batches, network="one", ratios=[0.25], contexts=2)
+    assert len({row.context for row in found.groups}) == 3

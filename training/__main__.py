@@ -9,18 +9,20 @@ import typer
 from selector.errors import SelectorError
 from selector.records import Records
 from selector.selection import SaliencySelector
+from training import ablation as ablations
 from training import campaign as campaigns
 from training import campaign_log, evaluation_report
 from training.backends import BackendName
-from training.benchmarks import first as first_benchmark
 from training.benchmarks import founding as founding_runs
-from training.benchmarks import founding_tables
+from training.benchmarks import founding_tables, network_report, resnet50_cost
 from training.benchmarks import modes as modes_benchmark
 from training.benchmarks import oracle as oracle_benchmark
 from training.benchmarks import records as records_benchmark
 from training.benchmarks import saliency as saliency_benchmark
 from training.benchmarks import selector_speed as selector_benchmark
 from training.benchmarks.founding_methods import METHODS
+from training.benchmarks.networks import Folders, Settings
+from training.benchmarks.results_file import RESULTS
 from training.data_card import write_card
 from training.demo_network import train_demo_network
 from training.foreign import FOREIGN
@@ -135,15 +137,18 @@ def evaluate(
     seeds: Annotated[int, typer.Option(help="Selectors of so many seeds, left out by family.")] = 3,
     jobs: Annotated[int, typer.Option(help="Processes.")] = 2,
     curve: Annotated[bool, typer.Option(help="Learn from part of the networks, too.")] = True,
+    readme: Annotated[bool, typer.Option(help="Only write the README's table anew.")] = False,
 ) -> None:
     """Judge selectors on families, data sets, and both, that they have not seen."""
-    evaluation_report.run(data, seeds=seeds, jobs=jobs, curve=curve)
+    if not readme:
+        evaluation_report.run(data, seeds=seeds, jobs=jobs, curve=curve)
+    evaluation_report.update_readme(ROOT / "README.md")
 
 
 @app.command()
-def benchmark_first(test_images: int = first_benchmark.TEST_IMAGES) -> None:
-    """Prune two foreign networks to 70 % and 50 % of their MACs by every method."""
-    first_benchmark.run(test_images)
+def ablation(data: Path = ROOT / "data", jobs: Jobs = 2) -> None:
+    """What each part of the selector adds, on families that it has not seen."""
+    ablations.run(data, jobs)
 
 
 @app.command()
@@ -194,6 +199,49 @@ def benchmark_founding(
     """The experiment of arXiv 2004.03376 on its networks, and our additions; resumable."""
     chosen = list(METHODS) if methods is None else methods.split(";")
     founding_tables.run(networks.split(","), chosen, repeats, jobs, minutes)
+
+
+@app.command()
+def benchmark_networks(
+    networks: Annotated[
+        str | None, typer.Option(help="Networks, with commas between them; all by default.")
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Methods, with ; between them; by default all but the dear.")
+    ] = None,
+    finetune: Annotated[
+        bool, typer.Option(help="Prune to half the MACs and train for one short epoch instead.")
+    ] = False,
+    rounds: int = Settings.rounds,
+    calibration_images: int = Settings.calibration_images,
+    test_images: int = Settings.test_images,
+    data: Annotated[Path, typer.Option(help="Records.")] = ROOT / "data",
+    weights: Annotated[Path, typer.Option(help="Trained networks.")] = ROOT / "runs" / "zoo",
+    learnt: Annotated[Path, typer.Option(help="Refitted selectors.")] = ROOT / "runs" / "networks",
+    results: Annotated[Path, typer.Option(help="Runs, result file and plots.")] = RESULTS,
+    minutes: Annotated[float | None, typer.Option(help="Begin no run later.")] = None,
+    jobs: Annotated[int, typer.Option(help="Processes.")] = 2,
+    readme: Annotated[bool, typer.Option(help="Put the means into the README.")] = False,
+) -> None:
+    """Accuracy over MACs of many networks, pruned by every method; resumable."""
+    named = None if networks is None else networks.split(",")
+    chosen = None if methods is None else methods.split(";")
+    wanted = network_report.Wanted(named, chosen, jobs, minutes)
+    settings = Settings(rounds, calibration_images, test_images)
+    work = network_report.tune if finetune else network_report.run
+    work(wanted, settings, Folders(data, weights, learnt), results)
+    if readme:
+        network_report.update_readme(ROOT / "README.md", results)
+
+
+@app.command()
+def benchmark_resnet50_cost(
+    images: Annotated[int, typer.Option(help="For scores and recalibration.")] = 256,
+    size: Annotated[int, typer.Option(help="Their height and width in pixels.")] = 224,
+    results: Annotated[Path, typer.Option(help="Where the result file goes.")] = RESULTS,
+) -> None:
+    """Time of the selector on a ResNet-50, over that of Torch-Pruning's Taylor pruner."""
+    resnet50_cost.run(images, size, folder=results)
 
 
 def main() -> None:

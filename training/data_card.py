@@ -167,8 +167,8 @@ def audit_part(path: Path) -> list[str]:
     said = (
         f"Of {networks} own networks, {decisions} decisions ({found['date']}, `{found['command']}`;"
         " plots: `training/benchmarks/results/records.png`). *Split-half* is the rank correlation"
-        " of the two splits within a decision; the others are mean normalised regrets, capped at 3,"
-        " of the single best arm elsewhere (SBS), of the oracle (VBS), of the median arm."
+        " of the two splits within a decision; the others are mean normalised regrets, capped at 3:"
+        " of the single best arm of all other families (SBS), the oracle (VBS), the median arm."
     )
     copies = f"Near-copies (rank correlation above 0.95): {', '.join(near) or 'none'}."
     shares = [{"arm": f"`{row['arm']}`", "decisions won": f"{row['wins']:.1%}"} for row in wins]

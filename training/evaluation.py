@@ -74,7 +74,8 @@ def evaluated(
     for fold in tqdm(folds_of(records.networks, split), split, disable=not progress):
         few = chance.permutation(fold.train)[: max(2, round(share * len(fold.train)))]
         train, test = table.of_networks(few.tolist()), table.of_networks(fold.test)
-        learnt = SaliencySelector(**(selector or SaliencySelector()).get_params()).fit_table(train)
+        learnt = SaliencySelector(**(selector or SaliencySelector()).get_params())
+        learnt.fit_table(train, forecasts=baselines)
         beside = {name: found[np.isin(table.network, fold.test)] for name, found in extra.items()}
         predictions = learnt.predict_described(test.seen)
         outcomes = _outcomes(predictions, train, test, beside, baselines)
@@ -92,15 +93,10 @@ def evaluated(
 
 
 def _measured_beside(records: Records) -> dict[str, Matrix]:
-    """Baseline metric -> loss changes of its candidates, (decisions,), where all have them."""
-    found: dict[str, list[float]] = {name: [] for name in BASELINES}
-    count = 0
-    for _, _, rows in records.decisions():
-        count += 1
-        for row in rows:
-            if row.arm in found:
-                found[row.arm].append(row.evaluation_nats)
-    return {name: np.array(nats) for name, nats in found.items() if len(nats) == count}
+    """Baseline metric -> loss changes of its candidates, (decisions,); NaN where not measured."""
+    lines = [{row.arm: row.evaluation_nats for row in rows} for _, _, rows in records.decisions()]
+    nan = float("nan")
+    return {name: np.array([line.get(name, nan) for line in lines]) for name in BASELINES}
 
 
 def _forecasts(predictions: Sequence[Prediction], test: TrainingTable) -> Matrix:

@@ -110,7 +110,8 @@ def follow(
     for epoch in range(recipe.epochs):
         total = torch.zeros((), dtype=torch.float64, device=device)
         for pixels, targets in _shuffled(data, info, recipe.batch_size, generator):
-            inputs = pixels.contiguous(memory_format=layout)
+            # A copy: maps of a single channel pass for any layout, and the next would take theirs.
+            inputs = pixels.clone(memory_format=layout)
             total += len(inputs) * _step(model, inputs, targets, recipe, optimizer)
             schedule.step()
         _check_loss(loss_nats := float(total) / len(data), epoch, recipe, name)

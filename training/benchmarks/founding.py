@@ -6,17 +6,14 @@ one at a time, and together. Every finished run is a line of a file, and is not 
 """
 
 import copy
-import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from joblib import Parallel, delayed
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import nn
 
 from selector.batches import TensorBatches
 from selector.composing import Step, compose_myopically, of_convolutions
@@ -25,7 +22,9 @@ from selector.errors import SelectorError
 from selector.reading import Batches, probe_inputs
 from selector.tracing import find_groups
 from training.benchmarks.founding_methods import METHODS
+from training.benchmarks.judging import Images, laid_out, right
 from training.benchmarks.results_file import RESULTS
+from training.benchmarks.run_file import Key, RunFile
 from training.datasets import load
 from training.foreign import foreign_batches, load_foreign
 
@@ -66,18 +65,21 @@ class Run:
     points: list[Point]
     held_out: bool = False
 
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What tells it from others."""
+        return self.network, self.method, self.repeat
+
     @classmethod
-    def of(cls, line: str) -> "Run":
+    def of(cls, fields: dict[str, Any]) -> "Run":
         """Read a line of the file."""
-        fields = json.loads(line)
-        points = [Point(**{**p, "accuracy": tuple(p["accuracy"])}) for p in fields.pop("points")]
-        return cls(**fields, points=points)
+        points = [Point(**{**p, "accuracy": tuple(p["accuracy"])}) for p in fields["points"]]
+        return cls(**{**fields, "points": points})
 
 
 def read_runs(folder: Path) -> list[Run]:
     """All finished runs, in the order in which they ended."""
-    file = folder / FILE
-    return [Run.of(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return list(RunFile(folder / FILE, Run.of).read().values())
 
 
 def run_missing(
@@ -99,25 +101,8 @@ def run_missing(
             raise SelectorError(f"unknown network {network!r}; known: {', '.join(NETWORKS)}")
         if method not in METHODS:
             raise SelectorError(f"unknown method {method!r}; known: {'; '.join(METHODS)}")
-    folder.mkdir(parents=True, exist_ok=True)
-    done = {(run.network, run.method, run.repeat): run for run in read_runs(folder)}
-    missing = [key for key in wanted if key not in done]
-    end = None if minutes is None else os.times().elapsed + 60 * minutes
-    tasks = (delayed(_run_in_time)(*key, end) for key in missing)
-    found = Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks)
-    for run in tqdm(found, "runs", total=len(missing)):
-        if run is not None:
-            done[run.network, run.method, run.repeat] = run
-            with (folder / FILE).open("a") as stream:
-                stream.write(json.dumps(asdict(run)) + "\n")
-    return [done[key] for key in wanted if key in done]
-
-
-def _run_in_time(network: str, method: str, repeat: int, end: float | None) -> Run | None:
-    if end is not None and os.times().elapsed > end:
-        return None
-    torch.set_num_threads(1)
-    return run_one(network, method, repeat)
+    calls: dict[Key, Callable[[], Run]] = {key: partial(run_one, *key) for key in wanted}
+    return RunFile(folder / FILE, Run.of).complete(calls, jobs=jobs, minutes=minutes)
 
 
 def run_one(network: str, name: str, repeat: int) -> Run:
@@ -151,10 +136,9 @@ def _draw(pool: TensorBatches) -> Draw:
 
 
 @cache
-def _test_images(network: str) -> list[tuple[Tensor, Tensor]]:
-    """The test images as they are fed to the network, in the layout that convolutions like."""
-    batches = _batches(network)[1]
-    return [(x.contiguous(memory_format=torch.channels_last), y) for x, y in batches]
+def _test_images(network: str) -> Images:
+    """The test images as they are fed to the network."""
+    return laid_out(_batches(network)[1])
 
 
 @cache
@@ -162,12 +146,10 @@ def _unpruned_accuracy(network: str) -> tuple[float, float]:
     return _accuracy(network, load_foreign(network))
 
 
-@torch.no_grad()
 def _accuracy(network: str, model: nn.Module) -> tuple[float, float]:
     """Top-1 on the first and on the second half of the test images."""
-    fast = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    right = torch.cat([fast(x).argmax(1) == labels for x, labels in _test_images(network)])
-    first, second = right.double().view(2, -1).mean(1).tolist()
+    found = right(model, _test_images(network))
+    first, second = found.double().view(2, -1).mean(1).tolist()
     return first, second
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from selector.tables import text_table
+from training.benchmarks.curves import first_below
 from training.benchmarks.founding import (
     DROP,
     FOLDER,
@@ -65,17 +66,14 @@ def crossing(points: Sequence[Point], halves: Halves = ALL) -> tuple[float, floa
     Interpolated between the last point above and the first below; None where it never falls.
     """
     accuracies = [float(np.mean([p.accuracy[h] for h in halves])) for p in points]
-    limit = accuracies[0] - DROP
-    for number, value in enumerate(accuracies):
-        if value <= limit:
-            above, below = points[number - 1], points[number]
-            part = (accuracies[number - 1] - limit) / (accuracies[number - 1] - value)
-            one, other = (
-                np.array([p.removed, p.oracle_forwards, p.scoring_forwards]) for p in (above, below)
-            )
-            removed, oracle, scoring = one + part * (other - one)
-            return float(removed), float(oracle), float(scoring)
-    return None
+    place = first_below(accuracies, accuracies[0] - DROP)
+    if place is None:
+        return None
+    table = [(p.removed, p.oracle_forwards, p.scoring_forwards) for p in points]
+    removed, oracle, scoring = np.array(
+        [np.interp(place, range(len(table)), c) for c in zip(*table, strict=True)]
+    )
+    return float(removed), float(oracle), float(scoring)
 
 
 def _row(network: str, method: str, runs: Sequence[Run], halves: Halves) -> dict[str, object]:

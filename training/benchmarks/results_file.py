@@ -14,7 +14,10 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def write_result(
-    name: str, summary: Mapping[str, float], rows: Sequence[Mapping[str, object]]
+    name: str,
+    summary: Mapping[str, float],
+    rows: Sequence[Mapping[str, object]],
+    folder: Path = RESULTS,
 ) -> Path:
     """Write `results/NAME.json`.
 
@@ -22,6 +25,7 @@ def write_result(
         name: Name of the benchmark.
         summary: The numbers that the README and the issues speak of.
         rows: The whole table.
+        folder: Another folder than `results`, for trials.
     """
     cuda = torch.cuda.is_available()
     content = {
@@ -36,7 +40,7 @@ def write_result(
         "summary": dict(summary),
         "rows": [dict(row) for row in rows],
     }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path

@@ -1,0 +1,88 @@
+"""What changes a network in place, and is held to what it promised: cuts and fine-tuning."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from selector.cutting import Cut, apply_cuts, cuts_of, outputs_gone
+from selector.errors import SelectorError
+from selector.groups import find_group
+from selector.plan import Plan
+from selector.reading import call, evaluating
+from selector.shifts import Compensation, apply_shifts, removed
+from selector.tracing import Groups, exact_arithmetic
+
+FineTune = Callable[[nn.Module, int], None]
+"""`finetune(model, round)`: trains the model in place between rounds; rounds count from 1."""
+
+
+def fine_tune(model: nn.Module, finetune: FineTune, number: int) -> None:
+    """Call a user's fine-tuning, and make sure that the network has the shapes that it had.
+
+    Raises:
+        SelectorError: A tensor that is gone, new or of another shape.
+    """
+    before = _shapes(model)
+    finetune(model, number)
+    after = _shapes(model)
+    changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    if changed:
+        name = changed[0]
+        raise SelectorError(
+            f"finetune changed {name!r} from shape {before.get(name, 'absent')} to "
+            f"{after.get(name, 'absent')} in round {number}; it may change values, not shapes: "
+            "layers are cut by prune alone"
+        )
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def cut_as_promised(
+    model: nn.Module,
+    groups: Groups,
+    plan: Plan,
+    probe: object,
+    compensation: Compensation | None = None,
+) -> tuple[Cut, ...]:
+    """Cut a plan's channels out, in place, and make sure that masking had promised the same.
+
+    Args:
+        model: The network.
+        groups: Its groups.
+        plan: What goes.
+        probe: A few images.
+        compensation: What puts the channels' means in their place; None for plain removal.
+
+    Raises:
+        SelectorError: The network's outputs on the probe batch are not those of the masked one.
+    """
+    removals = [(find_group(groups.required(), n), s) for n, s in plan.removals.items()]
+    cuts = cuts_of(removals)
+    with torch.no_grad(), evaluating(model), exact_arithmetic(model):
+        with removed(model, removals, compensation):
+            promised = _floats(call(model, probe))
+        if compensation is not None:
+            # Before the cut: weights and means are still those of all channels.
+            shifts = [s for group, gone in removals for s in compensation.of(model, group, gone)]
+        apply_cuts(model, cuts)
+        if compensation is not None:
+            apply_shifts(model, shifts, outputs_gone(cuts))
+        got = _floats(call(model, probe))
+    for one, other in zip(promised, got, strict=True):
+        gap, scale = float((one - other).abs().max()), float(one.abs().max())
+        if not gap <= 1e-3 * scale + 1e-12:
+            raise SelectorError(
+                f"after the cut the outputs differ by {gap:.2g} from those that masking promised "
+                f"(largest {scale:.2g}), although every group alone agreed; "
+                f"name some of these in ignore: {', '.join(plan.removals)}"
+            )
+    return cuts
+
+
+def _floats(outputs: object) -> list[torch.Tensor]:
+    leaves = pytree.tree_leaves(outputs)
+    return [x for x in leaves if isinstance(x, torch.Tensor) and x.is_floating_point()]

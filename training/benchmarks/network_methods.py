@@ -1,0 +1,102 @@
+"""The ways to prune that `networks` compares, and what is the same for all of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Literal, TypedDict, get_args
+
+from selector.method import Allocation, Verify
+from selector.saliency import arms
+from training.benchmarks.torch_pruning_rival import IMPORTANCES, Ranking
+
+
+class Common(TypedDict, total=False):
+    """Options of `selector.prune` that every method of ours gets."""
+
+    recalibrate: bool
+
+
+COMMON: Common = {"recalibrate": True}
+OWN_ALLOCATION: Allocation = "damage"
+"""Where the selector spends the budget unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Ours:
+    """One way of `selector.prune`."""
+
+    criterion: str = "selector"
+    verify: Verify = 0
+    allocation: Allocation = "even"
+    learnt: Literal["nothing", "selector", "portfolio"] = "nothing"
+    """What it is told of other networks."""
+    networks: tuple[str, ...] | None = None
+    """Run on these alone: too dear for the others."""
+    default: bool = True
+    """Whether it is run unless others are asked for."""
+
+    @property
+    def what(self) -> tuple[object, ...]:
+        """What its runs depend on."""
+        return self.criterion, self.verify, self.allocation, self.learnt
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """One of Torch-Pruning's own ways."""
+
+    importance: str
+    ranking: Ranking
+    networks: tuple[str, ...] | None = None
+    default: bool = True
+
+    @property
+    def what(self) -> tuple[object, ...]:
+        """What its runs depend on."""
+        return self.importance, self.ranking, version("torch-pruning")
+
+
+Method = Ours | Theirs
+
+RANDOM, RANK_MEAN, PORTFOLIO, MYOPIC = (
+    "random",
+    "rank mean of all metrics",
+    "fixed portfolio of 3 + oracle",
+    "myopic oracle",
+)
+SELECTOR, VERIFY3 = "selector", "selector, verify=3"
+COMPOSITION = "composition of arXiv 2004.03376"
+_SMALL = ("founding_lenet-5", "founding_cifar10")
+
+
+def always(metric: str) -> str:
+    """The name of the method that trusts one metric everywhere."""
+    return f"always {metric}"
+
+
+def _selector(verify: Verify, allocation: Allocation = OWN_ALLOCATION) -> Ours:
+    return Ours("selector", verify, allocation, "selector")
+
+
+SINGLES: Mapping[str, Ours] = {always(arm): Ours(arm) for arm in arms()}
+RIVALS: Mapping[str, Theirs] = {
+    f"torch-pruning {name} {ranking}": Theirs(name, ranking, default=name != "hessian")
+    for name in IMPORTANCES
+    for ranking in get_args(Ranking)
+}
+METHODS: Mapping[str, Method] = {
+    SELECTOR: _selector(0),
+    **SINGLES,
+    "selector, even": _selector(0, "even"),
+    **RIVALS,
+    RANDOM: Ours("random"),
+    RANK_MEAN: Ours("rank_mean"),
+    "selector, verify=1": _selector(1),
+    VERIFY3: _selector(3),
+    PORTFOLIO: Ours("selector", "all", "even", "portfolio"),
+    "selector, verify=3, even": _selector(3, "even"),
+    MYOPIC: Ours("oracle"),
+    "selector, verify=all": _selector("all"),
+    COMPOSITION: Ours("oracle", allocation="myopic", networks=_SMALL),
+}
+"""Name -> method, in the order in which they are run: the cheap and the telling ones first."""
