@@ -11,6 +11,7 @@ from selector.files import write_text
 
 FORMAT_VERSION = 2
 DESCRIPTION = "selector.json"
+AGAIN = "copy the folder again, or fit the selector again"
 _DESCRIBED = (
     "parameters",
     "arms",
@@ -59,14 +60,21 @@ def read_artefact(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
                 raise KeyError(missing[0])
             sums = dict(body.pop("sha256"))
             if _digest(_canonical(body)) != sums.pop("description"):
-                raise SelectorError(f"{folder / DESCRIPTION} is damaged: its checksum does not fit")
-            texts = {name: (folder / name).read_text() for name in sums}
-            if "damage.txt" not in texts:
-                raise KeyError("damage.txt")
+                raise SelectorError(
+                    f"{folder / DESCRIPTION} is damaged: its checksum does not fit; {AGAIN}"
+                )
+            # Byte by byte: reading as text would take one end of a line for another.
+            texts = {name: (folder / name).read_bytes().decode() for name in sums}
+            for needed in ("damage.txt", "regret_0.txt"):
+                if needed not in texts:
+                    raise KeyError(needed)
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, SelectorError):
             raise
-        raise SelectorError(f"{folder} is not a saved selector: {error}") from error
+        raise SelectorError(
+            f"{folder} is not a saved selector: {type(error).__name__}: {error}; name a folder "
+            "that save wrote, or fit the selector again"
+        ) from error
     if version != FORMAT_VERSION:
         raise SelectorError(
             f"{folder} has format {version}, this version reads {FORMAT_VERSION}; "
@@ -74,7 +82,7 @@ def read_artefact(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
         )
     for name, text in texts.items():
         if _digest(text) != sums[name]:
-            raise SelectorError(f"{folder / name} is damaged: its checksum does not fit")
+            raise SelectorError(f"{folder / name} is damaged: its checksum does not fit; {AGAIN}")
     return body, {name.removesuffix(".txt"): text for name, text in texts.items()}
 
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import lightgbm as lgb
 import numpy as np
 from sklearn.model_selection import GroupKFold
 
+from selector.errors import SelectorError
 from selector.learning import Numbers, TrainingTable
 from selector.pairs import Matrix
 
@@ -40,6 +42,22 @@ class Settings:
             "num_threads": 1,
             "verbosity": -1,
         }
+
+
+def check_settings(
+    folds: int, trees: int, leaves: int, learning_rate: float, caution: float
+) -> None:
+    """Make sure that boosters can learn like this.
+
+    Raises:
+        SelectorError: A setting out of range.
+    """
+    for name, value, least in (("folds", folds, 2), ("trees", trees, 1), ("leaves", leaves, 2)):
+        if not isinstance(value, Integral) or value < least:
+            raise SelectorError(f"{name}={value!r} must be a whole number, {least} or more")
+    for name, share, least in (("learning_rate", learning_rate, 1e-9), ("caution", caution, 0)):
+        if not isinstance(share, Real) or not least <= share < float("inf"):
+            raise SelectorError(f"{name}={share!r} must be a finite number, {least:g} or more")
 
 
 def fit_booster(

@@ -96,7 +96,7 @@ def _field(
             "give base, or leave it out"
         )
     both = own + beside if beside else own
-    table = training_table(both, *names_of(both), dict.fromkeys(mine, weight))
+    table = training_table(both, *names_of(both), dict.fromkeys(sorted(mine), weight))
     field = Field(
         records=own,
         own=table.of_networks(mine),

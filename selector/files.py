@@ -30,4 +30,4 @@ def write_text(path: str | Path, text: str) -> None:
     Raises:
         SelectorError: The file cannot be written.
     """
-    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8", newline="\n"))

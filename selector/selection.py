@@ -3,13 +3,14 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
 from sklearn.base import BaseEstimator
 
 from selector.artefact import read_artefact, shipped_file, write_artefact
-from selector.boosters import Settings, fit_booster, network_folds, predicted
+from selector.boosters import Settings, check_settings, fit_booster, network_folds, predicted
 from selector.calibration import Intervals, JointErrors
 from selector.errors import SelectorError
 from selector.facts import Decision
@@ -111,10 +112,22 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         """
         networks = sorted(set(table.network.tolist()))
         _check_enough(len(networks))
+        check_settings(self.folds, self.trees, self.leaves, self.learning_rate, self.caution)
+        if not np.isfinite(table.nats).all():
+            names = sorted(set(table.row_network[~np.isfinite(table.nats)].tolist()))
+            raise SelectorError(
+                f"loss changes of {', '.join(names)} are not finite; check the loss, and record "
+                "again"
+            )
         if not float(np.ptp(table.nats)) > 0:
             raise SelectorError(
                 "every candidate of these records has the same loss change, so there is nothing to "
                 "learn; check the network's weights and the loss"
+            )
+        if not float(np.ptp(table.regret)) > 0:
+            raise SelectorError(
+                "in no decision of these records do two metrics' choices differ in loss change, so "
+                "there is nothing to learn of whom to trust; record larger steps or more metrics"
             )
         self.arms_, self.metrics_ = list(table.arms), list(table.metrics)
         self.networks_, self.single_best_ = networks, single_best(table)
@@ -190,6 +203,11 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         return mean
 
     @property
+    def boosters(self) -> list[lgb.Booster]:
+        """All that it asks: the jackknife for the regret, then the one for the loss change."""
+        return [*self._regret, self._damage]
+
+    @property
     def familiar(self) -> Familiar:
         """Where the decisions lie that it has learnt from."""
         return self._familiar
@@ -250,13 +268,16 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             portfolio=self._joint.portfolio(regret, proposals, self.arms_, trusted),
         )
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "arms_")
+
     def check_fitted(self) -> None:
         """Make sure that it has learnt.
 
         Raises:
             SelectorError: It has not.
         """
-        if not hasattr(self, "arms_"):
+        if not self.__sklearn_is_fitted__():
             raise SelectorError("the selector has not learnt yet; call fit(records) or load")
 
     def save(self, folder: str | Path) -> None:
@@ -302,15 +323,32 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
                 f"{folder} needs metric {unknown[0]!r}, which is not in the table; "
                 "register it before loading, or fit the selector again"
             )
-        found = cls(**body["parameters"])
-        found.arms_, found.metrics_ = body["arms"], body["metrics"]
+        try:
+            found = cls._of_parts(body, texts)
+        except (KeyError, TypeError, ValueError, lgb.basic.LightGBMError) as error:
+            raise SelectorError(
+                f"{folder} was not saved by this version's save: {error}; fit the selector again"
+            ) from error
         if body["features"] != found.feature_names:
             raise SelectorError(
                 f"{folder} learnt from other features than this version describes decisions by; "
                 "fit the selector again"
             )
+        return found
+
+    @classmethod
+    def _of_parts(cls, body: Mapping[str, Any], texts: Mapping[str, str]) -> "SaliencySelector":
+        """Put together what `save` took apart; whatever does not fit raises."""
+        found = cls(**body["parameters"])
+        found.arms_, found.metrics_ = body["arms"], body["metrics"]
         found.single_best_, found.networks_ = body["single_best"], body["networks"]
+        for name in (*found.arms_, found.single_best_):
+            if name not in found.metrics_ or found.single_best_ not in found.arms_:
+                raise ValueError(f"{name!r} is not among its metrics or arms")
         boosters = {name: lgb.Booster(model_str=text) for name, text in texts.items()}
+        for name, booster in boosters.items():
+            if booster.num_feature() != len(body["features"]):
+                raise ValueError(f"{name}.txt has {booster.num_feature()} features")
         found._damage = boosters.pop("damage")
         found._regret = list(boosters.values())
         intervals = body["intervals"]

@@ -19,6 +19,7 @@ from training.benchmarks import modes as modes_benchmark
 from training.benchmarks import oracle as oracle_benchmark
 from training.benchmarks import records as records_benchmark
 from training.benchmarks import saliency as saliency_benchmark
+from training.benchmarks import selector_speed as selector_benchmark
 from training.benchmarks.founding_methods import METHODS
 from training.benchmarks.networks import Folders, Settings
 from training.benchmarks.results_file import RESULTS
@@ -166,6 +167,15 @@ def benchmark_records(data: Path = ROOT / "data") -> None:
 def benchmark_oracle(repeats: int = oracle_benchmark.REPEATS) -> None:
     """Speed of the oracle's engines, and what early stopping saves."""
     oracle_benchmark.run(repeats)
+
+
+@app.command()
+def benchmark_selector(
+    selector: Annotated[Path | None, typer.Option(help="The shipped one by default.")] = None,
+    repeats: int = selector_benchmark.REPEATS,
+) -> None:
+    """Time to load the selector, and to predict all decisions of a ResNet-50 at ten ratios."""
+    selector_benchmark.run(selector, repeats)
 
 
 @app.command()
