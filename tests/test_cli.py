@@ -346,8 +346,8 @@ def test_usage_errors_exit_2(arguments: list[str]) -> None:
 def test_a_write_that_fails_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = Path.write_text
 
-    def fail(self: Path, text: str, encoding: str | None = None) -> None:
-        write(self, text[: len(text) // 2], encoding)
+    def fail(self: Path, text: str, **how: str) -> None:
+        write(self, text[: len(text) // 2], **how)
         raise OSError("disk full")
 
     (here / "plan.json").write_text("old")

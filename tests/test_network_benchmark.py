@@ -59,9 +59,9 @@ START, END = "<!-- networks: begin -->", "<!-- networks: end -->"
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     """Records of four small networks, one of them of the family that is judged."""
     root = tmp_path_factory.mktemp("networks")
-    for name in ("digits-plain-w12d2-gelu", "digits-nin-w12d1-leaky_relu"):
+    for name in ("digits-plain-w48d1-relu-1574af", "digits-nin-w48d2-gelu-2c1519"):
         shutil.copytree(ROOT / "data" / name, root / "data" / name)
-    for name in ("digits-residual-w8d1-silu", "digits-mobile-w12d1-relu"):
+    for name in ("digits-residual-w36d1-leaky_relu-8353f0", "digits-mobile-w18d1-gelu-163145"):
         shutil.copytree(ROOT / "data" / name, root / "data" / name)
     return Folders(root / "data", root / "zoo", root / "learnt")
 
@@ -157,7 +157,9 @@ def test_one_pruning_gives_the_whole_curve(method: str, folders: Folders) -> Non
     assert run.points[0].macs_kept == 1.0
     assert run.points[0].accuracy > 0.5
     macs = [point.macs_kept for point in run.points]
-    assert len(macs) == FEW.rounds + 1
+    # A round whose whole plan hurts more than was foreseen is taken in halves.
+    halves = method in (VERIFY3, PORTFOLIO)
+    assert len(macs) == FEW.rounds + 1 or (halves and len(macs) > FEW.rounds + 1)
     assert macs == sorted(macs, reverse=True)
     assert macs[-1] <= 0.3
     assert area(run.points) is not None
@@ -215,11 +217,12 @@ def test_what_is_learnt_knows_neither_the_family_nor_the_judged(
     folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nin = next(spec for spec in sample_zoo(160, 2026) if spec.family == "nin")
-    other = Subject("digits-nin-w12d1-leaky_relu", nin)
+    other = Subject("digits-nin-w48d2-gelu-2c1519", nin)
     learnt = learn_without(SUBJECT, [SUBJECT, other], folders.data, tmp_path)
     for folder in (learnt.selector, learnt.portfolio):
         known = SaliencySelector.load(folder).networks_
-        assert sorted(known) == ["digits-mobile-w12d1-relu", "digits-plain-w12d2-gelu"]
+        expected = ["digits-mobile-w18d1-gelu-163145", "digits-plain-w48d1-relu-1574af"]
+        assert sorted(known) == expected
     assert len(SaliencySelector.load(learnt.portfolio).arms_) == 3
     assert learnt.single_best in SaliencySelector.load(learnt.selector).arms_
     monkeypatch.setattr(SaliencySelector, "fit", None)

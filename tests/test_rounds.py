@@ -11,8 +11,8 @@ from torch import nn
 from selector.allocation import Target
 from selector.errors import SelectorError
 from selector.expectation import Logits, classes_said, expect
-from selector.features import Decision
 from selector.groups import masked
+from selector.learning import Described
 from selector.objective import evaluate
 from selector.plan import Plan
 from selector.planning import choose
@@ -112,14 +112,18 @@ def test_the_oracle_measures_what_compensation_leaves() -> None:
 def doubtful(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The shipped selector, with intervals that end at what the list says."""
     highest = [-1e6]
-    predict = SaliencySelector.predict
+    predict = SaliencySelector.predict_described
 
-    def of_our_own(self: SaliencySelector, decision: Decision) -> Prediction:
-        found = predict(self, decision)
-        ends = dict.fromkeys(found.loss_change_interval, (-1e6, highest[0]))
-        return replace(found, loss_change_interval=ends)
+    def of_our_own(self: SaliencySelector, seen: Described) -> list[Prediction]:
+        return [
+            replace(
+                found,
+                loss_change_interval=dict.fromkeys(found.loss_change_interval, (-1e6, highest[0])),
+            )
+            for found in predict(self, seen)
+        ]
 
-    monkeypatch.setattr(SaliencySelector, "predict", of_our_own)
+    monkeypatch.setattr(SaliencySelector, "predict_described", of_our_own)
     return highest
 
 
