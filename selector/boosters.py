@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any
 
 import lightgbm as lgb
@@ -45,7 +44,7 @@ class Settings:
 
 
 def check_settings(
-    folds: int, trees: int, leaves: int, learning_rate: float, caution: float
+    folds: object, trees: object, leaves: object, learning_rate: object, caution: object
 ) -> None:
     """Make sure that boosters can learn like this.
 
@@ -53,11 +52,11 @@ def check_settings(
         SelectorError: A setting out of range.
     """
     for name, value, least in (("folds", folds, 2), ("trees", trees, 1), ("leaves", leaves, 2)):
-        if not isinstance(value, Integral) or value < least:
+        if not isinstance(value, int | np.integer) or value < least:
             raise SelectorError(f"{name}={value!r} must be a whole number, {least} or more")
-    for name, share, least in (("learning_rate", learning_rate, 1e-9), ("caution", caution, 0)):
-        if not isinstance(share, Real) or not least <= share < float("inf"):
-            raise SelectorError(f"{name}={share!r} must be a finite number, {least:g} or more")
+    for name, value, above in (("learning_rate", learning_rate, 1e-9), ("caution", caution, 0.0)):
+        if not isinstance(value, int | float | np.number) or not above <= value < float("inf"):
+            raise SelectorError(f"{name}={value!r} must be a finite number, {above:g} or more")
 
 
 def fit_booster(

@@ -15,7 +15,7 @@ DRAWS = 8
 """Noise is drawn so many times for every image."""
 NOISE = 0.7
 """Standard deviation of the noise when nothing of the logits is left, in that of the logits; chosen
-on 32 prunings of `cy_resnet20` and `he_resnet20`, whose accuracies it tells to 4 points on
+on 32 prunings of `cy_resnet20` and `he_resnet20`, whose accuracies it tells to a few points on
 average."""
 KEPT = torch.linspace(1, 0, 81, dtype=torch.float64)
 """Parts of the logits that are left, at which loss and accuracy are worked out."""

@@ -9,10 +9,11 @@ import pytest
 from scipy.stats import spearmanr
 
 from selector.errors import SelectorError
-from selector.learning import CAP, normalised
+from selector.features import normalised
+from selector.learning import CAP
 from selector.records import CandidateRecord, Records
 from tests.made_records import made
-from training import judging
+from training import audit as judging
 from training.benchmarks import records as audit
 from training.benchmarks.results_file import RESULTS
 

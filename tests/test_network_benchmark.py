@@ -28,7 +28,7 @@ from training.benchmarks.network_methods import (
     VERIFY3,
     always,
 )
-from training.benchmarks.network_report import END, START, update_readme
+from training.benchmarks.network_report import update_readme
 from training.benchmarks.network_tables import BEST_RIVAL, BEST_SINGLE, SBS, rows_of, summary_of
 from training.benchmarks.networks import Folders, Run, Settings, Task, run_missing, tasks_for
 from training.benchmarks.subjects import Subject, held_out_specs
@@ -51,6 +51,8 @@ DIGITS = NetworkSpec(
 )
 SUBJECT = Subject(DIGITS.name, DIGITS)
 FEW = Settings(rounds=4, calibration_images=128, test_images=200)
+
+START, END = "<!-- networks: begin -->", "<!-- networks: end -->"
 
 
 @pytest.fixture(scope="module")

@@ -146,9 +146,15 @@ def evaluate(
 
 
 @app.command()
-def ablation(data: Path = ROOT / "data", jobs: Jobs = 2) -> None:
+def ablation(
+    data: Path = ROOT / "data",
+    jobs: Jobs = 2,
+    variants: Annotated[
+        str | None, typer.Option(help="Variants, with ; between them; all by default.")
+    ] = None,
+) -> None:
     """What each part of the selector adds, on families that it has not seen."""
-    ablations.run(data, jobs)
+    ablations.run(data, jobs, variants.split(";") if variants else None)
 
 
 @app.command()

@@ -14,6 +14,7 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from selector.boosters import Settings
+from selector.errors import SelectorError
 from selector.facts import CONTEXT, FACTS
 from selector.features import feature_names
 from selector.judging import Grid
@@ -41,13 +42,22 @@ class Variant:
     learner: Learner
 
 
-def run(data: Path, jobs: int) -> None:
-    """Judge every variant, print the table, write `results/ablation.json`."""
+def run(data: Path, jobs: int, names: Sequence[str] | None = None) -> None:
+    """Judge every variant, or those of these names; print the table, write `results/ablation.json`.
+
+    Raises:
+        SelectorError: An unknown variant.
+    """
+    known = {variant.name: variant for variant in VARIANTS}
+    for name in names or ():
+        if name not in known:
+            raise SelectorError(f"unknown variant {name!r}; known: {'; '.join(known)}")
+    variants = [known[name] for name in names or known]
     records = Records.load(data).own()
     table = table_of(records)
     folds = folds_of(records.networks, "family")
-    found = Parallel(n_jobs=jobs)(delayed(judged_variant)(one, table, folds) for one in VARIANTS)
-    rows = [{"variant": one.name, **gaps} for one, gaps in zip(VARIANTS, found, strict=True)]
+    found = Parallel(n_jobs=jobs)(delayed(judged_variant)(one, table, folds) for one in variants)
+    rows = [{"variant": one.name, **gaps} for one, gaps in zip(variants, found, strict=True)]
     cells = [[str(v) if isinstance(v, str) else f"{v:.1%}" for v in row.values()] for row in rows]
     print(text_table(list(rows[0]), cells))
     summary = {f"{row['variant']}": float(str(row["gap_closed_capped"])) for row in rows}

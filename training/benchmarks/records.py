@@ -61,7 +61,9 @@ def run(data: Path, name: str = "records") -> None:
     shares: list[Mapping[str, object]] = [{"arm": a, "wins": share} for a, share in won.items()]
     pairs: list[Mapping[str, object]] = [{"near-copies": pair} for pair in near]
     print(
-        write_result(name, {k: v for k, v in summary.items() if v == v}, [*rows, *shares, *pairs])
+        write_result(
+            name, {k: v for k, v in summary.items() if v == v}, [*rows, *shares, *pairs], RESULTS
+        )
     )
 
 

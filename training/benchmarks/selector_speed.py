@@ -112,7 +112,7 @@ def _set_up() -> tuple[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]]:
         model = resnet50().eval()
     images = torch.randn(IMAGES, 3, 224, 224, generator=chance)
     labels = torch.randint(1000, (IMAGES,), generator=chance)
-    return model, list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
+    return model, list(zip(torch.split(images, BATCH), torch.split(labels, BATCH), strict=True))
 
 
 def _least(action: Callable[[], object], repeats: int) -> float:
