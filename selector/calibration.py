@@ -86,15 +86,18 @@ class JointErrors:
             sets.setdefault(proposals[arm], [])
             if arm not in sets[proposals[arm]]:
                 sets[proposals[arm]].append(arm)
-        columns = {name: self.draws[:, number] for number, name in enumerate(arms)}
-        outcomes = {
-            found[0]: np.mean([regret[arm] + columns[arm] for arm in found], 0)
-            for found in sets.values()
-        }
-        order = [first]
-        best = outcomes.pop(first)
-        while outcomes:
-            name = min(outcomes, key=lambda n: float(np.minimum(best, outcomes[n]).mean()))
-            order.append(name)
-            best = np.minimum(best, outcomes.pop(name))
-        return tuple(order)
+        columns = dict(zip(arms, self.draws.T, strict=True))
+        names = [found[0] for found in sets.values()]
+        outcomes = np.array(
+            [
+                sum(regret[arm] + columns[arm] for arm in found) / len(found)
+                for found in sets.values()
+            ]
+        )
+        order, best = [0], outcomes[0]
+        left = list(range(1, len(names)))
+        while left:
+            costs = np.minimum(best, outcomes[left]).sum(1)
+            order.append(left.pop(int(costs.argmin())))
+            best = np.minimum(best, outcomes[order[-1]])
+        return tuple(names[number] for number in order)

@@ -128,7 +128,7 @@ def _judged(field: Field, network: str) -> Judged:
         SHIPPED: _numbers(test, _given_predictions(field, network), grid),
     }
     for name, train in field.train(network).items():
-        learnt = SaliencySelector(**field.settings.get_params()).fit_table(train)
+        learnt = SaliencySelector(**field.settings.get_params()).fit_table(train, forecasts=False)
         chosen[name] = _numbers(test, learnt.predict_described(test.seen), grid)
     chosen[VBS] = grid.measured()
     outcomes = {name: _outcome(name, grid, arms) for name, arms in chosen.items()}

@@ -8,6 +8,9 @@ from typing import Any
 from selector.rivals import LossChange
 from selector.tables import nats_text
 
+LEAST_TOLD = 0.0005
+"""Reasons of less weight are not printed."""
+
 
 @dataclass(frozen=True)
 class Reason:
@@ -95,6 +98,7 @@ class Explanation:
                 f"  {reason.weight:+.3f}  {reason.kind}"
                 + (f": {'; '.join(reason.values)}" if reason.values else "")
                 for reason in self.reasons
+                if abs(reason.weight) >= LEAST_TOLD
             ]
         return "\n".join(lines)
 

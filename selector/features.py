@@ -6,14 +6,13 @@ choice would do to the loss as a whole.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
 from selector.facts import CONTEXT, FACTS, Decision
 from selector.pairs import MODES, Matrix, Pairs
-from selector.scoring import lowest
 
 TINY = 1e-300
 FLOOR_NATS = 0.002
@@ -50,13 +49,36 @@ def feature_names(metrics: Sequence[str]) -> list[str]:
     ]
 
 
-def candidates(decision: Decision, arms: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """What each arm that the group has would remove: its `count` lowest channels."""
-    return {
-        arm: lowest(torch.from_numpy(decision.scores[arm]), decision.count)
-        for arm in arms
-        if arm in decision.scores
-    }
+Orders = Mapping[str, npt.NDArray[np.intp]]
+"""Arm -> a group's channels, the lowest score first; ties go by channel number."""
+
+
+def orders_of(scores: Mapping[str, Matrix], arms: Iterable[str]) -> Orders:
+    """The order in which each arm that the group has would remove its channels."""
+    return {arm: np.argsort(scores[arm], kind="stable") for arm in arms if arm in scores}
+
+
+def candidates(
+    decision: Decision, arms: Sequence[str], orders: Orders | None = None
+) -> dict[str, tuple[int, ...]]:
+    """What each arm that the group has would remove: its `count` lowest channels.
+
+    Args:
+        decision: What is asked.
+        arms: Those that propose something.
+        orders: `orders_of` the decision's scores and these arms, where they are at hand.
+    """
+    known = orders_of(decision.scores, arms) if orders is None else orders
+    return {name: tuple(np.sort(found[: decision.count]).tolist()) for name, found in known.items()}
+
+
+def all_candidates(
+    decisions: Sequence[Decision], arms: Sequence[str]
+) -> list[dict[str, tuple[int, ...]]]:
+    """`candidates` of every decision; those that share their scores share the sorting."""
+    groups = {id(one.scores): one.scores for one in decisions}
+    known = {key: orders_of(scores, arms) for key, scores in groups.items()}
+    return [candidates(one, arms, known[id(one.scores)]) for one in decisions]
 
 
 def distinct(proposals: Proposals, order: Iterable[str]) -> list[str]:
@@ -68,9 +90,17 @@ def distinct(proposals: Proposals, order: Iterable[str]) -> list[str]:
 
 
 def normalised(nats: Matrix) -> Matrix:
-    """Regret over the spread of the decision: (nats - best) / (median - best + 0.002 nats)."""
-    best = nats.min()
-    regrets: Matrix = (nats - best) / (np.median(nats) - best + FLOOR_NATS)
+    """Regret over the spread of the decision: (nats - best) / (median - best + 0.002 nats).
+
+    Args:
+        nats: Of the decision's candidates; shape (..., candidates).
+    """
+    ordered = np.sort(nats, -1)
+    last = nats.shape[-1] - 1
+    best = ordered[..., :1]
+    # What np.median gives, in a tenth of the time.
+    median = (ordered[..., last // 2, None] + ordered[..., (last + 1) // 2, None]) / 2
+    regrets: Matrix = (nats - best) / (median - best + FLOOR_NATS)
     return regrets
 
 
@@ -84,6 +114,12 @@ class Opinions:
     """Lowest total of that for 0, 1, 2, ... channels, (metrics, channels + 1)."""
     agreement: Matrix
     """Rank correlation of every two metrics, (metrics, metrics)."""
+    ordered: Matrix
+    """Every metric's scores, ascending, (metrics, channels)."""
+    deviation: Matrix
+    """Their standard deviation, (metrics,)."""
+    spread: Matrix
+    """How they are spread: deviation and highest over the mean, skew, Gini; (metrics, 4)."""
 
     @classmethod
     def of(cls, scores: Mapping[str, Matrix], metrics: Sequence[str]) -> "Opinions":
@@ -98,7 +134,24 @@ class Opinions:
         )
         ranks = np.where(np.isnan(table), np.nan, ranks)
         ranks /= np.maximum(np.linalg.norm(ranks, axis=1, keepdims=True), 1e-12)
-        return cls(parts, least, ranks @ ranks.T)
+        ordered = np.sort(table, 1)
+        deviation, spread = _spread(ordered)
+        return cls(parts, least, ranks @ ranks.T, ordered, deviation, spread)
+
+    def distribution(self, rows: Sequence[int], count: int) -> Matrix:
+        """How some metrics' scores are spread, and how clearly they part what goes from what stays.
+
+        Args:
+            rows: The metrics, by number.
+            count: Channels that go.
+
+        Returns:
+            Shape (metrics, 5), in the order of the features.
+        """
+        first_left = min(count, self.ordered.shape[1] - 1)
+        step = self.ordered[rows, first_left] - self.ordered[rows, count - 1]
+        cliff = step / np.maximum(self.deviation[rows], TINY)
+        return np.concatenate([self.spread[rows], cliff[:, None]], 1)
 
 
 def describe(
@@ -124,14 +177,14 @@ def describe(
     chosen = np.zeros((len(proposals), channels))
     for row, channel_set in enumerate(proposals.values()):
         chosen[row, list(channel_set)] = 1.0
-    fixed = [*asdict(decision.facts).values(), *asdict(decision.context).values()]
+    fixed = [*vars(decision.facts).values(), *vars(decision.context).values()]
     shared = np.tile(np.array([*fixed, ratio, float(decision.count == 1)]), (len(proposals), 1))
-    own = np.array([_distribution(decision.scores[arm], decision.count) for arm in proposals])
     overlap = chosen @ chosen.T / decision.count
     overlaps = np.stack([(overlap > 1 - 1e-9).mean(1), overlap.mean(1)], 1)
     shares = chosen @ said.parts.T / ratio
     excesses = shares - said.least[:, decision.count] / ratio
     rows = [metrics.index(arm) for arm in proposals]
+    own = said.distribution(rows, decision.count)
     known = ~np.isnan(said.parts[:, 0])
     mean_excess = np.log10(excesses[:, known] + 1e-4).mean(1)
     ranks = np.argsort(np.argsort(mean_excess)) / max(1, len(proposals) - 1)
@@ -143,12 +196,9 @@ def describe(
 
 def _damages(scores: Mapping[str, Matrix], chosen: Matrix) -> Matrix:
     """Totals of the metrics that are in nats: their logarithms, and the regrets that they imply."""
-    logs, regrets = np.full((2, len(_NATS), len(chosen)), np.nan)
-    for row, name in enumerate(_NATS):
-        if name in scores:
-            nats = chosen @ scores[name]
-            logs[row], regrets[row] = np.log10(nats + 1e-8), normalised(nats)
-    return np.concatenate([logs, regrets]).T
+    none = np.full(chosen.shape[1], np.nan)
+    nats = np.stack([scores.get(name, none) for name in _NATS]) @ chosen.T
+    return np.concatenate([np.log10(nats + 1e-8), normalised(nats)]).T
 
 
 def _together(pairs: Pairs | None, chosen: Matrix) -> Matrix:
@@ -164,21 +214,18 @@ def _together(pairs: Pairs | None, chosen: Matrix) -> Matrix:
             first / np.sqrt(np.maximum(square, TINY)),
             np.log10((second + 1e-12) / (alone + 1e-12)),
             np.log10((second + 1e-8) / (second.min() + 1e-8)),
-            normalised(second - first),
-            normalised(second),
+            *normalised(np.stack([second - first, second])),
         ],
         1,
     )
 
 
-def _distribution(values: Matrix, count: int) -> list[float]:
-    """How a metric's scores are spread, and how clearly they part what goes from what stays."""
-    ordered = np.sort(values)
-    mean, deviation = float(ordered.mean()), float(ordered.std())
-    scale = max(mean, TINY)
-    skew = float(((ordered - mean) ** 3).mean()) / max(deviation**3, TINY)
-    number = len(ordered)
+def _spread(ordered: Matrix) -> tuple[Matrix, Matrix]:
+    """Standard deviations, and the rest of how scores are spread; of ascending scores, by row."""
+    mean, deviation = ordered.mean(1), ordered.std(1)
+    number = ordered.shape[1]
+    scale = np.maximum(mean, TINY)
+    skew = ((ordered - mean[:, None]) ** 3).mean(1) / np.maximum(deviation**3, TINY)
     weights = 2 * np.arange(1, number + 1) - number - 1
-    gini = float((weights * ordered).sum()) / max(number * float(ordered.sum()), TINY)
-    cliff = (ordered[min(count, number - 1)] - ordered[count - 1]) / max(deviation, TINY)
-    return [deviation / scale, skew, float(ordered[-1]) / scale, gini, float(cliff)]
+    gini = (weights * ordered).sum(1) / np.maximum(number * ordered.sum(1), TINY)
+    return deviation, np.stack([deviation / scale, skew, ordered[:, -1] / scale, gini], 1)

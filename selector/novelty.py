@@ -1,7 +1,7 @@
 """How far a decision lies from those that were learnt from: distance to centres of their facts."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sklearn.cluster import KMeans
@@ -25,8 +25,8 @@ def described(decisions: Sequence[Decision]) -> Matrix:
     return np.array(
         [
             [
-                *asdict(one.facts).values(),
-                *asdict(one.context).values(),
+                *vars(one.facts).values(),
+                *vars(one.context).values(),
                 one.count / len(next(iter(one.scores.values()))),
             ]
             for one in decisions

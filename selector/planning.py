@@ -182,8 +182,11 @@ def plan_surveyed(
                     model, survey, group, options, method, loss=loss, progress=progress
                 )
                 images += cost
-            runner_up = options[1].metric if len(options) > 1 else None
-            choice = replace(options[0], runner_up=runner_up)
+            choice = options[0]
+            if method.measures:
+                # Of what was measured the next best; else the selector's own.
+                second = options[1].metric if len(options) > 1 else None
+                choice = replace(choice, runner_up=second)
             choices.append(choice)
             if method.measures:
                 # The next group's candidates are measured in the network that this choice leaves.

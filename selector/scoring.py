@@ -105,4 +105,4 @@ def score(
 def lowest(scores: Tensor, count: int) -> tuple[int, ...]:
     """The `count` channels that a metric would remove first; ties go by channel number."""
     order = torch.argsort(scores, stable=True)[:count]
-    return tuple(sorted(int(channel) for channel in order))
+    return tuple(order.sort().values.tolist())

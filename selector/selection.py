@@ -14,7 +14,7 @@ from selector.boosters import Settings, check_settings, fit_booster, network_fol
 from selector.calibration import Intervals, JointErrors
 from selector.errors import SelectorError
 from selector.facts import Decision
-from selector.features import Proposals, candidates, feature_names
+from selector.features import Proposals, all_candidates, feature_names
 from selector.learning import (
     DAMAGE_OFFSET,
     Described,
@@ -180,7 +180,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             SelectorError: As `predict`.
         """
         self.check_fitted()
-        proposals = [candidates(decision, self.arms_) for decision in decisions]
+        proposals = all_candidates(decisions, self.arms_)
         if any(self.single_best_ not in found for found in proposals):
             raise SelectorError(
                 f"the scores lack {self.single_best_!r}, the selector's single best; "
@@ -205,7 +205,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
     @property
     def boosters(self) -> list[lgb.Booster]:
         """All that it asks: the jackknife for the regret, then the one for the loss change."""
-        return [*self._regret, self._damage]
+        return [*self._regret, *([] if self._damage is None else [self._damage])]
 
     @property
     def familiar(self) -> Familiar:

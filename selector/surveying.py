@@ -76,7 +76,7 @@ def _decision(
 
 
 def options_of(decision: Decision, group: Group, method: Method) -> list[Choice]:
-    """Distinct candidates of a group, the most promising first; runner-ups are set later."""
+    """Distinct candidates of a group, the most promising first; where they are measured, runner-ups are set later."""
     if method.criterion == "selector":
         assert method.selector is not None
         prediction, why = predicted_and_explained(method.selector, decision)
@@ -87,7 +87,7 @@ def options_of(decision: Decision, group: Group, method: Method) -> list[Choice]
                 channels=group.channels,
                 remove=prediction.proposals[arm],
                 metric=arm,
-                runner_up=None,
+                runner_up=prediction.runner_up,
                 fell_back=prediction.fell_back and arm == prediction.trusted,
                 predicted_nats=prediction.loss_change_nats[arm],
                 measured=None,

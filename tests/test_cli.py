@@ -20,6 +20,7 @@ from selector.cli import app
 from selector.plan import Plan
 from selector.saliency import METRICS, arms
 from selector.user_input import ImageOptions, read_data
+from tests.made_records import made
 
 USER_CODE = """
 import torch
@@ -244,6 +245,49 @@ def test_record_fit_and_prune_with_the_new_selector(here: Path) -> None:
         "full is not empty and holds no selector",
         *["fit", "--records", "records", "--output", "full", "--overwrite"],
     )
+
+
+def test_explain_tells_of_one_group_or_all(here: Path) -> None:
+    asked = on_images("explain", "--ratio", "0.3")
+    found = json.loads(done(*asked, "--json"))
+    assert list(found) == ["first", "second"]
+    one = json.loads(done(*asked, "--group", "second", "--json"))
+    assert one == {"second": found["second"]}
+    text = done(*asked)
+    for name, why in found.items():
+        assert f"{name}: {why['count']} of {why['channels']} channels go; trusted: " in text
+        assert f"trusted: {why['trusted']}; runner-up: {why['runner_up']}" in text
+        assert sum(reason["weight"] for reason in why["reasons"]) == pytest.approx(
+            why["gain"], abs=1e-6
+        ) or (why["fell_back"] or why["rival"] != why["single_best"])
+    assert_refused("nothing from a group 'secnd'; nearest: second", *asked, "--group", "secnd")
+    assert_refused("ratio=3.0 must be a share", *on_images("explain", "--ratio", "3"))
+
+
+def test_evaluate_and_fit_on_own_and_other_records(here: Path) -> None:
+    made(["a", "b", "c", "z"], groups=2).save("own")
+    made(["x", "y"], groups=2).save("others")
+    made(["a", "y"], groups=2).save("mixed")
+    fit = ["fit", "--records", "own", "--output"]
+    done(*fit, "small")
+    learnt = json.loads(done(*fit, "large", "--with", "others", "--weight", "2", "--json"))
+    assert learnt["networks"] == ["a", "b", "c", "x", "y", "z"]
+    assert (here / "small" / "damage.txt").read_bytes() != (here / "large/damage.txt").read_bytes()
+    evaluate = ["evaluate", "--records", "own", "--selector", "small"]
+    found = json.loads(done(*evaluate, "--json"))
+    assert found["networks"] == found["known"] == ["a", "b", "c", "z"]
+    assert len(found["rows"]) == 5
+    text = done(*evaluate, "--with", "mixed", "--weight", "0.5")
+    assert "left out of the records beside, being your own: a" in text
+    assert "no fair test: the given selector has learnt from a, b, c, z" in text
+    for command in (evaluate, [*fit, "third"]):
+        assert_refused("there are none; give --with", *command, "--weight", "2")
+        options = ["--with", "others", "--weight", "0"]
+        assert_refused("must be a finite number above 0", *command, *options)
+        assert_refused("no records in absent", *command, "--with", "absent")
+    assert_refused("network 'a' is in both sets", *fit, "third", "--with", "mixed")
+    assert_refused("1 network of your own cannot say", "evaluate", "--records", "own/a")
+    assert not (here / "third").exists()
 
 
 def assert_refused(culprit: str, *arguments: str) -> None:

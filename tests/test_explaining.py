@@ -98,7 +98,9 @@ def test_it_prints_and_travels(fitted: SaliencySelector) -> None:
         text = str(why)
         for part in (why.trusted, f"{why.count} of 16 channels go", "nats, nine of ten between"):
             assert part in text
-        assert all(f"{reason.weight:+.3f}  {reason.kind}" in text for reason in why.reasons)
+        for reason in why.reasons:
+            told = f"{reason.weight:+.3f}  {reason.kind}" in text
+            assert told == (abs(reason.weight) >= 0.0005)
 
 
 def test_a_decision_outside_says_what_is_unusual(fitted: SaliencySelector) -> None:
