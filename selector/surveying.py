@@ -76,7 +76,10 @@ def _decision(
 
 
 def options_of(decision: Decision, group: Group, method: Method) -> list[Choice]:
-    """Distinct candidates of a group, the most promising first; where they are measured, runner-ups are set later."""
+    """Distinct candidates of a group, the most promising first.
+
+    Where they are measured, runner-ups are set later.
+    """
     if method.criterion == "selector":
         assert method.selector is not None
         prediction, why = predicted_and_explained(method.selector, decision)
