@@ -82,6 +82,11 @@ def batched(part: tuple[Tensor, Tensor], size: int = 50) -> Batches:
     return list(zip(*(torch.split(tensor, size) for tensor in part), strict=True))
 
 
+def calibration() -> Batches:
+    """Batches of the 400 calibration images, as in `--data selector.demo:calibration`."""
+    return batched(digits().calibration)
+
+
 def network() -> nn.Module:
     """The trained network that is shipped.
 

@@ -12,6 +12,8 @@ from selector.tables import text_table
 SHIPPED = "selector as given"
 ALONE = "retrained on your other networks"
 TOGETHER = "retrained on these and the others"
+ERRORS = 2.0
+"""Standard errors that a difference must exceed to count."""
 LEAST_FAIR = 3
 """Networks without which the error of a mean difference says nothing."""
 
@@ -71,7 +73,7 @@ class Comparison:
             difference = float(gains.mean())
             error = float(gains.std(ddof=1) / len(gains) ** 0.5)
         helped = None
-        if difference is not None and error is not None and abs(difference) > error:
+        if difference is not None and error is not None and abs(difference) > ERRORS * error:
             helped = difference > 0
         return cls(
             rows,
@@ -102,8 +104,8 @@ class Comparison:
         )
         if self.helped is None:
             return (
-                f"retraining made no difference beyond its error ({self.best_retrained}: {found}); "
-                "keep the given selector, or record more networks"
+                f"retraining made no difference beyond twice its error ({self.best_retrained}: "
+                f"{found}); keep the given selector, or record more networks"
             )
         if self.helped:
             return f"retraining helped: use the selector {self.best_retrained} ({found})"
