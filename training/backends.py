@@ -75,13 +75,17 @@ def _ray(address: str | None, jobs: int) -> Iterator[ReturnAs]:
     try:
         if begun:
             options = {"num_cpus": jobs} if address is None else {"address": address}
-            ray.init(**options, log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+            try:
+                ray.init(
+                    **options, log_to_driver=False, include_dashboard=False, logging_level="ERROR"
+                )
+            except Exception as error:  # Ray has no one class for what may go wrong at the start.
+                where = "started here" if address is None else f"reached at {address}"
+                raise SelectorError(f"Ray could not be {where}: {error}") from error
         register_ray()
         workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
         with joblib.parallel_config("ray", n_jobs=workers):
             yield "list"
-    except ConnectionError as error:
-        raise SelectorError(f"no Ray cluster answers at {address}: {error}") from error
     finally:
         if begun and ray.is_initialized():
             ray.shutdown()
