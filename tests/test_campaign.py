@@ -308,6 +308,16 @@ def test_a_network_that_fails_is_skipped_with_its_reason(whole: Path, tmp_path: 
     assert not list(weights.glob("*.worker"))
 
 
+def test_what_a_lost_worker_had_finished_counts_as_recorded(whole: Path, tmp_path: Path) -> None:
+    def finishes(_weights: Path, _device: torch.device) -> Made:
+        shutil.copytree(whole / "data" / SPECS[0].name, tmp_path / "data" / SPECS[0].name)
+        raise RuntimeError("somebody else was faster")
+
+    task = Task(SPECS[0].name, "plain", "digits", "own", 0, finishes)
+    (outcome,) = campaign.run([task], tmp_path / "data", tmp_path / "w", jobs=1, minutes=None)
+    assert (outcome.status, outcome.reason) == ("recorded", "by another worker")
+
+
 def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(SelectorError, match=rf"absent/{LOG} cannot be written"):
         write_line(tmp_path / "absent", Outcome("a", "failed", "x"))

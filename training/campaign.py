@@ -140,8 +140,8 @@ class _Campaign:
                 self._tell(Outcome(task.network, "failed", reason))
 
     def _tell(self, outcome: Outcome) -> None:
-        if outcome.status == "failed" and (self.data / outcome.network).exists():
-            # Two workers were at it, the one having been given up for lost.
+        if outcome.status != "recorded" and (self.data / outcome.network).exists():
+            # It was not there at first: a worker that was lost, or given up for lost, has done it.
             outcome = Outcome(outcome.network, "recorded", "by another worker", outcome.worker)
         self.done[outcome.network] = outcome
         write_line(self.weights, outcome)
