@@ -21,6 +21,10 @@ from selector.tracing import Groups, find_groups
 from selector.widths import Widths, check_share
 
 
+KEPT_NATS = 1e6
+"""Price of channels beyond the most that a group may lose."""
+
+
 class SelectorImportance:
     """A callable that Torch-Pruning's pruners take for their `importance`.
 
@@ -125,7 +129,7 @@ def marginal(curve: Curve, channels: int) -> Matrix:
         channels: Channels of the group.
 
     Returns:
-        Nats, shape (channels,), strictly ascending.
+        Nats, shape (channels,), strictly ascending; prohibitive beyond the curve's end.
     """
     counts = sorted(curve)
     ranks = np.arange(channels + 1)
@@ -136,4 +140,6 @@ def marginal(curve: Curve, channels: int) -> Matrix:
         costs = np.diff(damage(np.minimum(ranks, counts[-1])))
     # What goes last costs no less; a hair more for every rank keeps order where it is straight.
     found: Matrix = np.maximum.accumulate(costs) + 1e-9 * ranks[1:] / channels
+    # Torch-Pruning leaves a group whole when all of it is to go: the last must not seem cheap.
+    found[counts[-1] :] += KEPT_NATS
     return found
