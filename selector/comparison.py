@@ -173,7 +173,7 @@ def _numbers(test: TrainingTable, predictions: Sequence[Prediction], grid: Grid)
 def _outcome(method: str, grid: Grid, chosen: Numbers) -> Outcome:
     nats: Matrix = grid.of_arms(chosen)
     calls = grid.evaluation.shape[1] if method == VBS else 0
-    return Outcome(method, calls, nats, grid.regrets(grid.evaluation, nats))
+    return Outcome.of(method, calls, nats, grid)
 
 
 def _notes(

@@ -20,7 +20,6 @@ from selector.surveying import survey_network
 from selector.tracing import Groups, find_groups
 from selector.widths import Widths, check_share
 
-
 KEPT_NATS = 1e6
 """Price of channels beyond the most that a group may lose."""
 

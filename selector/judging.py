@@ -16,6 +16,22 @@ from selector.learning import CAP, Numbers, TrainingTable
 from selector.pairs import Matrix
 
 
+def regrets(nats: Matrix, of: Matrix | None = None) -> Matrix:
+    """Normalised regrets of many decisions, by the best and the median arm of each.
+
+    Args:
+        nats: Loss changes of all arms, shape (decisions, arms); NaN where there is none.
+        of: Loss changes to judge, shape (decisions,) or (decisions, arms); those of all arms by
+            default.
+    """
+    best = np.nanmin(nats, 1, keepdims=True)
+    median = np.nanmedian(nats, 1, keepdims=True)
+    spread = median - best + FLOOR_NATS
+    judged = nats if of is None else of.reshape(len(nats), -1)
+    found: Matrix = (judged - best) / spread
+    return found if of is None or of.ndim > 1 else found[:, 0]
+
+
 @dataclass(frozen=True, eq=False)
 class Grid:
     """Loss changes of all arms in all decisions, (decisions, arms); NaN where there is none."""
@@ -37,21 +53,6 @@ class Grid:
         """Mean of both splits: what training networks are judged by."""
         mean: Matrix = (self.selection + self.evaluation) / 2
         return mean
-
-    def regrets(self, nats: Matrix, of: Matrix | None = None) -> Matrix:
-        """Normalised regret of loss changes, by the best and the median arm of their decision.
-
-        Args:
-            nats: Loss changes of all arms, shape (decisions, arms).
-            of: Loss changes to judge, shape (decisions,) or (decisions, arms); those of all arms
-                by default.
-        """
-        best = np.nanmin(nats, 1, keepdims=True)
-        median = np.nanmedian(nats, 1, keepdims=True)
-        spread = median - best + FLOOR_NATS
-        judged = nats if of is None else of.reshape(len(nats), -1)
-        found: Matrix = (judged - best) / spread
-        return found if of is None or of.ndim > 1 else found[:, 0]
 
     def measured(self, wanted: Sequence[Sequence[int]] | None = None) -> Numbers:
         """The best of some arms of every decision on the selection split; of all by default."""
@@ -81,6 +82,11 @@ class Outcome:
     """Loss change of what was chosen, evaluation split, shape (decisions,)."""
     regret: Matrix
     """The same as normalised regret."""
+
+    @classmethod
+    def of(cls, method: str, oracle_calls: float, nats: Matrix, grid: Grid) -> "Outcome":
+        """What loss changes of shape (decisions,) come to beside those of all arms."""
+        return cls(method, oracle_calls, nats, regrets(grid.evaluation, nats))
 
     def cost(self, measure: str) -> Matrix:
         """`nats`, `regret` or `capped` regret, shape (decisions,)."""

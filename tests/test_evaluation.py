@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selector.errors import SelectorError
-from selector.judging import SBS_NATS, SBS_REGRET, SELECTOR, VBS, Grid
+from selector.judging import SBS_NATS, SBS_REGRET, SELECTOR, VBS, Grid, regrets
 from selector.learning import normalised_regrets
 from selector.records import Provenance, Records
 from selector.selection import SaliencySelector
@@ -55,7 +55,7 @@ def test_a_grid_knows_the_regrets_of_single_decisions(seed: int) -> None:
     grid = Grid.of(table_of(records))
     by_hand = [normalised_regrets(rows) for _, _, rows in records.decisions()]
     for row, (_, _, rows), expected in zip(
-        grid.regrets(grid.both), records.decisions(), by_hand, strict=True
+        regrets(grid.both), records.decisions(), by_hand, strict=True
     ):
         for number, arm in enumerate(table_of(records).arms):
             (place,) = [i for i, one in enumerate(rows) if one.arm == arm]

@@ -1,8 +1,9 @@
 """`python -m training ...`: the offline run, from networks to the shipped selector."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, NoReturn, cast
 
 import typer
 
@@ -26,8 +27,8 @@ from training.benchmarks.results_file import RESULTS
 from training.data_card import write_card
 from training.demo_network import train_demo_network
 from training.foreign import FOREIGN
-from training.tasks import foreign_task
-from training.zoo import zoo_of
+from training.tasks import Task, foreign_task
+from training.zoo import NetworkSpec, zoo_of
 
 ROOT = Path(__file__).resolve().parents[1]
 Jobs = Annotated[int, typer.Option(help="Processes; several may share a GPU.")]
@@ -38,6 +39,31 @@ Device = Annotated[str | None, typer.Option(help="Where to compute; a GPU if the
 Backend = Annotated[str, typer.Option(help="local, dask or ray.")]
 Address = Annotated[str | None, typer.Option(help="Scheduler of a cluster.")]
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+
+
+def _recorded(
+    what: Sequence[NetworkSpec | Task],
+    data: Path,
+    weights: Path,
+    jobs: int,
+    minutes: float | None,
+    device: str | None,
+    backend: str,
+    address: str | None,
+) -> NoReturn:
+    """Run a campaign, say how it ended, and end with its exit status."""
+    outcomes = campaigns.run(
+        what,
+        data,
+        weights,
+        jobs=jobs,
+        minutes=minutes,
+        backend=cast(BackendName, backend),
+        address=address,
+        device=device,
+    )
+    print(campaign_log.summary(outcomes, weights))
+    raise typer.Exit(campaign_log.exit_status(outcomes))
 
 
 @app.command()
@@ -61,18 +87,7 @@ def campaign(
     Exit status: 0 if all are recorded, 1 if a network failed, 3 if only time was lacking.
     """
     drawn = zoo_of(zoo, count, seed, None if datasets is None else datasets.split(","))
-    outcomes = campaigns.run(
-        drawn,
-        data,
-        weights,
-        jobs=jobs,
-        minutes=minutes,
-        backend=cast(BackendName, backend),
-        address=address,
-        device=device,
-    )
-    print(campaign_log.summary(outcomes, weights))
-    raise typer.Exit(campaign_log.exit_status(outcomes))
+    _recorded(drawn, data, weights, jobs, minutes, device, backend, address)
 
 
 @app.command()
@@ -92,18 +107,8 @@ def record_foreign(
 
     Exit status as of `campaign`.
     """
-    outcomes = campaigns.run(
-        [foreign_task(name) for name in networks.split(",")],
-        data,
-        weights,
-        jobs=jobs,
-        minutes=minutes,
-        backend=cast(BackendName, backend),
-        address=address,
-        device=device,
-    )
-    print(campaign_log.summary(outcomes, weights))
-    raise typer.Exit(campaign_log.exit_status(outcomes))
+    tasks = [foreign_task(name) for name in networks.split(",")]
+    _recorded(tasks, data, weights, jobs, minutes, device, backend, address)
 
 
 @app.command()

@@ -17,13 +17,13 @@ from selector.boosters import Settings
 from selector.errors import SelectorError
 from selector.facts import CONTEXT, FACTS
 from selector.features import feature_names
-from selector.judging import Grid
-from selector.learning import CAP, Numbers, TrainingTable
+from selector.judging import Grid, regrets
+from selector.learning import CAP, Numbers, TrainingTable, single_best
 from selector.pairs import Matrix
 from selector.records import Records
 from selector.selection import SaliencySelector
 from selector.tables import text_table
-from training.baselines import best_by_nats, capped_regrets
+from training.baselines import capped_regrets
 from training.benchmarks.results_file import write_result
 from training.evaluation import table_of
 from training.splits import Fold, folds_of
@@ -79,10 +79,10 @@ def judged_variant(
         grid = Grid.of(test)
         costs = np.full(grid.selection.shape, np.inf)
         costs[test.seen.decision, test.seen.arm] = variant.learner(train, x, judged, how)
-        fixed = [best_by_nats(Grid.of(train))] * len(test.network)
+        fixed = [train.arms.index(single_best(train, "nats"))] * len(test.network)
         for method, chosen in (("sbs", fixed), ("own", costs.argmin(1)), ("vbs", grid.measured())):
             nats = grid.of_arms(chosen)
-            regret = grid.regrets(grid.evaluation, nats)
+            regret = regrets(grid.evaluation, nats)
             found = np.stack([regret, np.minimum(regret, CAP), nats]).sum(1)
             totals[method] = totals.get(method, np.zeros(3)) + found
     gaps = (totals["sbs"] - totals["own"]) / (totals["sbs"] - totals["vbs"])

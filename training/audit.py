@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 
 from selector.contexts import UNPRUNED
 from selector.errors import SelectorError
-from selector.features import FLOOR_NATS
+from selector.judging import regrets
 from selector.learning import CAP
 from selector.pairs import Matrix
 from selector.records import CandidateRecord, GroupRecord, Provenance, Records
@@ -83,7 +83,7 @@ def judge(records: Records) -> Judged:
     table = np.stack(lines, 1)
     selection, evaluation, kept_selection, kept_evaluation, again = table
     nats = (selection + evaluation) / 2
-    judged = _regrets(evaluation)
+    judged = np.minimum(regrets(evaluation), CAP)
     chosen = np.nanargmin(selection, 1)
     first = again == 0
     return Judged(
@@ -91,7 +91,7 @@ def judge(records: Records) -> Judged:
         {key: np.array([one[key] for one in labels]) for key in labels[0]},
         _agreement(selection, evaluation, first),
         _agreement(kept_selection, kept_evaluation, first),
-        _regrets(nats),
+        np.minimum(regrets(nats), CAP),
         judged,
         judged[np.arange(len(judged)), chosen],
         np.nanargmin(nats, 1),
@@ -118,14 +118,6 @@ def _line(rows: Sequence[CandidateRecord], arms: Sequence[str]) -> Matrix:
 
 def _number(value: float | None) -> float:
     return float("nan") if value is None else value
-
-
-def _regrets(nats: Matrix) -> Matrix:
-    """`selector.learning.normalised`, capped, of all decisions at once: (decisions, arms)."""
-    best = np.nanmin(nats, 1, keepdims=True)
-    spread = np.nanmedian(nats, 1, keepdims=True) - best + FLOOR_NATS
-    capped: Matrix = np.minimum((nats - best) / spread, CAP)
-    return capped
 
 
 def _agreement(one: Matrix, other: Matrix, where: "npt.NDArray[np.bool_]") -> Matrix:

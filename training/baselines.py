@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from selector.judging import Grid
+from selector.judging import Grid, regrets
 from selector.learning import CAP, Numbers, TrainingTable
 from selector.pairs import Matrix
 
@@ -23,19 +23,8 @@ PORTFOLIOS = (1, 2, 3, 5)
 
 def capped_regrets(grid: Grid) -> Matrix:
     """Normalised regrets of training decisions, both splits, capped; missing arms cost the cap."""
-    found: Matrix = np.nan_to_num(np.minimum(grid.regrets(grid.both), CAP), nan=CAP)
+    found: Matrix = np.nan_to_num(np.minimum(regrets(grid.both), CAP), nan=CAP)
     return found
-
-
-def best_by_nats(grid: Grid) -> int:
-    """The arm with the lowest mean loss change, of those measured in every decision."""
-    return int(np.where(np.isnan(grid.both).any(0), np.inf, grid.both.mean(0)).argmin())
-
-
-def best_by_regret(grid: Grid) -> int:
-    """The arm with the lowest mean capped regret, of those measured in every decision."""
-    means = np.where(np.isnan(grid.both).any(0), np.inf, capped_regrets(grid).mean(0))
-    return int(means.argmin())
 
 
 def best_arms(grid: Grid, size: int) -> list[int]:

@@ -12,8 +12,18 @@ from tqdm import tqdm
 
 from selector.facts import CONTEXT, FACTS
 from selector.features import feature_names
-from selector.judging import SBS_NATS, SBS_REGRET, SELECTOR, VBS, Grid, Judged, Outcome, joined
-from selector.learning import Numbers, TrainingTable, training_table
+from selector.judging import (
+    SBS_NATS,
+    SBS_REGRET,
+    SELECTOR,
+    VBS,
+    Grid,
+    Judged,
+    Outcome,
+    joined,
+    regrets,
+)
+from selector.learning import Numbers, TrainingTable, single_best, training_table
 from selector.pairs import Matrix
 from selector.prediction import Prediction
 from selector.recording import BASELINES
@@ -22,8 +32,6 @@ from selector.selection import SaliencySelector, names_of
 from training.baselines import (
     PORTFOLIOS,
     best_arms,
-    best_by_nats,
-    best_by_regret,
     greedy_portfolio,
     group_features_only,
     linear,
@@ -117,19 +125,18 @@ def _outcomes(
 ) -> Iterator[Outcome]:
     before, grid = Grid.of(train), Grid.of(test)
 
-    def outcome(method: str, calls: float, nats: Matrix) -> Outcome:
-        return Outcome(method, calls, nats, grid.regrets(grid.evaluation, nats))
+    numbers = {name: number for number, name in enumerate(test.arms)}
 
     def of_arms(method: str, calls: float, chosen: Numbers | Sequence[int]) -> Outcome:
-        return outcome(method, calls, grid.of_arms(chosen))
+        return Outcome.of(method, calls, grid.of_arms(chosen), grid)
 
     count = len(test.network)
     every = grid.evaluation
-    yield Outcome("mean of all arms", 0, np.nanmean(every, 1), np.nanmean(grid.regrets(every), 1))
+    yield Outcome("mean of all arms", 0, np.nanmean(every, 1), np.nanmean(regrets(every), 1))
     for name, nats in beside.items():
-        yield outcome(name, 0, nats)
-    yield of_arms(SBS_NATS, 0, [best_by_nats(before)] * count)
-    yield of_arms(SBS_REGRET, 0, [best_by_regret(before)] * count)
+        yield Outcome.of(name, 0, nats, grid)
+    yield of_arms(SBS_NATS, 0, [numbers[single_best(train, "nats")]] * count)
+    yield of_arms(SBS_REGRET, 0, [numbers[single_best(train)]] * count)
     for number, arm in enumerate(test.arms):
         if not np.isnan(every[:, number]).any():
             yield of_arms(f"always {arm}", 0, [number] * count)
@@ -145,7 +152,6 @@ def _outcomes(
             (f"fixed portfolio of {size} + oracle", greedy_portfolio(before, size)),
         ):
             yield of_arms(name, size, grid.measured([fixed] * count))
-    numbers = {name: number for number, name in enumerate(test.arms)}
     yield of_arms(SELECTOR, 0, [numbers[found.trusted] for found in predictions])
     bold = [numbers[min(found.regret, key=found.regret.__getitem__)] for found in predictions]
     yield of_arms("selector, never falling back", 0, bold)
