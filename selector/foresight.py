@@ -19,7 +19,7 @@ from selector.surveying import Survey
 
 def allocated(stage: Stage, decisions: Mapping[str, Decision], method: Method) -> dict[str, int]:
     """Channels that every group loses now."""
-    if method.allocation == "even":
+    if method.allocation != "damage":
         return allocate_evenly(stage)
     assert method.selector is not None
     curves = {

@@ -1,7 +1,7 @@
 """How channels are chosen: by whose advice, how far verified, and where the budget goes."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from selector.allocation import Target
 from selector.errors import SelectorError
@@ -10,7 +10,7 @@ from selector.saliency import METRICS, arms, find_metric
 from selector.selection import SaliencySelector
 
 Verify = int | Literal["all"]
-Allocation = Literal["even", "damage", "myopic"]
+Allocation = Literal["auto", "even", "damage", "myopic"]
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Method:
     verify: Verify = 0
     """Candidates that the oracle measures in every group; `all` for every arm's."""
     selector: SaliencySelector | None = None
-    allocation: Allocation = "even"
+    allocation: Allocation = "auto"
     """Where channels go: the same share everywhere, where the predicted damage is least, or one by
-    one where the oracle measures the least (`myopic`)."""
+    one where the oracle measures the least (`myopic`); `auto` is settled by `ready`."""
     myopic: Myopic | None = None
     """How the myopic composition goes about it; as in the paper where it is asked for by name."""
     compensate: bool = False
@@ -50,9 +50,9 @@ class Method:
                 f"criterion 'oracle' measures every arm's candidate, so verify={self.verify!r} says"
                 " nothing; leave it out, or use criterion='selector'"
             )
-        if self.allocation not in ("even", "damage", "myopic"):
+        if self.allocation not in get_args(Allocation):
             raise SelectorError(
-                f"unknown allocation {self.allocation!r}; known: even, damage, myopic"
+                f"unknown allocation {self.allocation!r}; known: {', '.join(get_args(Allocation))}"
             )
         if self.allocation == "damage" and self.criterion != "selector":
             raise SelectorError(
@@ -121,7 +121,7 @@ class Method:
         Raises:
             SelectorError: Both say where channels go.
         """
-        if self.allocation != "even" and target.measure == "channels":
+        if self.allocation in ("damage", "myopic") and target.measure == "channels":
             raise SelectorError(
                 f"ratio takes the same share of every group and allocation={self.allocation!r} "
                 "does not; use keep_macs, keep_params or keep_weights, or allocation='even'"
@@ -134,8 +134,17 @@ class Method:
             )
 
     def ready(self, target: Target) -> "Method":
-        """The same method, checked, with the shipped selector where one is needed and not given."""
+        """The same method, checked and settled.
+
+        The shipped selector is taken where one is needed and not given. Where the allocation was
+        left open, a budget goes where the selector predicts the least damage; a ratio, and the
+        budget of a criterion that predicts nothing, evenly.
+        """
         self.check(target)
+        settled = self
+        if self.allocation == "auto":
+            foretold = self.criterion == "selector" and target.measure != "channels"
+            settled = replace(settled, allocation="damage" if foretold else "even")
         if self.criterion == "selector" and self.selector is None:
-            return replace(self, selector=SaliencySelector.shipped())
-        return self
+            settled = replace(settled, selector=SaliencySelector.shipped())
+        return settled

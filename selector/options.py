@@ -136,7 +136,8 @@ AllocationName = Annotated[
     typer.Option(
         "--allocation",
         help="even: the same share everywhere; damage: where the least loss is predicted; myopic: "
-        "with --criterion oracle, one by one where the least is measured.",
+        "with --criterion oracle, one by one where the least is measured; auto: by damage for a "
+        "budget of the selector, else even.",
         rich_help_panel=_METHOD,
     ),
 ]

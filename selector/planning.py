@@ -33,7 +33,7 @@ def choose(
     selector: SaliencySelector | None = None,
     loss: Loss | None = None,
     ignore: Iterable[str] = (),
-    allocation: Allocation = "even",
+    allocation: Allocation = "auto",
     myopic: Myopic | None = None,
     compensate: bool = False,
     max_ratio: float = 0.9,
@@ -57,8 +57,9 @@ def choose(
         loss: Mean loss of a batch; cross-entropy by default.
         ignore: Groups to leave alone, by name; a layer's name takes its whole group.
         allocation: `even`, the same share of every group, or `damage`, where the selector predicts
-            the least loss change per unit saved, or `myopic`, with criterion `oracle`: one channel
-            at a time over the whole network, as in arXiv 2004.03376.
+            the least loss change per unit saved (the default for a budget that the selector
+            spends; `even` for a ratio, and for metrics named by hand), or `myopic`, with criterion
+            `oracle`: one channel at a time over the whole network, as in arXiv 2004.03376.
         myopic: How that goes about it; as in the paper by default.
         compensate: Let the oracle measure with the removed channels' means in their place.
         max_ratio: Largest share of a group's channels that may go, in (0, 1).

@@ -88,13 +88,33 @@ def test_what_cannot_be_met_says_how_far_one_gets() -> None:
 @pytest.mark.parametrize(
     ("options", "culprit"),
     [
-        ({"allocation": "greedy", "keep_macs": 0.5}, "unknown allocation 'greedy'; known: even"),
+        (
+            {"allocation": "greedy", "keep_macs": 0.5},
+            "unknown allocation 'greedy'; known: auto, even",
+        ),
         ({"allocation": "damage", "criterion": "l1", "keep_macs": 0.5}, "criterion 'l1' has none"),
     ],
 )
 def test_allocations_that_are_none(options: dict[str, object], culprit: str) -> None:
     with pytest.raises(SelectorError, match=culprit):
         choose(small("plain"), data(), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("criterion", "target", "settled"),
+    [
+        ("selector", {"keep_macs": 0.5}, "damage"),
+        ("selector", {"keep_latency": 0.5}, "damage"),
+        ("selector", {"ratio": 0.5}, "even"),
+        ("l1", {"keep_macs": 0.5}, "even"),
+        ("oracle", {"keep_weights": 0.5}, "even"),
+    ],
+)
+def test_a_budget_goes_where_damage_is_foretold(
+    criterion: str, target: dict[str, float], settled: str
+) -> None:
+    told = Method(criterion, selector=SimpleNamespace())  # type: ignore[arg-type]
+    assert told.ready(Target.of(target)).allocation == settled  # type: ignore[arg-type]
 
 
 def test_a_ratio_is_even() -> None:

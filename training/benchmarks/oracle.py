@@ -57,9 +57,11 @@ def run(repeats: int = REPEATS) -> None:
     for case in CASES:
         row = _speed(case, repeats)
         rows.append(row)
+        print("  ".join(f"{key} {_cell(value)}" for key, value in row.items()), flush=True)
         for other in ("reference", "masked"):
             summary[f"{case.name}_vs_{other}"] = float(str(row[f"vs_{other}"]))
         summary[f"{case.name}_share_of_limit"] = float(str(row["share_of_limit"]))
+        write_result("oracle", summary, rows)  # As it comes: the next network takes a while.
     print(text_table(list(rows[0]), [[_cell(v) for v in row.values()] for row in rows]))
     for case in CASES[:2]:
         stopped = _early_stopping(case)
