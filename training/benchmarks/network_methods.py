@@ -1,22 +1,14 @@
 """The ways to prune that `networks` compares, and what is the same for all of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Literal, TypedDict, get_args
+from typing import Any, Literal, get_args
 
 from selector.method import Allocation, Verify
 from selector.saliency import arms
 from training.benchmarks.torch_pruning_rival import IMPORTANCES, Ranking
 
-
-class Common(TypedDict, total=False):
-    """Options of `selector.prune` that every method of ours gets."""
-
-    recalibrate: bool
-
-
-COMMON: Common = {"recalibrate": True}
 OWN_ALLOCATION: Allocation = "damage"
 """Where the selector spends the budget unless told otherwise."""
 
@@ -30,15 +22,23 @@ class Ours:
     allocation: Allocation = "even"
     learnt: Literal["nothing", "selector", "portfolio"] = "nothing"
     """What it is told of other networks."""
+    recalibrate: bool = True
+    compensate: bool = False
     networks: tuple[str, ...] | None = None
     """Run on these alone: too dear for the others."""
     default: bool = True
     """Whether it is run unless others are asked for."""
 
     @property
+    def options(self) -> dict[str, Any]:
+        """What `selector.prune` is told."""
+        names = ("criterion", "verify", "allocation", "recalibrate", "compensate")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def what(self) -> tuple[object, ...]:
         """What its runs depend on."""
-        return self.criterion, self.verify, self.allocation, self.learnt
+        return *self.options.values(), self.learnt
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,11 @@ def always(metric: str) -> str:
     return f"always {metric}"
 
 
+_SELECTOR = Ours("selector", 0, OWN_ALLOCATION, "selector")
+
+
 def _selector(verify: Verify, allocation: Allocation = OWN_ALLOCATION) -> Ours:
-    return Ours("selector", verify, allocation, "selector")
+    return replace(_SELECTOR, verify=verify, allocation=allocation)
 
 
 SINGLES: Mapping[str, Ours] = {always(arm): Ours(arm) for arm in arms()}
@@ -85,9 +88,11 @@ RIVALS: Mapping[str, Theirs] = {
     for ranking in get_args(Ranking)
 }
 METHODS: Mapping[str, Method] = {
-    SELECTOR: _selector(0),
+    SELECTOR: _SELECTOR,
     **SINGLES,
     "selector, even": _selector(0, "even"),
+    "selector, compensated": replace(_SELECTOR, compensate=True),
+    "selector, not recalibrated": replace(_SELECTOR, recalibrate=False),
     **RIVALS,
     RANDOM: Ours("random"),
     RANK_MEAN: Ours("rank_mean"),

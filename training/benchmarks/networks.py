@@ -23,7 +23,7 @@ from selector.surgery import FineTune
 from training.benchmarks.curves import LOW, Point
 from training.benchmarks.judging import accuracy
 from training.benchmarks.learnt import Learnt, digest_of, learn_without, opened
-from training.benchmarks.network_methods import COMMON, METHODS, Ours
+from training.benchmarks.network_methods import METHODS, Ours
 from training.benchmarks.run_file import Key, RunFile
 from training.benchmarks.subjects import (
     MAX_RATIO,
@@ -44,7 +44,7 @@ class Settings:
     rounds: int = 7
     """Cuts; the MACs fall by the same factor in each, and the curve has a point after each."""
     calibration_images: int = 256
-    test_images: int = 2000
+    test_images: int = 1000
     keep_macs: float = LOW
     version: int = 1
     """Changes when pruning does, so that runs made before are not taken for new ones."""
@@ -112,7 +112,7 @@ class Task:
         parts: list[object] = [self.subject.weights, asdict(self.settings), method.what]
         if isinstance(method, Ours):
             folder = self._advised_by(method)
-            parts += [dict(COMMON), folder and digest_of(folder)]
+            parts.append(folder and digest_of(folder))
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
     def prune(self, model: nn.Module, finetune: FineTune | None = None) -> tuple[nn.Module, int]:
@@ -135,15 +135,12 @@ class Task:
         result = prune(
             model,
             batches,
-            criterion=method.criterion,
-            verify=method.verify,
             selector=None if folder is None else opened(folder),
-            allocation=method.allocation,
             rounds=self.settings.rounds,
             max_ratio=MAX_RATIO,
             finetune=finetune,
             keep_macs=self.settings.keep_macs,
-            **COMMON,
+            **method.options,
         )
         return result.model, result.report.oracle_images
 

@@ -16,7 +16,6 @@ from torchvision.models import resnet50
 
 from selector.pruning import prune
 from selector.tables import text_table
-from training.benchmarks.network_methods import COMMON
 from training.benchmarks.results_file import RESULTS, write_result
 from training.benchmarks.torch_pruning_rival import prune_with_torch_pruning
 
@@ -41,7 +40,7 @@ def run(
     rounds: list[int] = []
 
     def ours() -> nn.Module:
-        result = prune(model, batches, keep_macs=KEEP_MACS, **COMMON)
+        result = prune(model, batches, keep_macs=KEEP_MACS)
         rounds.append(len(result.rounds))
         return result.model
 
