@@ -12,6 +12,8 @@ from selector.pairs import Matrix
 
 CENTRES = 64
 FOLDS = 5
+CONSTANT = 1e-6
+"""Spread below which a number is taken to be the same in all training decisions."""
 INSIDE = 0.99
 """Share of the decisions on networks not seen that count as inside."""
 
@@ -62,7 +64,8 @@ class Familiar:
 
     @classmethod
     def _centred(cls, facts: Matrix, seed: int) -> "Familiar":
-        mean, spread = facts.mean(0), np.maximum(facts.std(0), 1e-6)
+        mean, spread = facts.mean(0), facts.std(0)
+        spread[spread < CONSTANT] = 1.0  # Says nothing of what is usual: left in its own units.
         points = (facts - mean) / spread
         count = min(CENTRES, len(np.unique(points, axis=0)))
         found = KMeans(count, n_init=1, random_state=seed).fit(points)
