@@ -124,9 +124,22 @@ def _best(table: Table, network: str, methods: Sequence[str]) -> Row | None:
     return max(rows, key=lambda row: row.area) if len(rows) == len(wanted) else None
 
 
+def compared(table: Table) -> list[str]:
+    """The networks that the selector and all it is compared with have been run on.
+
+    All of the table's networks as long as there is none.
+    """
+    every = list(dict.fromkeys(network for network, _ in table))
+    wanted = (SELECTOR, BEST_SINGLE, BEST_RIVAL)
+    return [n for n in every if all((n, name) in table for name in wanted)] or every
+
+
 def means_of(table: Table) -> list[Row]:
-    """The mean of every method that got through on all networks, the largest area first."""
-    networks = list(dict.fromkeys(network for network, _ in table))
+    """The mean of every method over the networks compared, the largest area first.
+
+    Methods that did not get through on one of them have none.
+    """
+    networks = compared(table)
     means = []
     for method in dict.fromkeys(method for _, method in table):
         rows = [table[n, method] for n in networks if (n, method) in table]
@@ -149,7 +162,7 @@ def summary_of(table: Table) -> dict[str, float]:
         "selector_beats_best_single": (SELECTOR, BEST_SINGLE),
         "verify3_beats_torch_pruning": (VERIFY3, BEST_RIVAL),
     }
-    found["networks"] = len({network for network, _ in table})
+    found["networks"] = len(compared(table))
     for key, (ours, other) in pairs.items():
         both = [n for n, m in table if m == ours and (n, other) in table]
         if both:
