@@ -287,6 +287,17 @@ def test_the_summary_counts_networks_and_takes_the_best_in_hindsight() -> None:
     )
 
 
+def test_means_are_over_the_networks_that_all_rivals_were_run_on() -> None:
+    rivals = [*SINGLES, *(name for name in RIVALS if METHODS[name].default)]
+    runs = [run_of("whole", name, 0.4) for name in rivals] + [run_of("whole", SELECTOR, 0.6)]
+    alone = [run_of("begun", SELECTOR, 0.1)]
+    best = {"whole": "l1", "begun": "l1"}
+    assert summary_of(rows_of(runs + alone, best)) == pytest.approx(
+        {**summary_of(rows_of(runs, best))}
+    )
+    assert summary_of(rows_of(alone, best))["auc_selector"] == pytest.approx(0.1)
+
+
 def test_a_short_fine_tune_mends_the_pruned_network(folders: Folders) -> None:
     halfway = finetuning.settings_for(FEW)
     assert halfway.keep_macs == pytest.approx(0.3**0.5)
