@@ -104,11 +104,9 @@ def prune(
             fine-tuning, exceeds that of the unpruned network by more than this, in nats; smaller
             steps are tried first. What was reached is returned, and the report says so.
         ignore: Groups to leave alone, by name; a producer's name takes its whole group.
-        allocation: `even`, the same share of every group, or `damage`, where the selector predicts
-            the least loss change per unit saved (the default for a budget that the selector
-            spends; `even` for a ratio, and for metrics named by hand), or `myopic`, with criterion
-            `oracle`: one channel at a time over the whole network, as in arXiv 2004.03376 (with
-            `rounds=1`, its default then, and `recalibrate=False` exactly so).
+        allocation: `even`, `damage` or `myopic`, as `choose` says; by default `damage` for a budget
+            that the selector spends, else `even`. `myopic` is exactly that of arXiv 2004.03376 with
+            `rounds=1`, its default then, and `recalibrate=False`.
         myopic: How that goes about it; as in the paper by default.
         max_ratio: Largest share of a group's channels that may go, in (0, 1).
         max_ratios: The same for single groups, by name.

@@ -292,9 +292,7 @@ def test_means_are_over_the_networks_that_all_rivals_were_run_on() -> None:
     runs = [run_of("whole", name, 0.4) for name in rivals] + [run_of("whole", SELECTOR, 0.6)]
     alone = [run_of("begun", SELECTOR, 0.1)]
     best = {"whole": "l1", "begun": "l1"}
-    assert summary_of(rows_of(runs + alone, best)) == pytest.approx(
-        {**summary_of(rows_of(runs, best))}
-    )
+    assert summary_of(rows_of(runs + alone, best)) == pytest.approx(summary_of(rows_of(runs, best)))
     assert summary_of(rows_of(alone, best))["auc_selector"] == pytest.approx(0.1)
 
 
