@@ -9,7 +9,7 @@ from typing import Any
 from selector.errors import SelectorError
 from selector.files import write_text
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 DESCRIPTION = "selector.json"
 AGAIN = "copy the folder again, or fit the selector again"
 _DESCRIBED = (
@@ -19,6 +19,7 @@ _DESCRIBED = (
     "features",
     "single_best",
     "networks",
+    "damage_weight",
     "intervals",
     "joint_errors",
     "familiar",

@@ -49,7 +49,7 @@ class Intervals:
 
 @dataclass(frozen=True, eq=False)
 class JointErrors:
-    """Errors of all arms' predicted regrets in the same decisions: shape (decisions, arms)."""
+    """Errors of all arms' predicted costs in the same decisions: shape (decisions, arms)."""
 
     draws: Matrix
 
@@ -64,35 +64,32 @@ class JointErrors:
 
     def portfolio(
         self,
-        regret: Mapping[str, float],
+        cost: Mapping[str, float],
         proposals: Mapping[str, tuple[int, ...]],
         arms: Sequence[str],
         first: str,
     ) -> tuple[str, ...]:
         """Arms in an order such that the best of the first k is expected to be good, for every k.
 
-        Greedy: after the first, each is the one that lowers the expected regret of the best so far
+        Greedy: after the first, each is the one that lowers the expected cost of the best so far
         the most, over the kept draws of errors. Arms that propose the same channels are one, with
         the mean of their errors.
 
         Args:
-            regret: Arm -> predicted regret.
+            cost: Arm -> predicted cost.
             proposals: Arm -> the channels that it would remove.
             arms: All arms, in the order of the draws.
             first: Arm to begin with.
         """
         sets: dict[tuple[int, ...], list[str]] = {}
-        for arm in [first, *sorted(regret, key=regret.__getitem__)]:
+        for arm in [first, *sorted(cost, key=cost.__getitem__)]:
             sets.setdefault(proposals[arm], [])
             if arm not in sets[proposals[arm]]:
                 sets[proposals[arm]].append(arm)
         columns = dict(zip(arms, self.draws.T, strict=True))
         names = [found[0] for found in sets.values()]
         outcomes = np.array(
-            [
-                sum(regret[arm] + columns[arm] for arm in found) / len(found)
-                for found in sets.values()
-            ]
+            [sum(cost[arm] + columns[arm] for arm in found) / len(found) for found in sets.values()]
         )
         order, best = [0], outcomes[0]
         left = list(range(1, len(names)))

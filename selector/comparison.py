@@ -128,7 +128,7 @@ def _judged(field: Field, network: str) -> Judged:
         SHIPPED: _numbers(test, _given_predictions(field, network), grid),
     }
     for name, train in field.train(network).items():
-        learnt = SaliencySelector(**field.settings.get_params()).fit_table(train, forecasts=False)
+        learnt = SaliencySelector(**field.settings.get_params()).fit_table(train)
         chosen[name] = _numbers(test, learnt.predict_described(test.seen), grid)
     chosen[VBS] = grid.measured()
     outcomes = {name: _outcome(name, grid, arms) for name, arms in chosen.items()}
@@ -158,7 +158,7 @@ def _numbers(test: TrainingTable, predictions: Sequence[Prediction], grid: Grid)
     numbers: Mapping[str, int] = {arm: number for number, arm in enumerate(test.arms)}
     found = []
     for row, prediction in zip(grid.evaluation, predictions, strict=True):
-        order = [prediction.trusted, *sorted(prediction.regret, key=prediction.regret.__getitem__)]
+        order = [prediction.trusted, *sorted(prediction.cost, key=prediction.cost.__getitem__)]
         measured = [numbers[arm] for arm in order if arm in numbers]
         known = [number for number in measured if not np.isnan(row[number])]
         if not known:

@@ -7,7 +7,7 @@ import numpy as np
 from selector.errors import SelectorError
 from selector.explanation import Explanation, Reason, Unusual
 from selector.facts import Decision
-from selector.learning import Described
+from selector.learning import DAMAGE_OFFSET, Described
 from selector.novelty import NUMBERS
 from selector.pairs import Matrix
 from selector.prediction import Prediction
@@ -52,6 +52,8 @@ def predicted_and_explained(
     pair = [arms.index(name) for name in (prediction.trusted, rival or prediction.trusted)]
     features = seen.features[pair]
     parts = selector.contributions(features)
+    nats = prediction.loss_change_nats[prediction.trusted]
+    damage = selector.damage_weight_ * math.log(nats + DAMAGE_OFFSET)
     reasons = _reasons(selector.feature_names, features, parts, (prediction.trusted, rival))
     return prediction, Explanation(
         channels=len(next(iter(decision.scores.values()))),
@@ -59,14 +61,14 @@ def predicted_and_explained(
         trusted=prediction.trusted,
         runner_up=prediction.runner_up,
         single_best=selector.single_best_,
-        predicted_best=min(prediction.regret, key=prediction.regret.__getitem__),
+        predicted_best=min(prediction.cost, key=prediction.cost.__getitem__),
         gain=prediction.gain,
         gain_error=prediction.gain_error,
         credible=prediction.gain > selector.caution * prediction.gain_error,
         fell_back=prediction.fell_back,
         differs=differs,
-        expected_regret=max(0.0, float(parts[0].sum())),
-        predicted_nats=prediction.loss_change_nats[prediction.trusted],
+        expected_regret=max(0.0, float(parts[0].sum()) - damage),
+        predicted_nats=nats,
         predicted_interval=prediction.loss_change_interval[prediction.trusted],
         novelty=prediction.novelty,
         unusual=_unusual(selector, seen),
@@ -83,7 +85,7 @@ def _differs(prediction: Prediction, single_best: str) -> bool:
 def _reasons(
     names: list[str], features: Matrix, parts: Matrix, pair: tuple[str, str | None]
 ) -> tuple[Reason, ...]:
-    """Contributions to the rival's regret less those to the trusted metric's, summed by kind.
+    """Contributions to the rival's cost less those to the trusted metric's, summed by kind.
 
     Args:
         names: Of the features.

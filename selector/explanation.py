@@ -18,7 +18,7 @@ class Reason:
 
     kind: str
     weight: float
-    """Normalised regret by which they speak for the trusted metric; against it where negative."""
+    """Predicted cost by which they speak for the trusted metric; against it where negative."""
     values: tuple[str, ...]
     """The features of the kind that said most, with their values, in words."""
 
@@ -47,9 +47,9 @@ class Explanation:
     """The next-best metric that would remove other channels."""
     single_best: str
     predicted_best: str
-    """The metric with the lowest predicted regret, whether it is trusted or not."""
+    """The metric with the lowest predicted cost, whether it is trusted or not."""
     gain: float
-    """Predicted normalised regret of the single best minus that of the predicted best."""
+    """Predicted cost of the single best minus that of the predicted best."""
     gain_error: float
     credible: bool
     """Whether the gain exceeds its error by the selector's measure."""
@@ -70,7 +70,7 @@ class Explanation:
     """The metric that the reasons compare with: the single best, or the runner-up where the single
     best would remove the same; None where all metrics would."""
     reasons: tuple[Reason, ...]
-    """Largest first; their weights sum to the rival's predicted regret minus the trusted one's."""
+    """Largest first; their weights sum to the rival's predicted cost minus the trusted one's."""
     taken: str | None = None
     """The metric whose choice the oracle measured to be best; None where nothing was measured."""
     measured: LossChange | None = None

@@ -17,7 +17,7 @@ class Prediction:
     fell_back: bool
     """Whether the single best is followed although another arm was predicted to be better."""
     gain: float
-    """Predicted normalised regret of the single best minus that of the predicted best."""
+    """Predicted cost of the single best minus that of the predicted best."""
     gain_error: float
     """Its standard error over the jackknife of training networks."""
     novelty: float
@@ -25,8 +25,9 @@ class Prediction:
     learnt from lie: above one, the decision is outside, and the single best is followed."""
     proposals: Mapping[str, tuple[int, ...]]
     """Arm -> the channels that it would remove."""
-    regret: Mapping[str, float]
-    """Arm -> predicted normalised regret, the predicted best's being zero."""
+    cost: Mapping[str, float]
+    """Arm -> predicted cost, the predicted best's being zero: its normalised regret, and the
+    selector's `damage_weight_` times the log of its damage."""
     loss_change_nats: Mapping[str, float]
     """Arm -> predicted loss change of its proposal."""
     loss_change_interval: Mapping[str, tuple[float, float]]
@@ -42,5 +43,5 @@ class Prediction:
 
     def shortlist(self, count: int | None) -> list[str]:
         """The trusted arm, then those that complement it best; never two with the same channels."""
-        order = [*self.portfolio, *sorted(self.regret, key=self.regret.__getitem__)]
+        order = [*self.portfolio, *sorted(self.cost, key=self.cost.__getitem__)]
         return distinct(self.proposals, order)[:count]

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from selector.artefact import read_artefact, shipped_file, write_artefact
+from selector.blending import best_weight, excess
 from selector.boosters import Settings, check_settings, fit_booster, network_folds, predicted
 from selector.calibration import Intervals, JointErrors
 from selector.errors import SelectorError
@@ -35,7 +36,8 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
     """Predicts, for a group and a number of channels, which saliency metric to trust.
 
     LightGBM with one row for each candidate: a jackknife of boosters for the normalised regret,
-    whose spread over the left-out networks is the uncertainty, and one for the loss change in nats.
+    whose spread over the left-out networks is the uncertainty, and one for the loss change in nats,
+    which counts beside the regret with a weight that the left-out networks have chosen.
 
     Args:
         folds: Boosters of the jackknife; each leaves out the networks of one fold.
@@ -51,12 +53,14 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         metrics_: Metrics whose opinion on every proposal is a feature.
         single_best_: The arm with the lowest mean normalised regret on the training networks.
         networks_: Names of the training networks.
+        damage_weight_: What the log of the predicted damage counts beside the predicted regret.
     """
 
     arms_: list[str]
     metrics_: list[str]
     single_best_: str
     networks_: list[str]
+    damage_weight_: float
 
     def __init__(
         self,
@@ -99,13 +103,11 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         arms, metrics = names_of(records)
         return self.fit_table(training_table(records, arms, metrics, weights))
 
-    def fit_table(self, table: TrainingTable, *, forecasts: bool = True) -> "SaliencySelector":
+    def fit_table(self, table: TrainingTable) -> "SaliencySelector":
         """Learn from decisions that are described already: what evaluation does many times.
 
         Args:
             table: Of two networks or more.
-            forecasts: Whether loss changes are learnt, too, which doubles the time; those that are
-                predicted are NaN otherwise, and the selector cannot be saved.
 
         Raises:
             SelectorError: As `fit`.
@@ -138,15 +140,14 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         for train, left_out in network_folds(table, self.folds):
             self._regret.append(fit_booster(table, regret, train, self.feature_names, how))
             regrets[left_out] = predicted(self._regret[-1], table.seen.features[left_out])
-            if forecasts:
-                damage = fit_booster(table, logs, train, self.feature_names, how)
-                damages[left_out] = predicted(damage, table.seen.features[left_out])
-        self._damage = None
-        if forecasts:
-            self._damage = fit_booster(table, logs, np.arange(len(logs)), self.feature_names, how)
+            damage = fit_booster(table, logs, train, self.feature_names, how)
+            damages[left_out] = predicted(damage, table.seen.features[left_out])
+        self._damage = fit_booster(table, logs, np.arange(len(logs)), self.feature_names, how)
+        self.damage_weight_ = best_weight(table, regrets, damages)
+        costs = regrets + self.damage_weight_ * excess(damages, table.seen.decision)
         self._intervals = Intervals.learnt(damages, logs)
         errors = np.full((len(table.network), len(self.arms_)), np.nan)
-        errors[table.seen.decision, table.seen.arm] = regret - regrets
+        errors[table.seen.decision, table.seen.arm] = regret - costs
         self._joint = JointErrors.learnt(errors, self.seed)
         self._familiar = Familiar.learnt(table.seen.facts, table.network.tolist(), self.seed)
         return self
@@ -189,23 +190,25 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         return describe_all(decisions, proposals, self.metrics_, self.arms_)
 
     def contributions(self, features: Matrix) -> Matrix:
-        """What every feature adds to the predicted regret, by LightGBM: mean of the jackknife.
+        """What every feature adds to the predicted cost, by LightGBM: mean of the jackknife.
 
         Args:
             features: Rows of `Described.features`, shape (rows, features).
 
         Returns:
             Shape (rows, features + 1); the last is what is predicted before any feature is seen.
-            A row's sum is its predicted normalised regret.
+            A row's sum is its predicted normalised regret, and `damage_weight_` times the log of
+            its predicted damage.
         """
         parts = [b.predict(features, pred_contrib=True, num_threads=1) for b in self._regret]
-        mean: Matrix = np.mean(parts, 0)
-        return mean
+        damage = self._damage.predict(features, pred_contrib=True, num_threads=1)
+        summed: Matrix = np.mean(parts, 0) + self.damage_weight_ * np.asarray(damage)
+        return summed
 
     @property
     def boosters(self) -> list[lgb.Booster]:
         """All that it asks: the jackknife for the regret, then the one for the loss change."""
-        return [*self._regret, *([] if self._damage is None else [self._damage])]
+        return [*self._regret, self._damage]
 
     @property
     def familiar(self) -> Familiar:
@@ -215,34 +218,33 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
     def predict_described(self, seen: Described) -> list[Prediction]:
         """As `predict_many`, of decisions that are described already."""
         regrets = np.stack([predicted(booster, seen.features) for booster in self._regret])
-        logs = np.full(len(seen.features), np.nan)
-        if self._damage is not None:
-            logs = predicted(self._damage, seen.features)
+        logs = predicted(self._damage, seen.features)
+        costs = regrets + self.damage_weight_ * excess(logs, seen.decision)
         novelty = self._familiar.novelty(seen.facts)
         ends = np.cumsum([len(found) for found in seen.proposals])
         spans = [slice(e - len(found), e) for found, e in zip(seen.proposals, ends, strict=True)]
         return [
-            self._decided(found, regrets[:, span], logs[span], far)
+            self._decided(found, costs[:, span], logs[span], far)
             for found, span, far in zip(seen.proposals, spans, novelty.tolist(), strict=True)
         ]
 
     def _decided(
         self,
         proposals: Proposals,
-        regrets: Matrix,
+        costs: Matrix,
         logs: Matrix,
         novelty: float,
     ) -> Prediction:
-        """Weigh the boosters' regrets, shape (boosters, arms): trust the best, or the single best.
+        """Weigh the predicted costs, shape (boosters, arms): trust the best, or the single best.
 
         The predicted best is trusted inside the training distribution where its gain over the
         single best exceeds the gain's jackknife standard error, or where both would remove the same
         channels.
         """
         arms = list(proposals)
-        mean = regrets.mean(0)
+        mean = costs.mean(0)
         best, fixed = int(mean.argmin()), arms.index(self.single_best_)
-        gains = regrets[:, fixed] - regrets[:, best]
+        gains = costs[:, fixed] - costs[:, best]
         count = len(gains)
         # Jackknife over folds of networks: the boosters share most of their data.
         error = float(((count - 1) / count * np.square(gains - gains.mean()).sum()) ** 0.5)
@@ -250,22 +252,22 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         differs = proposals[arms[best]] != proposals[self.single_best_]
         fell_back = differs and (gain <= self.caution * error or novelty > 1)
         trusted = self.single_best_ if fell_back else arms[best]
-        regret = dict(zip(arms, (mean - mean.min()).tolist(), strict=True))
+        cost = dict(zip(arms, (mean - mean.min()).tolist(), strict=True))
         others = [arm for arm in arms if proposals[arm] != proposals[trusted]]
         nats = (np.exp(logs) - DAMAGE_OFFSET).tolist()
         bounds = self._intervals.around(logs).tolist()
         return Prediction(
             trusted=trusted,
-            runner_up=min(others, key=regret.__getitem__, default=None),
+            runner_up=min(others, key=cost.__getitem__, default=None),
             fell_back=fell_back,
             gain=gain,
             gain_error=error,
             novelty=novelty,
             proposals=proposals,
-            regret=regret,
+            cost=cost,
             loss_change_nats=dict(zip(arms, nats, strict=True)),
             loss_change_interval={a: (b[0], b[1]) for a, b in zip(arms, bounds, strict=True)},
-            portfolio=self._joint.portfolio(regret, proposals, self.arms_, trusted),
+            portfolio=self._joint.portfolio(cost, proposals, self.arms_, trusted),
         )
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -287,8 +289,6 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             SelectorError: Not fitted, or a file cannot be written.
         """
         self.check_fitted()
-        if self._damage is None:
-            raise SelectorError("a selector that learnt no forecasts cannot be saved; call fit")
         boosters = {f"regret_{i}": b.model_to_string() for i, b in enumerate(self._regret)}
         boosters["damage"] = self._damage.model_to_string()
         description = {
@@ -298,6 +298,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             "features": self.feature_names,
             "single_best": self.single_best_,
             "networks": self.networks_,
+            "damage_weight": self.damage_weight_,
             "intervals": {
                 "edges": self._intervals.edges.tolist(),
                 "quantiles": self._intervals.quantiles.tolist(),
@@ -342,6 +343,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         found = cls(**body["parameters"])
         found.arms_, found.metrics_ = body["arms"], body["metrics"]
         found.single_best_, found.networks_ = body["single_best"], body["networks"]
+        found.damage_weight_ = float(body["damage_weight"])
         for name in (*found.arms_, found.single_best_):
             if name not in found.metrics_ or found.single_best_ not in found.arms_:
                 raise ValueError(f"{name!r} is not among its metrics or arms")

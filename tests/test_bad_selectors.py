@@ -120,10 +120,10 @@ def test_it_keeps_the_conventions_of_scikit_learn() -> None:
         fresh.set_params(forests=2)
     again = clone(selector).fit(records)
     for _, decision, _ in records.decisions():
-        assert again.predict(decision).regret == selector.predict(decision).regret
+        assert again.predict(decision).cost == selector.predict(decision).cost
     copied = copy.deepcopy(selector)
     _, decision, _ = next(records.decisions())
-    assert copied.predict(decision).regret == selector.predict(decision).regret
+    assert copied.predict(decision).cost == selector.predict(decision).cost
 
 
 @pytest.fixture(scope="module")

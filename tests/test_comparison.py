@@ -97,12 +97,10 @@ def test_nothing_is_learnt_of_a_network_that_is_left_out(
     learnt: list[tuple[set[str], dict[str, float]]] = []
     fit_table = SaliencySelector.fit_table
 
-    def spied(
-        self: SaliencySelector, table: TrainingTable, *, forecasts: bool = True
-    ) -> SaliencySelector:
+    def spied(self: SaliencySelector, table: TrainingTable) -> SaliencySelector:
         names = table.network.tolist()
         learnt.append((set(names), dict(zip(names, table.weight.tolist(), strict=True))))
-        return fit_table(self, table, forecasts=forecasts)
+        return fit_table(self, table)
 
     monkeypatch.setattr(SaliencySelector, "fit_table", spied)
     own, base = made(["a", "b", "c"], groups=2), made(["x", "y", "b"], groups=2)

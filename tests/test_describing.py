@@ -119,5 +119,5 @@ def test_many_decisions_at_once_are_each_by_itself() -> None:
         np.testing.assert_array_equal(
             alone.features, together.features[together.decision == number]
         )
-        assert learnt.predict(decision).regret == one.regret
+        assert learnt.predict(decision).cost == one.cost
         assert learnt.predict(decision).portfolio == one.portfolio

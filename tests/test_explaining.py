@@ -26,7 +26,9 @@ from tests.networks import data, small
 @pytest.fixture(scope="module")
 def fitted() -> SaliencySelector:
     records = lawful([f"network{i}" for i in range(8)], 0)
-    return SaliencySelector(trees=80, caution=0.25).fit(records)
+    learnt = SaliencySelector(trees=80, caution=0.25).fit(records)
+    learnt.damage_weight_ = 0.25  # Whatever was chosen: so that both parts are explained.
+    return learnt
 
 
 def unseen(seed: int = 41) -> Iterator[Decision]:
@@ -34,12 +36,12 @@ def unseen(seed: int = 41) -> Iterator[Decision]:
         yield decision
 
 
-def test_the_reasons_sum_to_the_difference_in_predicted_regret(fitted: SaliencySelector) -> None:
+def test_the_reasons_sum_to_the_difference_in_predicted_cost(fitted: SaliencySelector) -> None:
     explained = 0
     for decision in unseen():
         prediction, why = predicted_and_explained(fitted, decision)
         assert why.rival is not None
-        gap = prediction.regret[why.rival] - prediction.regret[why.trusted]
+        gap = prediction.cost[why.rival] - prediction.cost[why.trusted]
         assert sum(reason.weight for reason in why.reasons) == pytest.approx(gap, abs=1e-6)
         if why.rival == fitted.single_best_:
             assert gap == pytest.approx(why.gain)
@@ -55,14 +57,14 @@ def test_reasons_and_regret_by_their_slow_twin(fitted: SaliencySelector) -> None
     seen = fitted.described([decision])
     arms = list(seen.proposals[0])
     expected: dict[str, float] = {}
-    predicted = []
-    for booster in fitted._regret:
+    shares = dict.fromkeys(fitted._regret, 1 / len(fitted._regret))
+    for booster, part in {**shares, fitted._damage: fitted.damage_weight_}.items():
         rows = booster.predict(seen.features, pred_contrib=True)
         own, rival = rows[arms.index(why.trusted)], rows[arms.index(str(why.rival))]
         for number, name in enumerate(fitted.feature_names):
-            share = (rival[number] - own[number]) / len(fitted._regret)
+            share = part * (rival[number] - own[number])
             expected[kind_of(name)] = expected.get(kind_of(name), 0.0) + share
-        predicted.append(booster.predict(seen.features)[arms.index(why.trusted)])
+    predicted = [b.predict(seen.features)[arms.index(why.trusted)] for b in fitted._regret]
     found = {reason.kind: reason.weight for reason in why.reasons}
     assert found == pytest.approx({k: v for k, v in expected.items() if v})
     assert why.expected_regret == pytest.approx(max(0.0, float(np.mean(predicted))), abs=1e-6)

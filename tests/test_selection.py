@@ -56,12 +56,12 @@ def test_it_learns_how_much_it_hurts(fitted: SaliencySelector) -> None:
 def test_a_prediction_is_consistent(fitted: SaliencySelector) -> None:
     for _, decision, _ in lawful(["unseen"], 97).decisions():
         prediction = fitted.predict(decision)
-        assert set(prediction.proposals) == set(prediction.regret) == set(ARMS)
+        assert set(prediction.proposals) == set(prediction.cost) == set(ARMS)
         assert prediction.trusted in ARMS
-        best = min(prediction.regret, key=prediction.regret.__getitem__)
+        best = min(prediction.cost, key=prediction.cost.__getitem__)
         assert prediction.trusted == (fitted.single_best_ if prediction.fell_back else best)
         assert prediction.gain == pytest.approx(
-            prediction.regret[fitted.single_best_] - prediction.regret[best]
+            prediction.cost[fitted.single_best_] - prediction.cost[best]
         )
         assert prediction.gain >= 0
         everyone = prediction.shortlist(None)
@@ -87,7 +87,7 @@ def test_save_and_load_give_identical_predictions(fitted: SaliencySelector, tmp_
     assert loaded.get_params() == fitted.get_params()
     for _, decision, _ in lawful(["unseen"], 95).decisions():
         one, other = fitted.predict(decision), loaded.predict(decision)
-        assert one.regret == other.regret
+        assert one.cost == other.cost
         assert one.loss_change_nats == other.loss_change_nats
         assert (one.trusted, one.gain, one.gain_error) == (
             other.trusted,
@@ -104,7 +104,7 @@ def test_the_same_records_give_the_same_selector(fitted: SaliencySelector, tmp_p
         lawful([f"network{i}" for i in range(10)], 0)
     )
     for _, decision, _ in lawful(["unseen"], 94).decisions():
-        assert again.predict(decision).regret == fitted.predict(decision).regret
+        assert again.predict(decision).cost == fitted.predict(decision).cost
 
 
 def test_the_shipped_selector_answers_for_a_real_network() -> None:
@@ -112,7 +112,7 @@ def test_the_shipped_selector_answers_for_a_real_network() -> None:
     for decision in decisions(small("two_consumers", 6, norm=True)).values():
         prediction = shipped.predict(decision)
         assert prediction.trusted in METRICS
-        assert all(np.isfinite(list(prediction.regret.values())))
+        assert all(np.isfinite(list(prediction.cost.values())))
 
 
 def test_single_best_by_hand() -> None:

@@ -13,12 +13,13 @@ import lightgbm as lgb
 import numpy as np
 from joblib import Parallel, delayed
 
-from selector.boosters import Settings
+from selector.blending import best_weight, excess
+from selector.boosters import Settings, network_folds
 from selector.errors import SelectorError
 from selector.facts import CONTEXT, FACTS
 from selector.features import feature_names
 from selector.judging import Grid, regrets
-from selector.learning import CAP, Numbers, TrainingTable, single_best
+from selector.learning import CAP, Numbers, TrainingTable, log_damage, single_best
 from selector.pairs import Matrix
 from selector.records import Records
 from selector.selection import SaliencySelector
@@ -28,6 +29,8 @@ from training.benchmarks.results_file import write_result
 from training.evaluation import table_of
 from training.splits import Fold, folds_of
 
+INNER_FOLDS = 3
+"""By which the weight of the damage is chosen."""
 Learner = Callable[[TrainingTable, Matrix, Matrix, Settings], Matrix]
 """Training table, its features and those to judge, settings -> costs, shape (rows to judge,)."""
 
@@ -98,17 +101,23 @@ def _boosted(
     target: Matrix,
     **options: Any,
 ) -> Matrix:
+    weight = options.pop("weight", train.row_weight)
+    return _learnt(x, target, weight, how, **options)(judged)
+
+
+def _learnt(
+    x: Matrix, target: Matrix, weight: Matrix | None, how: Settings, **options: Any
+) -> Callable[[Matrix], Matrix]:
+    """What a booster that learnt from rows says of others."""
     data = lgb.Dataset(
         x,
         target,
-        weight=options.pop("weight", train.row_weight),
+        weight=weight,
         group=options.pop("group", None),
         categorical_feature=[x.shape[1] - 1],
     )
-    found: Matrix = lgb.train({**how.of(len(x)), **options}, data, how.trees).predict(
-        judged, num_threads=1
-    )
-    return found
+    booster = lgb.train({**how.of(len(x)), **options}, data, how.trees)
+    return lambda judged: np.asarray(booster.predict(judged, num_threads=1))
 
 
 def regression(train: TrainingTable, x: Matrix, judged: Matrix, how: Settings) -> Matrix:
@@ -145,6 +154,20 @@ def nats(train: TrainingTable, x: Matrix, judged: Matrix, how: Settings) -> Matr
     """Logarithm of the loss change, less its mean over the decision."""
     target = np.log(np.maximum(train.nats, 0) + 0.002)
     return _boosted(train, x, judged, how, target - _decision_mean(train, target))
+
+
+def blended(train: TrainingTable, x: Matrix, judged: Matrix, how: Settings) -> Matrix:
+    """Regret, and beside it the log damage above the least, as the selector weighs them."""
+    logs = log_damage(train.nats)
+    left_out = np.zeros((2, len(x)))
+    for rows, others in network_folds(train, INNER_FOLDS):
+        for place, target in zip(left_out, (train.regret, logs), strict=True):
+            weight = train.row_weight[rows]
+            place[others] = _learnt(x[rows], target[rows], weight, how)(x[others])
+    beside = best_weight(train, *left_out)
+    regret, damage = (_boosted(train, x, judged, how, target) for target in (train.regret, logs))
+    cost: Matrix = regret + beside * excess(damage, _decisions_of(judged))
+    return cost
 
 
 def ranking(train: TrainingTable, x: Matrix, judged: Matrix, how: Settings) -> Matrix:
@@ -234,6 +257,7 @@ VARIANTS = (
     Variant("all, regression, centred", _without(), centred),
     Variant("all, regression of log(1 + regret)", _without(), logarithmic),
     Variant("all, regression of log nats", _without(), nats),
+    Variant("all, regression of both, weighed", _without(), blended),
     Variant("all, lambdarank", _without(), ranking),
     Variant("all, classification by stake", _without(), classification),
     Variant("all, and differences within the decision", _without(), pairwise),

@@ -83,7 +83,7 @@ def evaluated(
         few = chance.permutation(fold.train)[: max(2, round(share * len(fold.train)))]
         train, test = table.of_networks(few.tolist()), table.of_networks(fold.test)
         learnt = SaliencySelector(**(selector or SaliencySelector()).get_params())
-        learnt.fit_table(train, forecasts=baselines)
+        learnt.fit_table(train)
         beside = {name: found[np.isin(table.network, fold.test)] for name, found in extra.items()}
         predictions = learnt.predict_described(test.seen)
         outcomes = _outcomes(predictions, train, test, beside, baselines)
@@ -153,7 +153,7 @@ def _outcomes(
         ):
             yield of_arms(name, size, grid.measured([fixed] * count))
     yield of_arms(SELECTOR, 0, [numbers[found.trusted] for found in predictions])
-    bold = [numbers[min(found.regret, key=found.regret.__getitem__)] for found in predictions]
+    bold = [numbers[min(found.cost, key=found.cost.__getitem__)] for found in predictions]
     yield of_arms("selector, never falling back", 0, bold)
     for size in PORTFOLIOS:
         lists = [[numbers[name] for name in found.shortlist(size)] for found in predictions]

@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from selector import boosters, calibration, facts, features, learning, novelty, selection
+from selector import (
+    blending,
+    boosters,
+    calibration,
+    facts,
+    features,
+    learning,
+    novelty,
+    selection,
+)
 from selector.artefact import shipped_file
 from selector.judging import Grid
 from selector.records import CANDIDATES_FILE, GROUPS_FILE, Records
@@ -18,7 +27,7 @@ from training.evaluation import table_of
 
 PORTFOLIO = 3
 """Arms of the fixed portfolio."""
-_CODE = (boosters, calibration, facts, features, learning, novelty, selection)
+_CODE = (blending, boosters, calibration, facts, features, learning, novelty, selection)
 
 
 @dataclass(frozen=True)
