@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from selector.allocation import Stage
 from selector.facts import Decision
 from selector.selection import SaliencySelector
@@ -14,20 +16,25 @@ TINY_NATS = 1e-4
 """Price of a step that is predicted to cost nothing, so that larger savings still go first."""
 
 Curve = Mapping[int, float]
-"""Channels removed from a group -> predicted loss change in nats, never falling; 0 -> 0."""
+"""Channels removed from a group -> predicted loss change in nats; never less a channel; 0 -> 0."""
 
 
 def damage_curve(selector: SaliencySelector, decision: Decision, options: list[int]) -> Curve:
-    """Predicted loss change of a group at several of its allowed steps, by its trusted metrics."""
+    """Predicted loss change of a group at several of its allowed steps, by its trusted metrics.
+
+    No step is cheaper a channel than a smaller one: the channels that a metric would miss least go
+    first, and where a larger step is foretold to be a bargain, it is the error that is large.
+    """
     channels = len(next(iter(decision.scores.values())))
     wanted = [share * channels for share in LADDER]
     steps = {min(options[1:], key=lambda n: abs(n - w)) for w in wanted} if options[1:] else set()
-    curve = {0: 0.0}
+    curve, dearest = {0: 0.0}, 0.0
     counts = sorted(steps | set(options[-1:]) - {0})
     found = selector.predict_many([replace(decision, count=count) for count in counts])
     for count, prediction in zip(counts, found, strict=True):
         nats = prediction.loss_change_nats[prediction.trusted]
-        curve[count] = max(nats, *curve.values())
+        dearest = max(dearest, nats / count)
+        curve[count] = dearest * count
     return curve
 
 
@@ -50,37 +57,25 @@ def allocate_by_damage(stage: Stage, curves: Mapping[str, Curve]) -> dict[str, i
         if stage.cost({**counts, name: count}) <= stage.limit:
             short = [n for n in stage.options(name) if counts[name] <= n < count]
             counts[name] = max(n for n in short if stage.cost({**counts, name: n}) > stage.limit)
-            return _finished(stage, counts, prices, name)
+            return _landed(stage, counts, curves)
         counts[name] = count
     return counts
 
 
-NEAR = 0.99
-"""A last step is fine enough when it leaves this share of the limit or more."""
-
-
-def _finished(
-    stage: Stage, counts: dict[str, int], prices: Mapping[tuple[str, int], float], last: str
-) -> dict[str, int]:
-    """The counts with one more step that meets the target: of the near ones, the cheapest group's.
-
-    The group whose turn it is comes first; where its channels are too dear for a near landing, the
-    others are tried, in the order of their price.
-    """
-    price = {name: min(p for (n, _), p in prices.items() if n == name) for name, _ in prices}
-    landings: dict[str, tuple[int, float]] = {}
-    for name in price:
+def _landed(stage: Stage, counts: dict[str, int], curves: Mapping[str, Curve]) -> dict[str, int]:
+    """The counts with the one more step that meets the target at the least predicted damage."""
+    landings: dict[str, tuple[float, int]] = {}
+    for name, curve in curves.items():
         steps = [n for n in stage.options(name) if n > counts[name]]
-        costs = [(n, stage.cost({**counts, name: n})) for n in steps]
-        enough = [(n, cost) for n, cost in costs if cost <= stage.limit]
-        if enough:
-            landings[name] = enough[0]
-    near = [name for name, (_, cost) in landings.items() if cost >= NEAR * stage.limit]
-    if last in near or not near:
-        chosen = last if last in near else max(landings, key=lambda name: landings[name][1])
-    else:
-        chosen = min(near, key=price.__getitem__)
-    return {**counts, chosen: landings[chosen][0]}
+        enough = (n for n in steps if stage.cost({**counts, name: n}) <= stage.limit)
+        if count := next(enough, None):
+            landings[name] = (_nats(curve, count) - _nats(curve, counts[name]), count)
+    chosen = min(landings, key=landings.__getitem__)
+    return {**counts, chosen: landings[chosen][1]}
+
+
+def _nats(curve: Curve, count: int) -> float:
+    return float(np.interp(count, list(curve), list(curve.values())))
 
 
 def _steps(counts: Mapping[str, int], curves: Mapping[str, Curve]) -> list[tuple[str, int]]:

@@ -89,10 +89,11 @@ def prune(
         rounds: Number of cuts; scores and routes are made anew before each. By default so many that
             each takes about a tenth of what is left (7 for `keep_macs=0.5`, 12 for 0.3). A round
             costs a forward and backward pass over the batches, and a forward pass each for
-            recalibration, compensation, and the loss of what is left.
+            recalibration, compensation, and the loss of what is left. Where that has risen above
+            the selector's predicted interval, the round is taken back and its step halved, twice at
+            most: so there may be more rounds.
         verify: How many of the selector's candidates the oracle measures in every group and round,
-            or `all`. Each round's whole plan is then measured too, and its step halved, twice at
-            most, where its loss is above the predicted interval: so there may be more rounds.
+            or `all`. Each round's whole plan is then measured too, before the cut.
         recalibrate: Estimate BatchNorm's running statistics anew after every cut.
         compensate: Keep the means of the removed channels, measured anew in every round, as
             constants in the biases or BatchNorm layers of their consumers.

@@ -5,6 +5,7 @@ import logging
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Literal
 
 from torch import nn
 from tqdm import tqdm
@@ -39,6 +40,9 @@ FEW_REPEATS = 5
 
 HALVINGS = 2
 """A round's step is halved so many times at most."""
+
+Came = Literal["done", "too much", "worse than foreseen"]
+"""What came of a cut; all but the first were taken back."""
 
 
 def default_rounds(target: Target, widths: Widths) -> int:
@@ -145,7 +149,12 @@ class Walk:
             if halved < HALVINGS and worse_than_foreseen(plan, whole):
                 halved += 1
                 continue
-            if self._carried_out(plan, survey, Outcome(float(stage.share), whole, halved, None)):
+            outcome = Outcome(float(stage.share), whole, halved, None)
+            came = self._carried_out(plan, survey, outcome, patient=halved < HALVINGS)
+            if came == "worse than foreseen":
+                halved += 1
+                continue
+            if came == "done":
                 self._done += step
                 if self._done < 1:
                     self._time(FEW_REPEATS)
@@ -188,8 +197,16 @@ class Walk:
         whole = whole_change(self.model, survey, gone, loss=do.loss)
         return replace(plan, oracle_images=plan.oracle_images + 2 * whole.images), whole
 
-    def _carried_out(self, plan: Plan, survey: Survey | None, outcome: Outcome) -> bool:
-        """Cut, recalibrate, fine-tune; False, and all as before, where the loss passes its limit.
+    def _carried_out(
+        self, plan: Plan, survey: Survey | None, outcome: Outcome, *, patient: bool
+    ) -> Came:
+        """Cut, recalibrate, fine-tune; all as before where the loss says that this was too much.
+
+        Args:
+            plan: What to cut.
+            survey: Of the network as it is.
+            outcome: What is known already; the loss is filled in.
+            patient: Whether a loss above the plan's predicted interval is reason enough.
 
         Raises:
             SelectorError: A loss that is no number any more, a cut that does not do what masking
@@ -203,10 +220,11 @@ class Walk:
             cut_as_promised(self.model, self.groups, plan, self._probe, compensation)
             if do.recalibrate:
                 recalibrate_batchnorm(self.model, do.batches)
-            loss = self._loss() if do.finetune is None or do.max_loss_change is not None else None
-            if loss is not None and self._too_much(loss):
+            loss = self._loss()
+            too_much = loss is not None and self._too_much(loss)
+            if too_much or (patient and self._worse(plan, loss)):
                 self.model, self.groups = kept
-                return False
+                return "too much" if too_much else "worse than foreseen"
             if do.finetune is not None:
                 fine_tune(self.model, do.finetune, len(self.plans) + 1)
                 loss = self._loss()
@@ -215,13 +233,22 @@ class Walk:
             self.model, self.groups = kept
             raise
         self.plans.append(replace(plan, outcome=replace(outcome, loss=loss)))
-        return True
+        return "done"
 
     def _loss(self) -> float | None:
         """Loss on the calibration images; where they have no targets, outputs are looked at."""
         if self._do.base_loss is None:
             return None
         return evaluate(self.model, self._do.batches, self._do.loss).loss
+
+    def _worse(self, plan: Plan, loss: float | None) -> bool:
+        """Whether the loss has risen in this round by more than the plan's predicted interval."""
+        last = self.plans[-1].outcome if self.plans else None
+        before = self._do.base_loss if last is None else last.loss
+        highest = highest_foreseen(plan)
+        if loss is None or before is None or highest is None:
+            return False
+        return loss - before > highest
 
     def _too_much(self, loss: float) -> bool:
         limit, base = self._do.max_loss_change, self._do.base_loss
@@ -231,10 +258,15 @@ class Walk:
 def worse_than_foreseen(plan: Plan, whole: LossChange | None) -> bool:
     """Whether the measured loss of a whole plan lies above its predicted interval.
 
-    The ends of the groups' intervals are summed, and two standard errors of the measurement added.
+    Two standard errors of the measurement are added.
     """
-    ends = [choice.predicted_interval for choice in plan.choices]
-    if whole is None or any(end is None for end in ends):
+    highest = highest_foreseen(plan)
+    if whole is None or highest is None:
         return False
-    highest = sum(end[1] for end in ends if end is not None)
     return whole.nats > highest + 2 * whole.standard_error
+
+
+def highest_foreseen(plan: Plan) -> float | None:
+    """The ends of the groups' predicted intervals, summed; None where nothing was predicted."""
+    ends = [choice.predicted_interval for choice in plan.choices]
+    return None if None in ends else sum(end[1] for end in ends if end is not None)

@@ -1,15 +1,18 @@
 """Laws of the budget: targets are met, limits hold, and what is predicted to hurt is spared."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selector.allocation import Stage, Target, Widths, allocate_evenly
-from selector.damage import allocate_by_damage
+from selector.damage import allocate_by_damage, damage_curve
 from selector.errors import SelectorError
+from selector.facts import Decision
 from selector.method import Method
 from selector.planning import choose
 from selector.tracing import Groups, find_groups
@@ -64,6 +67,35 @@ def test_the_fragile_group_is_spared() -> None:
         even = allocate_evenly(stage)
         assert counts[fragile] < even[fragile]
         assert counts[tough] > even[tough]
+
+
+def test_the_last_step_goes_where_it_costs_least() -> None:
+    # One channel of either group is more than is asked: the nearer landing is no reason.
+    stage = stage_of("plain", 10, 0.995)
+    first, second = stage.groups.prunable
+    for fragile, tough in ((first, second), (second, first)):
+        prices = {fragile: 1.0, tough: 1e-6}
+        assert allocate_by_damage(stage, straight(stage.groups, prices)) == {fragile: 0, tough: 1}
+
+
+@given(nats=st.lists(st.floats(-0.01, 5), min_size=6, max_size=6))
+def test_no_step_is_cheaper_a_channel_than_a_smaller_one(nats: list[float]) -> None:
+    decision = Decision(facts={}, context={}, scores={"l1": np.ones(40)}, count=1)  # type: ignore[arg-type]
+    said = [SimpleNamespace(trusted="l1", loss_change_nats={"l1": value}) for value in nats]
+    asked: list[int] = []
+
+    def predict_many(decisions: list[Decision]) -> list[SimpleNamespace]:
+        asked.extend(found.count for found in decisions)
+        return said
+
+    selector = SimpleNamespace(predict_many=predict_many)
+    curve = damage_curve(selector, decision, list(range(31)))  # type: ignore[arg-type]
+    rates = [curve[count] / count for count in asked]
+    assert list(curve) == [0, *asked]
+    assert all(later >= rate * (1 - 1e-12) for rate, later in pairwise(rates))
+    for count, value in zip(asked, nats, strict=True):
+        assert curve[count] >= value - 1e-12
+    assert max(rates) == pytest.approx(max(0.0, *(v / n for v, n in zip(nats, asked, strict=True))))
 
 
 def test_limits_hold_by_damage_too() -> None:
