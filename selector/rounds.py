@@ -141,11 +141,14 @@ class Walk:
             survey = survey_network(self.model, do.batches, stage, method, loss=do.loss)
             if not self.plans and self.expected is None:
                 self._announce(survey, stage)
-        halved = 0
+        halved = images = 0
         while True:
             step = min(self._step / 2**halved, 1 - self._done)  # Of no length, when closing in.
             stage = self._stage(step)
             plan, whole = self._planned(stage, survey)
+            # What was measured for a step that was not taken has been paid for, too.
+            images += plan.oracle_images
+            plan = replace(plan, oracle_images=images)
             if halved < HALVINGS and worse_than_foreseen(plan, whole):
                 halved += 1
                 continue
