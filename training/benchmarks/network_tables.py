@@ -160,7 +160,10 @@ def summary_of(table: Table) -> dict[str, float]:
     pairs = {
         "selector_beats_sbs": (SELECTOR, SBS),
         "selector_beats_best_single": (SELECTOR, BEST_SINGLE),
+        "selector_beats_torch_pruning": (SELECTOR, BEST_RIVAL),
         "verify3_beats_torch_pruning": (VERIFY3, BEST_RIVAL),
+        "verify3_beats_fixed_portfolio3": (VERIFY3, PORTFOLIO),
+        "verify3_beats_myopic_oracle": (VERIFY3, MYOPIC),
     }
     found["networks"] = len(compared(table))
     for key, (ours, other) in pairs.items():
