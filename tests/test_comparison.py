@@ -49,9 +49,11 @@ def row(found: Comparison, method: str) -> MethodRow:
 
 def test_where_the_world_is_another_retraining_helps(other_world: Comparison) -> None:
     assert other_world.helped is True
-    assert other_world.best_retrained == ALONE
-    assert "retraining helped: use the selector retrained on your other" in other_world.advice
-    assert row(other_world, ALONE).regret < row(other_world, SHIPPED).regret
+    # Weighed four times, one's own networks say the same with the misleading ones beside them.
+    retrained = {name: row(other_world, name).regret for name in (ALONE, TOGETHER)}
+    assert other_world.best_retrained == min(retrained, key=retrained.__getitem__)
+    assert "retraining helped: use the selector retrained on " in other_world.advice
+    assert max(retrained.values()) < row(other_world, SHIPPED).regret
     assert other_world.advice in str(other_world)
 
 

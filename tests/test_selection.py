@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from selector.artefact import write_artefact
+from selector.artefact import FORMAT_VERSION, write_artefact
 from selector.errors import SelectorError
 from selector.facts import Context, Decision, describe_group, describe_run
 from selector.features import candidates, describe, feature_names
@@ -246,7 +246,11 @@ def test_a_missing_file_is_named(saved: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "culprit"),
     [
-        ("format_version", 99, "format 99, this version reads 2; fit the selector again"),
+        (
+            "format_version",
+            99,
+            f"format 99, this version reads {FORMAT_VERSION}; fit the selector again",
+        ),
         ("metrics", ["l1", "astrology"], "metric 'astrology', which is not in the table.*fit"),
     ],
 )
@@ -260,7 +264,8 @@ def test_another_format_or_an_unknown_metric_is_named(
     write_artefact(saved, {k: v for k, v in body.items() if k != "sha256"} | {key: value}, boosters)
     if key == "format_version":
         path = saved / "selector.json"
-        path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 99'))
+        now = f'"format_version": {FORMAT_VERSION}'
+        path.write_text(path.read_text().replace(now, '"format_version": 99'))
     with pytest.raises(SelectorError, match=culprit):
         SaliencySelector.load(saved)
 
@@ -271,9 +276,9 @@ def test_another_format_or_an_unknown_metric_is_named(
         "",
         "not json",
         "{}",
-        '{"format_version": 2}',
+        f'{{"format_version": {FORMAT_VERSION}}}',
         "[]",
-        '{"format_version": 2, "sha256": {}}',
+        f'{{"format_version": {FORMAT_VERSION}, "sha256": {{}}}}',
     ],
 )
 def test_a_description_that_is_none_is_named(saved: Path, text: str) -> None:
