@@ -21,7 +21,7 @@ def excess(logs: Matrix, decision: Numbers) -> Matrix:
         logs: Of every row, shape (rows,).
         decision: Of every row the number of its decision, ascending.
     """
-    starts = np.flatnonzero(np.diff(decision, prepend=-1))
+    starts = _starts(decision)
     least = np.minimum.reduceat(logs, starts)
     above: Matrix = logs - np.repeat(least, np.diff(starts, append=len(logs)))
     return above
@@ -38,7 +38,7 @@ def best_weight(table: TrainingTable, regrets: Matrix, logs: Matrix) -> float:
     Returns:
         One of `WEIGHTS`, the least of those that are equally good.
     """
-    starts = np.flatnonzero(np.diff(table.seen.decision, prepend=-1))
+    starts = _starts(table.seen.decision)
     above, true = excess(logs, table.seen.decision), table.regret
 
     def mean_regret(weight: float) -> float:
@@ -47,3 +47,8 @@ def best_weight(table: TrainingTable, regrets: Matrix, logs: Matrix) -> float:
         return float(np.average(true[chosen], weights=table.weight))
 
     return min(WEIGHTS, key=mean_regret)
+
+
+def _starts(decision: Numbers) -> Numbers:
+    """The first row of every decision."""
+    return np.flatnonzero(np.diff(decision, prepend=-1))

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from selector.allocation import Stage, Target
 from selector.errors import SelectorError
 from selector.expectation import Expected
-from selector.foresight import foresee
+from selector.foresight import foresee, highest_foreseen, worse_than_foreseen
 from selector.latency import REPEATS, Timed
 from selector.method import Method
 from selector.objective import Loss, evaluate
@@ -223,9 +223,11 @@ class Walk:
             cut_as_promised(self.model, self.groups, plan, self._probe, compensation)
             if do.recalibrate:
                 recalibrate_batchnorm(self.model, do.batches)
-            loss = self._loss()
+            highest = highest_foreseen(plan) if patient else None
+            limited = do.max_loss_change is not None or highest is not None
+            loss = self._loss() if do.finetune is None or limited else None
             too_much = loss is not None and self._too_much(loss)
-            if too_much or (patient and self._worse(plan, loss)):
+            if too_much or self._worse(highest, loss):
                 self.model, self.groups = kept
                 return "too much" if too_much else "worse than foreseen"
             if do.finetune is not None:
@@ -244,11 +246,10 @@ class Walk:
             return None
         return evaluate(self.model, self._do.batches, self._do.loss).loss
 
-    def _worse(self, plan: Plan, loss: float | None) -> bool:
-        """Whether the loss has risen in this round by more than the plan's predicted interval."""
+    def _worse(self, highest: float | None, loss: float | None) -> bool:
+        """Whether the loss has risen in this round by more than was foreseen at most."""
         last = self.plans[-1].outcome if self.plans else None
         before = self._do.base_loss if last is None else last.loss
-        highest = highest_foreseen(plan)
         if loss is None or before is None or highest is None:
             return False
         return loss - before > highest
@@ -256,20 +257,3 @@ class Walk:
     def _too_much(self, loss: float) -> bool:
         limit, base = self._do.max_loss_change, self._do.base_loss
         return limit is not None and base is not None and loss - base > limit
-
-
-def worse_than_foreseen(plan: Plan, whole: LossChange | None) -> bool:
-    """Whether the measured loss of a whole plan lies above its predicted interval.
-
-    Two standard errors of the measurement are added.
-    """
-    highest = highest_foreseen(plan)
-    if whole is None or highest is None:
-        return False
-    return whole.nats > highest + 2 * whole.standard_error
-
-
-def highest_foreseen(plan: Plan) -> float | None:
-    """The ends of the groups' predicted intervals, summed; None where nothing was predicted."""
-    ends = [choice.predicted_interval for choice in plan.choices]
-    return None if None in ends else sum(end[1] for end in ends if end is not None)

@@ -101,23 +101,17 @@ def _boosted(
     target: Matrix,
     **options: Any,
 ) -> Matrix:
-    weight = options.pop("weight", train.row_weight)
-    return _learnt(x, target, weight, how, **options)(judged)
-
-
-def _learnt(
-    x: Matrix, target: Matrix, weight: Matrix | None, how: Settings, **options: Any
-) -> Callable[[Matrix], Matrix]:
-    """What a booster that learnt from rows says of others."""
     data = lgb.Dataset(
         x,
         target,
-        weight=weight,
+        weight=options.pop("weight", train.row_weight),
         group=options.pop("group", None),
         categorical_feature=[x.shape[1] - 1],
     )
-    booster = lgb.train({**how.of(len(x)), **options}, data, how.trees)
-    return lambda judged: np.asarray(booster.predict(judged, num_threads=1))
+    found: Matrix = lgb.train({**how.of(len(x)), **options}, data, how.trees).predict(
+        judged, num_threads=1
+    )
+    return found
 
 
 def regression(train: TrainingTable, x: Matrix, judged: Matrix, how: Settings) -> Matrix:
@@ -162,11 +156,12 @@ def blended(train: TrainingTable, x: Matrix, judged: Matrix, how: Settings) -> M
     left_out = np.zeros((2, len(x)))
     for rows, others in network_folds(train, INNER_FOLDS):
         for place, target in zip(left_out, (train.regret, logs), strict=True):
-            weight = train.row_weight[rows]
-            place[others] = _learnt(x[rows], target[rows], weight, how)(x[others])
-    beside = best_weight(train, *left_out)
+            place[others] = _boosted(
+                train, x[rows], x[others], how, target[rows], weight=train.row_weight[rows]
+            )
+    weight = best_weight(train, *left_out)
     regret, damage = (_boosted(train, x, judged, how, target) for target in (train.regret, logs))
-    cost: Matrix = regret + beside * excess(damage, _decisions_of(judged))
+    cost: Matrix = regret + weight * excess(damage, _decisions_of(judged))
     return cost
 
 
