@@ -72,12 +72,19 @@ class Explanation:
     reasons: tuple[Reason, ...]
     """Largest first; their weights sum to the rival's predicted cost minus the trusted one's."""
     taken: str | None = None
-    """The metric whose choice the oracle measured to be best; None where nothing was measured."""
+    """The metric whose choice was measured to be best; None where nothing was measured."""
     measured: LossChange | None = None
+    """Of that choice, where the oracle alone decided."""
+    against_trusted: LossChange | None = None
+    """Of that choice against the trusted one's, where the group was verified."""
 
-    def with_measured(self, taken: str, measured: LossChange) -> "Explanation":
-        """The same where the oracle has had the last word."""
-        return replace(self, taken=taken, measured=measured)
+    def with_measured(
+        self, taken: str, measured: LossChange | None, against_trusted: LossChange | None
+    ) -> "Explanation":
+        """The same where something measured has had the last word."""
+        if measured is None and against_trusted is None:
+            return self
+        return replace(self, taken=taken, measured=measured, against_trusted=against_trusted)
 
     def __str__(self) -> str:
         """The decision in a few lines, then the reasons."""
@@ -103,11 +110,17 @@ class Explanation:
         return "\n".join(lines)
 
     def _measured_line(self) -> list[str]:
-        if self.taken is None or self.measured is None:
+        if self.measured is not None:
+            found = f"{nats_text(self.measured.nats)} ± {self.measured.standard_error:.4f} nats"
+            same = "which was trusted" if self.taken == self.trusted else "whatever was trusted"
+            return [f"the oracle measured, and took the choice of {self.taken} ({found}), {same}"]
+        if self.against_trusted is None:
             return []
-        found = f"{nats_text(self.measured.nats)} ± {self.measured.standard_error:.4f} nats"
-        same = "which was trusted" if self.taken == self.trusted else "whatever was trusted"
-        return [f"the oracle measured, and took the choice of {self.taken} ({found}), {same}"]
+        if self.taken == self.trusted:
+            return ["verified: no other candidate that was tried left a lower loss"]
+        change = self.against_trusted
+        found = f"{nats_text(change.nats)} ± {change.standard_error:.4f} nats"
+        return [f"verified: the choice of {self.taken} was taken instead ({found})"]
 
     def _gain_line(self) -> str:
         gain = f"{self.gain:.3f} ± {self.gain_error:.3f}"

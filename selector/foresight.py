@@ -13,7 +13,6 @@ from selector.facts import Decision
 from selector.method import Method
 from selector.objective import Loss
 from selector.plan import Plan
-from selector.rivals import LossChange
 from selector.shrinking import shrink_all
 from selector.surveying import Survey
 
@@ -104,17 +103,6 @@ def _after(decision: Decision, gone: Sequence[int], macs_kept: float, loss: floa
     context = replace(before, macs_kept=macs_kept, base_loss=loss, relative_loss=loss * scale)
     pairs = {mode: found.without(gone) for mode, found in decision.pairs.items()}
     return replace(decision, scores=scores, context=context, pairs=pairs)
-
-
-def worse_than_foreseen(plan: Plan, whole: LossChange | None) -> bool:
-    """Whether the measured loss of a whole plan lies above its predicted interval.
-
-    Two standard errors of the measurement are added.
-    """
-    highest = highest_foreseen(plan)
-    if whole is None or highest is None:
-        return False
-    return whole.nats > highest + 2 * whole.standard_error
 
 
 def highest_foreseen(plan: Plan) -> float | None:

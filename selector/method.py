@@ -19,7 +19,7 @@ class Method:
 
     criterion: str = "selector"
     verify: Verify = 0
-    """Candidates that the oracle measures in every group; `all` for every arm's."""
+    """Candidates that are tried where most is at stake; `all` for every arm's in every group."""
     selector: SaliencySelector | None = None
     allocation: Allocation = "auto"
     """Where channels go: the same share everywhere, where the predicted damage is least, or one by
@@ -28,6 +28,8 @@ class Method:
     """How the myopic composition goes about it; as in the paper where it is asked for by name."""
     compensate: bool = False
     """Whether a removed channel's mean is kept as a constant, in pruning and in verification."""
+    recalibrate: bool = False
+    """Whether BatchNorm is recalibrated after the cut, so that candidates are tried accordingly."""
 
     def __post_init__(self) -> None:
         """Refuse what would silently be something else."""
@@ -114,6 +116,11 @@ class Method:
     def measures(self) -> bool:
         """Whether the oracle is called."""
         return self.criterion == "oracle" or bool(self.verify)
+
+    @property
+    def measures_all(self) -> bool:
+        """Whether the oracle alone decides, among every arm's candidates in every group."""
+        return self.criterion == "oracle" or self.verify == "all"
 
     def check(self, target: Target) -> None:
         """Make sure that the target and the allocation do not contradict each other.

@@ -117,7 +117,8 @@ VerifyText = Annotated[
     str,
     typer.Option(
         "--verify",
-        help="Candidates of the selector that the oracle measures in every group, or all.",
+        help="Candidates of the selector that are tried in the whole plan where most is at stake; "
+        "all: every metric's are measured in every group.",
         rich_help_panel=_METHOD,
     ),
 ]

@@ -31,9 +31,13 @@ class Choice:
     predicted_nats: float | None
     """Predicted loss change; None where a metric was named by hand."""
     measured: LossChange | None
-    """Loss change measured by the oracle, given what the plan already takes from other groups."""
+    """Loss change measured where the oracle alone decides, given what the plan already takes from
+    other groups."""
     predicted_interval: Interval | None = None
     """90 % interval of the predicted loss change, in nats."""
+    against_trusted: LossChange | None = None
+    """Where the group was verified: what the choice does to the loss compared with the one that the
+    selector trusted, given all else that the plan takes; 0 where that one was best."""
     asked: float | None = None
     """Channels that were to be left, before rounding to an allowed width; None where no ratio was
     asked of the group."""
@@ -58,11 +62,12 @@ class Outcome:
 
     share: float
     """The part of the way to the target that is done after it."""
-    whole: LossChange | None
-    """Loss change of the whole plan, measured before the cut; None where nothing was verified."""
+    rise: float | None
+    """By how much the loss on the calibration images was higher after cut and recalibration than
+    before the round; None where they have no targets."""
     halved: int
-    """How often the round's step was halved because the whole plan's loss left its interval, or the
-    network's its limit."""
+    """How often the round's step was halved because the loss rose above the predicted interval, or
+    the network's limit."""
     loss: float | None
     """Loss after cut, recalibration and fine-tuning, on the calibration images."""
 
@@ -85,6 +90,8 @@ class Plan:
     expected: Expected | None = None
     """Loss and accuracy that are expected when the plan is carried out; None where a metric was
     named by hand."""
+    measured: LossChange | None = None
+    """What the whole plan does to the loss, where it was verified by `choose`."""
     warnings: tuple[str, ...] = ()
     """Where what was asked is not what will be done."""
     outcome: Outcome | None = None
@@ -128,9 +135,9 @@ class Plan:
         choice = found[group]
         if choice.explanation is None:
             raise SelectorError(_unexplained(self.criterion))
-        if choice.measured is None:
-            return choice.explanation
-        return choice.explanation.with_measured(choice.metric, choice.measured)
+        return choice.explanation.with_measured(
+            choice.metric, choice.measured, choice.against_trusted
+        )
 
     def __str__(self) -> str:
         """The plan as a table."""
@@ -145,6 +152,7 @@ class Plan:
             f"oracle images {self.oracle_images}",
             *([goal_text(self.goal)] if self.goal else []),
             *([str(self.expected)] if self.expected else []),
+            *([_measured_text(self.measured)] if self.measured else []),
             *(f"warning: {text}" for text in self.warnings),
             *(f"left alone: {name}: {why}" for name, why in self.refused.items()),
         ]
@@ -182,7 +190,12 @@ class Plan:
             fields = json.loads(text)
             fields["choices"] = tuple(_choice(row) for row in fields["choices"])
             fields["warnings"] = tuple(fields.get("warnings", ()))
-            for name, read in (("goal", Goal), ("expected", _expected), ("outcome", _outcome)):
+            for name, read in (
+                ("goal", Goal),
+                ("expected", _expected),
+                ("measured", LossChange),
+                ("outcome", Outcome),
+            ):
                 if fields.get(name) is not None:
                     fields[name] = read(**fields[name])
             return cls(**fields)
@@ -221,7 +234,7 @@ def goal_text(goal: Goal) -> str:
 
 def _choice(row: dict[str, Any]) -> Choice:
     measured, interval = row["measured"], row.get("predicted_interval")
-    why = row.get("explanation")
+    why, against = row.get("explanation"), row.get("against_trusted")
     return Choice(
         **{
             **row,
@@ -229,6 +242,7 @@ def _choice(row: dict[str, Any]) -> Choice:
             "measured": None if measured is None else LossChange(**measured),
             "predicted_interval": None if interval is None else tuple(interval),
             "explanation": None if why is None else Explanation.of_dict(why),
+            "against_trusted": None if against is None else LossChange(**against),
         }
     )
 
@@ -240,9 +254,9 @@ def _expected(**row: Any) -> Expected:
     return Expected(**row)
 
 
-def _outcome(**row: Any) -> Outcome:
-    whole = row["whole"]
-    return Outcome(**{**row, "whole": None if whole is None else LossChange(**whole)})
+def _measured_text(change: LossChange) -> str:
+    found = f"{nats_text(change.nats)} ± {change.standard_error:.4f}"
+    return f"measured: loss {found} nats by the whole plan, on {change.images} images"
 
 
 def _unexplained(criterion: str) -> str:

@@ -1,7 +1,6 @@
 """`choose`: which channels go from every group, which metric says so, and what it will cost."""
 
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 
 from torch import nn
@@ -15,12 +14,12 @@ from selector.method import Allocation, Method, Verify
 from selector.myopic import Myopic
 from selector.myopic_plan import plan_myopically
 from selector.objective import Loss
-from selector.plan import Choice, Goal, Plan
+from selector.plan import Goal, Plan
 from selector.reading import Batches, check_batches, probe_inputs
 from selector.selection import SaliencySelector
-from selector.shifts import removed
-from selector.surveying import Survey, options_of, survey_network, verified
+from selector.surveying import Survey, options_of, survey_network
 from selector.tracing import find_groups
+from selector.verification import Referee, composed
 from selector.widths import Shares, Widths, by_group, without
 
 
@@ -49,10 +48,13 @@ def choose(
 
     Args:
         model: A trained network.
-        batches: Re-iterable of (inputs, targets). With an oracle, every second batch scores and the
-            others measure.
+        batches: Re-iterable of (inputs, targets). With `verify`, every second batch measures; where
+            the oracle alone decides, the others alone score.
         criterion: `selector`, a metric's name, or `oracle` (every arm's candidate is measured).
-        verify: How many of the selector's candidates the oracle measures in every group, or `all`.
+        verify: How many of the selector's candidates are tried in the groups where half of the
+            predicted damage is, the whole plan being measured with each: what makes its loss lower
+            is taken. The plan's own loss change is measured in any case. With `all`, the oracle
+            alone decides: the best measured of all arms' candidates in every group.
         selector: Asked by criterion `selector` alone; the shipped one by default.
         loss: Mean loss of a batch; cross-entropy by default.
         ignore: Groups to leave alone, by name; a layer's name takes its whole group.
@@ -100,7 +102,12 @@ def choose(
         return plan_stage(model, batches, stage, method, loss=loss, progress=progress)
     survey = survey_network(model, batches, stage, method, loss=loss)
     plan = plan_surveyed(model, survey, stage, method, loss=loss, progress=progress)
-    return replace(plan, expected=expected_of(model, plan, survey, loss))
+    plan = replace(plan, expected=expected_of(model, plan, survey, loss))
+    if not method.verify or method.measures_all:
+        return plan
+    referee = Referee(model, survey, method, loss)
+    whole = referee.change({stage.groups.prunable[c.group]: c for c in plan.choices})
+    return replace(plan, measured=whole, oracle_images=plan.oracle_images + referee.images)
 
 
 def first_stage(
@@ -169,30 +176,18 @@ def plan_surveyed(
     progress: bool = False,
 ) -> Plan:
     """The same once the network has been surveyed: for trying several step sizes."""
-    counts = allocated(stage, survey.decisions, method)
-    choices: list[Choice] = []
-    images = 0
-    with ExitStack() as already_gone:
-        for name, count in counts.items():
-            if not count:
-                continue
-            group = stage.groups.prunable[name]
-            options = options_of(replace(survey.decisions[name], count=count), group, method)
-            if method.measures:
-                options, cost = verified(
-                    model, survey, group, options, method, loss=loss, progress=progress
-                )
-                images += cost
-            choice = options[0]
-            if method.measures:
-                # Of what was measured the next best; else the selector's own.
-                second = options[1].metric if len(options) > 1 else None
-                choice = replace(choice, runner_up=second)
-            choices.append(choice)
-            if method.measures:
-                # The next group's candidates are measured in the network that this choice leaves.
-                gone = removed(model, [(group, choice.remove)], survey.compensation)
-                already_gone.enter_context(gone)
+    options = {
+        group: options_of(replace(survey.decisions[name], count=count), group, method)
+        for name, count in allocated(stage, survey.decisions, method).items()
+        if count
+        for group in [stage.groups.prunable[name]]
+    }
+    choices, images = [some[0] for some in options.values()], 0
+    if method.measures_all:
+        choices, images = composed(model, survey, options, loss=loss, progress=progress)
+    elif method.measures and options:
+        referee = Referee(model, survey, method, loss)
+        choices, images = referee.best(options, progress=progress), referee.images
     return _judged(Plan.of_groups(str(method), choices, stage.groups, images), stage)
 
 

@@ -84,7 +84,8 @@ def prune(
     Args:
         model: A trained network; a copy is pruned.
         batches: Re-iterable of (inputs, targets), for scores, recalibration and, where it is asked
-            for, the oracle (then every second batch scores and the others measure).
+            for, the oracle (then every second batch measures; where the oracle alone decides, the
+            others alone score).
         criterion: `selector`, a metric's name, or `oracle` (every arm's candidate is measured).
         rounds: Number of cuts; scores and routes are made anew before each. By default so many that
             each takes about a tenth of what is left (7 for `keep_macs=0.5`, 12 for 0.3). A round
@@ -92,8 +93,8 @@ def prune(
             recalibration, compensation, and the loss of what is left. Where that has risen above
             the selector's predicted interval, the round is taken back and its step halved, twice at
             most: so there may be more rounds.
-        verify: How many of the selector's candidates the oracle measures in every group and round,
-            or `all`. Each round's whole plan is then measured too, before the cut.
+        verify: How many of the selector's candidates are tried in every round, or `all`; see
+            `choose`. They are measured as they will be after recalibration, where that is done.
         recalibrate: Estimate BatchNorm's running statistics anew after every cut.
         compensate: Keep the means of the removed channels, measured anew in every round, as
             constants in the biases or BatchNorm layers of their consumers.
@@ -132,7 +133,9 @@ def prune(
             `result` holds what had been reached before it.
     """
     wanted = Target.of(target, ratios)
-    method = Method(criterion, verify, selector, allocation, myopic, compensate).ready(wanted)
+    method = Method(criterion, verify, selector, allocation, myopic, compensate, recalibrate).ready(
+        wanted
+    )
     _check_numbers(rounds, max_loss_change)
     check_batches(batches)
     before = evaluate(model, batches if test_batches is None else test_batches, loss)

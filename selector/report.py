@@ -45,7 +45,7 @@ class StepRow:
     predicted_nats: float | None
     """Sum of the groups' predicted loss changes."""
     measured_nats: float | None
-    """Measured loss change of the whole plan, before the cut."""
+    """By how much the loss on the calibration images rose by cut and recalibration."""
     halved: int
     """How often the step was halved."""
     loss: float | None
@@ -228,7 +228,7 @@ def _step(plan: Plan, whole: Plan) -> StepRow:
     return StepRow(
         macs_kept=plan.macs_after / whole.macs_before,
         predicted_nats=sum(known) if len(known) == len(predicted) else None,
-        measured_nats=None if outcome is None or outcome.whole is None else outcome.whole.nats,
+        measured_nats=None if outcome is None else outcome.rise,
         halved=0 if outcome is None else outcome.halved,
         loss=None if outcome is None else outcome.loss,
     )

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from selector.allocation import Stage, Target
 from selector.errors import SelectorError
 from selector.expectation import Expected
-from selector.foresight import foresee, highest_foreseen, worse_than_foreseen
+from selector.foresight import foresee, highest_foreseen
 from selector.latency import REPEATS, Timed
 from selector.method import Method
 from selector.objective import Loss, evaluate
@@ -21,9 +21,8 @@ from selector.plan import Goal, Outcome, Plan
 from selector.planning import goal_of, plan_stage, plan_surveyed
 from selector.reading import Batches, probe_inputs
 from selector.recalibration import recalibrate_batchnorm
-from selector.rivals import LossChange
 from selector.surgery import FineTune, cut_as_promised, fine_tune
-from selector.surveying import Survey, survey_network, whole_change
+from selector.surveying import Survey, survey_network
 from selector.tracing import retrace_groups
 from selector.widths import Widths
 
@@ -145,14 +144,11 @@ class Walk:
         while True:
             step = min(self._step / 2**halved, 1 - self._done)  # Of no length, when closing in.
             stage = self._stage(step)
-            plan, whole = self._planned(stage, survey)
+            plan = self._planned(stage, survey)
             # What was measured for a step that was not taken has been paid for, too.
             images += plan.oracle_images
             plan = replace(plan, oracle_images=images)
-            if halved < HALVINGS and worse_than_foreseen(plan, whole):
-                halved += 1
-                continue
-            outcome = Outcome(float(stage.share), whole, halved, None)
+            outcome = Outcome(float(stage.share), None, halved, None)
             came = self._carried_out(plan, survey, outcome, patient=halved < HALVINGS)
             if came == "worse than foreseen":
                 halved += 1
@@ -185,20 +181,13 @@ class Walk:
         share = float(min(Fraction(1), self._done + step))
         return replace(self._do.first, groups=self.groups, share=share, clock=self._clock)
 
-    def _planned(self, stage: Stage, survey: Survey | None) -> tuple[Plan, LossChange | None]:
-        """The plan of a stage, and the loss change of the whole of it where the oracle is asked."""
+    def _planned(self, stage: Stage, survey: Survey | None) -> Plan:
         do = self._do
         if survey is None:
-            plan = plan_stage(self.model, do.batches, stage, do.method, loss=do.loss)
-            return plan, None
-        plan = plan_surveyed(
+            return plan_stage(self.model, do.batches, stage, do.method, loss=do.loss)
+        return plan_surveyed(
             self.model, survey, stage, do.method, loss=do.loss, progress=do.progress
         )
-        if not do.method.verify or not plan.choices:
-            return plan, None
-        gone = [(self.groups.prunable[name], some) for name, some in plan.removals.items()]
-        whole = whole_change(self.model, survey, gone, loss=do.loss)
-        return replace(plan, oracle_images=plan.oracle_images + 2 * whole.images), whole
 
     def _carried_out(
         self, plan: Plan, survey: Survey | None, outcome: Outcome, *, patient: bool
@@ -224,10 +213,10 @@ class Walk:
             if do.recalibrate:
                 recalibrate_batchnorm(self.model, do.batches)
             highest = highest_foreseen(plan) if patient else None
-            limited = do.max_loss_change is not None or highest is not None
-            loss = self._loss() if do.finetune is None or limited else None
+            loss = self._loss()
+            rise = self._rise(loss)
             too_much = loss is not None and self._too_much(loss)
-            if too_much or self._worse(highest, loss):
+            if too_much or (rise is not None and highest is not None and rise > highest):
                 self.model, self.groups = kept
                 return "too much" if too_much else "worse than foreseen"
             if do.finetune is not None:
@@ -237,7 +226,7 @@ class Walk:
         except SelectorError:
             self.model, self.groups = kept
             raise
-        self.plans.append(replace(plan, outcome=replace(outcome, loss=loss)))
+        self.plans.append(replace(plan, outcome=replace(outcome, rise=rise, loss=loss)))
         return "done"
 
     def _loss(self) -> float | None:
@@ -246,13 +235,11 @@ class Walk:
             return None
         return evaluate(self.model, self._do.batches, self._do.loss).loss
 
-    def _worse(self, highest: float | None, loss: float | None) -> bool:
-        """Whether the loss has risen in this round by more than was foreseen at most."""
+    def _rise(self, loss: float | None) -> float | None:
+        """By how much a loss is above what the round before has left."""
         last = self.plans[-1].outcome if self.plans else None
         before = self._do.base_loss if last is None else last.loss
-        if loss is None or before is None or highest is None:
-            return False
-        return loss - before > highest
+        return None if loss is None or before is None else loss - before
 
     def _too_much(self, loss: float) -> bool:
         limit, base = self._do.max_loss_change, self._do.base_loss

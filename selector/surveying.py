@@ -1,7 +1,7 @@
 """What one round knows of the network before it decides, and each group's candidates."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -10,17 +10,15 @@ from selector.errors import SelectorError
 from selector.explaining import predicted_and_explained
 from selector.facts import Decision, describe_group, describe_run
 from selector.features import candidates, distinct
-from selector.groups import ChannelSet, Group
+from selector.groups import Group
 from selector.measuring import FORWARD, PAIRS, measure_signals
 from selector.method import Method
-from selector.objective import Loss, Objective, image_losses
-from selector.oracle import Oracle
+from selector.objective import Loss
 from selector.plan import Choice
-from selector.reading import Batches, evaluating, split_batches
-from selector.rivals import LossChange, summary
+from selector.reading import Batches, split_batches
 from selector.saliency import arms, find_metric
 from selector.scoring import needs_of, score_signals
-from selector.shifts import Compensation, removed
+from selector.shifts import Compensation
 from selector.signals import Signals
 
 
@@ -31,8 +29,9 @@ class Survey:
     decisions: Mapping[str, Decision]
     """Group -> what the selector is asked; how many channels go is filled in later."""
     scoring: Batches
+    """Every second batch where the oracle alone decides, else all."""
     measuring: Batches
-    """Every second batch where the oracle is called, else the same ones."""
+    """Every second batch where the oracle is called: those that did not score, if not all did."""
     base_loss: float
     """Of the network as it is, on the scoring images."""
     compensation: Compensation | None
@@ -45,7 +44,8 @@ def survey_network(
     groups = stage.groups
     scoring = measuring = batches
     if method.measures:
-        scoring, measuring = split_batches(batches, 2, "verification by the oracle")
+        half, measuring = split_batches(batches, 2, "verification by the oracle")
+        scoring = half if method.measures_all else batches
     # Only the selector asks what channels do together.
     needs = needs_of(method.metrics) | (PAIRS if method.criterion == "selector" else FORWARD)
     signals = measure_signals(model, scoring, groups.prunable, needs=needs, loss=loss)
@@ -115,59 +115,3 @@ def _named(metric: str, decision: Decision, group: str) -> str:
             f"name the group in ignore, or use another criterion"
         )
     return metric
-
-
-def verified(
-    model: nn.Module,
-    survey: Survey,
-    group: Group,
-    options: list[Choice],
-    method: Method,
-    *,
-    loss: Loss | None,
-    progress: bool,
-) -> tuple[list[Choice], int]:
-    """The options with the measured ones first, best in front; and the images evaluated.
-
-    Args:
-        model: The network, with what the plan takes from other groups masked.
-        survey: The images that measure, and the means that compensate.
-        group: The group that loses channels.
-        options: Its candidates, the most promising first.
-        method: How many of them are measured.
-        loss: Mean loss of a batch; cross-entropy by default.
-        progress: Show a progress bar.
-    """
-    every = method.criterion == "oracle" or method.verify == "all"
-    count = len(options) if every else min(len(options), int(method.verify))
-    sets = [option.remove for option in options[:count]]
-    oracle = Oracle()
-    if survey.compensation is not None:
-        oracle = Oracle("compensated", survey.compensation.means)
-    found = oracle.measure(model, survey.measuring, {group: sets}, loss=loss, progress=progress)
-    changes = found.changes[group]
-    measured = [
-        replace(option, measured=change, fell_back=False)
-        for option, change in zip(options, changes, strict=False)
-    ]
-    measured.sort(key=lambda option: option.measured.nats if option.measured else 0.0)
-    return measured + options[count:], found.image_forwards
-
-
-def whole_change(
-    model: nn.Module,
-    survey: Survey,
-    gone: Sequence[tuple[Group, ChannelSet]],
-    *,
-    loss: Loss | None,
-) -> LossChange:
-    """What all of a plan together does to the loss, on the images that measure candidates.
-
-    Two readings of those images: of the network as it is, and with the plan's channels masked.
-    """
-    objective = Objective(loss)
-    with evaluating(model):
-        before, _ = image_losses(model, survey.measuring, objective)
-        with removed(model, gone, survey.compensation):
-            after, _ = image_losses(model, survey.measuring, objective)
-    return summary(after - before, len(before))

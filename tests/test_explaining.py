@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from selector.demo import calibration, network
 from selector.errors import SelectorError
 from selector.explaining import explain, predicted_and_explained
 from selector.explanation import Explanation
@@ -173,11 +174,31 @@ def test_a_plan_explains_its_groups_after_a_journey_too(plan: Plan) -> None:
 
 
 def test_a_measured_choice_says_who_had_the_last_word() -> None:
-    found = choose(small("plain", 8, norm=True), data(), ratio=0.4, verify=3)
+    model = small("plain", 8, norm=True)
+    found = choose(model, data(), ratio=0.4, verify="all")
     for choice in found.choices:
         why = Plan.from_json(found.to_json()).explain(choice.group)
         assert (why.taken, why.measured) == (choice.metric, choice.measured)
         assert f"the oracle measured, and took the choice of {choice.metric}" in str(why)
+
+
+def test_a_verified_choice_says_whether_another_was_taken() -> None:
+    model, batches, said = network(), list(calibration()), set()
+    for ratio in (0.1, 0.2, 0.3, 0.4, 0.5):
+        found = choose(model, batches, ratio=ratio, verify=3)
+        again = Plan.from_json(found.to_json())
+        for choice in found.choices:
+            text, why = str(again.explain(choice.group)), again.explain(choice.group)
+            assert why.against_trusted == choice.against_trusted
+            if choice.against_trusted is None:
+                assert (why.taken, "verified" in text) == (None, False)
+                continue
+            kept = choice.metric == why.trusted
+            assert (choice.against_trusted.nats == 0) == kept
+            assert ("verified: no other candidate that was tried" in text) == kept
+            assert (f"the choice of {choice.metric} was taken instead" in text) != kept
+            said.add(kept)
+    assert said == {True, False}
 
 
 def test_the_plan_of_several_rounds_explains_the_last(plan: Plan) -> None:

@@ -12,6 +12,9 @@ from training.benchmarks.torch_pruning_rival import IMPORTANCES, Ranking
 OWN_ALLOCATION: Allocation = "damage"
 """Where the selector spends the budget unless told otherwise."""
 
+VERIFICATION = 2
+"""Changes when verification does, so that runs made before are not taken for new ones."""
+
 
 @dataclass(frozen=True)
 class Ours:
@@ -38,7 +41,8 @@ class Ours:
     @property
     def what(self) -> tuple[object, ...]:
         """What its runs depend on."""
-        return *self.options.values(), self.learnt
+        verification = (VERIFICATION,) if self.verify else ()
+        return *self.options.values(), self.learnt, *verification
 
 
 @dataclass(frozen=True)

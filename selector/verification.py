@@ -1,0 +1,157 @@
+"""Verification: the oracle tries the next candidates where most is at stake, or decides alone."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from selector.groups import Group
+from selector.method import Method
+from selector.objective import Loss, Objective, image_losses
+from selector.oracle import Oracle
+from selector.plan import Choice
+from selector.reading import Batches, batch_size, evaluating
+from selector.recalibration import batch_statistics
+from selector.rivals import LossChange, summary
+from selector.shifts import removed
+from selector.surveying import Survey
+
+Options = Mapping[Group, Sequence[Choice]]
+"""Groups that lose channels -> their candidates, the most promising first."""
+
+AT_STAKE = 0.5
+"""Groups are verified, the dearest first, until they make up this share of the predicted damage."""
+
+LEAST_BATCH = 16
+"""Fewer images do not have the statistics that BatchNorm will have after recalibration."""
+
+
+class Referee:
+    """Tries candidates in a whole plan, and keeps those that make the loss of all of it lower."""
+
+    def __init__(self, model: nn.Module, survey: Survey, method: Method, loss: Loss | None) -> None:
+        """Measure nothing yet.
+
+        Args:
+            model: The network.
+            survey: The images that measure, and the means that compensate.
+            method: How many candidates are tried, and whether BatchNorm is recalibrated after the
+                cut: then losses are measured as that will leave them.
+            loss: Mean loss of a batch; cross-entropy by default.
+        """
+        self._model, self._survey, self._objective = model, survey, Objective(loss)
+        self._count = int(method.verify)
+        self._recalibrated = method.recalibrate and _large_enough(survey.measuring)
+        self.images = 0
+        """Images times networks evaluated so far."""
+
+    def best(self, options: Options, *, progress: bool = False) -> list[Choice]:
+        """A choice for every group: the selector's first, or one that makes the plan's loss lower.
+
+        The plan of all first choices is measured; then, in the groups where most of the damage is
+        predicted, the next candidates in their place, given all else that the plan takes by then.
+
+        Args:
+            options: The candidates.
+            progress: Show a progress bar.
+        """
+        chosen = {group: some[0] for group, some in options.items()}
+        if self._count < 2:
+            return list(chosen.values())
+        now = self._losses(chosen)
+        for group in tqdm(dearest(options), "verification", disable=not progress, leave=False):
+            others = options[group][1 : self._count]
+            if others:
+                chosen[group], now = self._tried(chosen, group, others, now)
+        return list(chosen.values())
+
+    def change(self, choices: Mapping[Group, Choice]) -> LossChange:
+        """What all of a plan does to the loss."""
+        before, after = self._losses({}), self._losses(choices)
+        return summary(after - before, len(after))
+
+    def _tried(
+        self, chosen: Mapping[Group, Choice], group: Group, others: Sequence[Choice], now: Tensor
+    ) -> tuple[Choice, Tensor]:
+        """The best of a group's choice and some others; and the losses with it."""
+        trusted = chosen[group]
+        found = [(now, trusted)]
+        found += [(self._losses({**chosen, group: other}), other) for other in others]
+        # Sorting is stable: of equals the trusted one stays.
+        (losses, best), (_, second), *_ = sorted(found, key=lambda one: float(one[0].mean()))
+        best = replace(
+            best,
+            runner_up=second.metric,
+            fell_back=best.fell_back and best is trusted,
+            against_trusted=summary(losses - now, len(now)),
+        )
+        return best, losses
+
+    def _losses(self, choices: Mapping[Group, Choice]) -> Tensor:
+        """Loss of every image, shape (images,), without the channels of these choices."""
+        gone = [(group, choice.remove) for group, choice in choices.items()]
+        with ExitStack() as stack:
+            stack.enter_context(evaluating(self._model))
+            stack.enter_context(removed(self._model, gone, self._survey.compensation))
+            if self._recalibrated:
+                stack.enter_context(batch_statistics(self._model))
+            losses, _ = image_losses(self._model, self._survey.measuring, self._objective)
+        self.images += len(losses)
+        return losses
+
+
+def _large_enough(batches: Batches) -> bool:
+    return all(batch_size(inputs) >= LEAST_BATCH for inputs, _ in batches)
+
+
+def dearest(options: Options) -> list[Group]:
+    """The groups where most of the damage is predicted, the dearest first."""
+    nats = {group: max(0.0, some[0].predicted_nats or 0.0) for group, some in options.items()}
+    enough, found = AT_STAKE * sum(nats.values()), list[Group]()
+    for group in sorted(nats, key=nats.__getitem__, reverse=True):
+        found.append(group)
+        if sum(nats[one] for one in found) >= enough:
+            break
+    return found
+
+
+def composed(
+    model: nn.Module, survey: Survey, options: Options, *, loss: Loss | None, progress: bool
+) -> tuple[list[Choice], int]:
+    """The best measured of every group's candidates; and the images evaluated.
+
+    One group after the other: the next one's are measured in the network that this choice leaves.
+
+    Args:
+        model: The network.
+        survey: The images that measure, and the means that compensate.
+        options: The candidates.
+        loss: Mean loss of a batch; cross-entropy by default.
+        progress: Show a progress bar.
+    """
+    oracle = Oracle()
+    if survey.compensation is not None:
+        oracle = Oracle("compensated", survey.compensation.means)
+    choices, images = list[Choice](), 0
+    with ExitStack() as already_gone:
+        for group, some in options.items():
+            found = oracle.measure(
+                model,
+                survey.measuring,
+                {group: [option.remove for option in some]},
+                loss=loss,
+                progress=progress,
+            )
+            images += found.image_forwards
+            changes = found.changes[group]
+            order = sorted(range(len(some)), key=lambda number: changes[number].nats)
+            second = some[order[1]].metric if len(some) > 1 else None
+            first = order[0]
+            choices.append(
+                replace(some[first], measured=changes[first], fell_back=False, runner_up=second)
+            )
+            gone = removed(model, [(group, choices[-1].remove)], survey.compensation)
+            already_gone.enter_context(gone)
+    return choices, images
