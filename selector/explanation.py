@@ -73,25 +73,19 @@ class Explanation:
     """Largest first; their weights sum to the rival's predicted cost minus the trusted one's."""
     taken: str | None = None
     """The metric whose choice was measured to be best; None where nothing was measured."""
-    measured: LossChange | None = None
-    """Of that choice, where the oracle alone decided."""
     against_trusted: LossChange | None = None
-    """Of that choice against the trusted one's, where the group was verified."""
+    """Loss change of that choice against the trusted one's, where the group was verified."""
 
-    def with_measured(
-        self, taken: str, measured: LossChange | None, against_trusted: LossChange | None
-    ) -> "Explanation":
+    def verified(self, taken: str, against_trusted: LossChange) -> "Explanation":
         """The same where something measured has had the last word."""
-        if measured is None and against_trusted is None:
-            return self
-        return replace(self, taken=taken, measured=measured, against_trusted=against_trusted)
+        return replace(self, taken=taken, against_trusted=against_trusted)
 
     def __str__(self) -> str:
         """The decision in a few lines, then the reasons."""
         lines = [
             f"{self.count} of {self.channels} channels go; trusted: {self.trusted}; "
             f"runner-up: {self.runner_up or 'none, all metrics would remove the same'}",
-            *self._measured_line(),
+            *self._verified_line(),
             self._gain_line(),
             f"expected regret {self.expected_regret:.2f} of the spread between metrics",
             "predicted loss change {} nats, nine of ten between {} and {}".format(
@@ -109,11 +103,7 @@ class Explanation:
             ]
         return "\n".join(lines)
 
-    def _measured_line(self) -> list[str]:
-        if self.measured is not None:
-            found = f"{nats_text(self.measured.nats)} ± {self.measured.standard_error:.4f} nats"
-            same = "which was trusted" if self.taken == self.trusted else "whatever was trusted"
-            return [f"the oracle measured, and took the choice of {self.taken} ({found}), {same}"]
+    def _verified_line(self) -> list[str]:
         if self.against_trusted is None:
             return []
         if self.taken == self.trusted:
@@ -157,7 +147,7 @@ class Explanation:
             KeyError: A part is missing.
             TypeError: A part is of another kind.
         """
-        measured = row.get("measured")
+        against = row.get("against_trusted")
         low, high = row["predicted_interval"]
         return cls(
             **{
@@ -167,6 +157,6 @@ class Explanation:
                 "reasons": tuple(
                     Reason(**{**one, "values": tuple(one["values"])}) for one in row["reasons"]
                 ),
-                "measured": None if measured is None else LossChange(**measured),
+                "against_trusted": None if against is None else LossChange(**against),
             }
         )

@@ -117,11 +117,6 @@ class Method:
         """Whether the oracle is called."""
         return self.criterion == "oracle" or bool(self.verify)
 
-    @property
-    def measures_all(self) -> bool:
-        """Whether the oracle alone decides, among every arm's candidates in every group."""
-        return self.criterion == "oracle" or self.verify == "all"
-
     def check(self, target: Target) -> None:
         """Make sure that the target and the allocation do not contradict each other.
 

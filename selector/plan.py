@@ -135,9 +135,9 @@ class Plan:
         choice = found[group]
         if choice.explanation is None:
             raise SelectorError(_unexplained(self.criterion))
-        return choice.explanation.with_measured(
-            choice.metric, choice.measured, choice.against_trusted
-        )
+        if choice.against_trusted is None:
+            return choice.explanation
+        return choice.explanation.verified(choice.metric, choice.against_trusted)
 
     def __str__(self) -> str:
         """The plan as a table."""

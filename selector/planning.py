@@ -48,13 +48,14 @@ def choose(
 
     Args:
         model: A trained network.
-        batches: Re-iterable of (inputs, targets). With `verify`, every second batch measures; where
-            the oracle alone decides, the others alone score.
-        criterion: `selector`, a metric's name, or `oracle` (every arm's candidate is measured).
+        batches: Re-iterable of (inputs, targets). With `verify`, every second batch measures; with
+            criterion `oracle`, the others alone score.
+        criterion: `selector`, a metric's name, or `oracle` (group after group, every arm's
+            candidate is removed in turn, and the best measured taken).
         verify: How many of the selector's candidates are tried in the groups where half of the
             predicted damage is, the whole plan being measured with each: what makes its loss lower
-            is taken. The plan's own loss change is measured in any case. With `all`, the oracle
-            alone decides: the best measured of all arms' candidates in every group.
+            is taken. With `all`, every arm's candidates are tried in every group. The plan's own
+            loss change is measured in any case.
         selector: Asked by criterion `selector` alone; the shipped one by default.
         loss: Mean loss of a batch; cross-entropy by default.
         ignore: Groups to leave alone, by name; a layer's name takes its whole group.
@@ -103,7 +104,7 @@ def choose(
     survey = survey_network(model, batches, stage, method, loss=loss)
     plan = plan_surveyed(model, survey, stage, method, loss=loss, progress=progress)
     plan = replace(plan, expected=expected_of(model, plan, survey, loss))
-    if not method.verify or method.measures_all:
+    if not method.verify:
         return plan
     referee = Referee(model, survey, method, loss)
     whole = referee.change({stage.groups.prunable[c.group]: c for c in plan.choices})
@@ -183,9 +184,9 @@ def plan_surveyed(
         for group in [stage.groups.prunable[name]]
     }
     choices, images = [some[0] for some in options.values()], 0
-    if method.measures_all:
+    if method.criterion == "oracle":
         choices, images = composed(model, survey, options, loss=loss, progress=progress)
-    elif method.measures and options:
+    elif method.verify and options:
         referee = Referee(model, survey, method, loss)
         choices, images = referee.best(options, progress=progress), referee.images
     return _judged(Plan.of_groups(str(method), choices, stage.groups, images), stage)

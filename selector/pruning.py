@@ -84,8 +84,8 @@ def prune(
     Args:
         model: A trained network; a copy is pruned.
         batches: Re-iterable of (inputs, targets), for scores, recalibration and, where it is asked
-            for, the oracle (then every second batch measures; where the oracle alone decides, the
-            others alone score).
+            for, the oracle (then every second batch measures; with criterion `oracle`, the others
+            alone score).
         criterion: `selector`, a metric's name, or `oracle` (every arm's candidate is measured).
         rounds: Number of cuts; scores and routes are made anew before each. By default so many that
             each takes about a tenth of what is left (7 for `keep_macs=0.5`, 12 for 0.3). A round

@@ -45,7 +45,7 @@ def survey_network(
     scoring = measuring = batches
     if method.measures:
         half, measuring = split_batches(batches, 2, "verification by the oracle")
-        scoring = half if method.measures_all else batches
+        scoring = half if method.criterion == "oracle" else batches
     # Only the selector asks what channels do together.
     needs = needs_of(method.metrics) | (PAIRS if method.criterion == "selector" else FORWARD)
     signals = measure_signals(model, scoring, groups.prunable, needs=needs, loss=loss)

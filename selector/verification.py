@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import accumulate
 
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -42,7 +43,7 @@ class Referee:
             loss: Mean loss of a batch; cross-entropy by default.
         """
         self._model, self._survey, self._objective = model, survey, Objective(loss)
-        self._count = int(method.verify)
+        self._verify = method.verify
         self._recalibrated = method.recalibrate and _large_enough(survey.measuring)
         self.images = 0
         """Images times networks evaluated so far."""
@@ -51,19 +52,21 @@ class Referee:
         """A choice for every group: the selector's first, or one that makes the plan's loss lower.
 
         The plan of all first choices is measured; then, in the groups where most of the damage is
-        predicted, the next candidates in their place, given all else that the plan takes by then.
+        predicted (with `all` in every group), the next candidates in their place, given all else
+        that the plan takes by then.
 
         Args:
             options: The candidates.
             progress: Show a progress bar.
         """
         chosen = {group: some[0] for group, some in options.items()}
-        if self._count < 2:
+        if self._verify == 1:
             return list(chosen.values())
+        count = None if self._verify == "all" else self._verify
+        groups = dearest(options, 1.0 if self._verify == "all" else AT_STAKE)
         now = self._losses(chosen)
-        for group in tqdm(dearest(options), "verification", disable=not progress, leave=False):
-            others = options[group][1 : self._count]
-            if others:
+        for group in tqdm(groups, "verification", disable=not progress, leave=False):
+            if others := options[group][1:count]:
                 chosen[group], now = self._tried(chosen, group, others, now)
         return list(chosen.values())
 
@@ -106,15 +109,15 @@ def _large_enough(batches: Batches) -> bool:
     return all(batch_size(inputs) >= LEAST_BATCH for inputs, _ in batches)
 
 
-def dearest(options: Options) -> list[Group]:
-    """The groups where most of the damage is predicted, the dearest first."""
+def dearest(options: Options, share: float) -> list[Group]:
+    """The groups that make up this share of the predicted damage, the dearest first."""
     nats = {group: max(0.0, some[0].predicted_nats or 0.0) for group, some in options.items()}
-    enough, found = AT_STAKE * sum(nats.values()), list[Group]()
-    for group in sorted(nats, key=nats.__getitem__, reverse=True):
-        found.append(group)
-        if sum(nats[one] for one in found) >= enough:
-            break
-    return found
+    order = sorted(nats, key=nats.__getitem__, reverse=True)
+    if share >= 1:
+        return order
+    sums = accumulate(nats[group] for group in order)
+    enough = share * sum(nats.values())
+    return order[: 1 + sum(so_far < enough for so_far in sums)]
 
 
 def composed(

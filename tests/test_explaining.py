@@ -173,15 +173,6 @@ def test_a_plan_explains_its_groups_after_a_journey_too(plan: Plan) -> None:
     assert len(plan.to_json()) < 6000 * len(plan.choices)
 
 
-def test_a_measured_choice_says_who_had_the_last_word() -> None:
-    model = small("plain", 8, norm=True)
-    found = choose(model, data(), ratio=0.4, verify="all")
-    for choice in found.choices:
-        why = Plan.from_json(found.to_json()).explain(choice.group)
-        assert (why.taken, why.measured) == (choice.metric, choice.measured)
-        assert f"the oracle measured, and took the choice of {choice.metric}" in str(why)
-
-
 def test_a_verified_choice_says_whether_another_was_taken() -> None:
     model, batches, said = network(), list(calibration()), set()
     for ratio in (0.1, 0.2, 0.3, 0.4, 0.5):

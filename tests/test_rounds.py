@@ -144,7 +144,8 @@ def test_a_step_is_halved_where_the_loss_leaves_the_interval(
     doubtful[0] = 1e6
     calm = prune(model, batches, **options)  # type: ignore[arg-type]
     assert [plan.outcome.halved for plan in calm.rounds if plan.outcome] == [0, 0]
-    # What is looked at is the loss after the cut, which is measured anyway. With verification, what is tried and not done is paid for: each of eight rounds three times.
+    # What is looked at is the loss after the cut, which is measured anyway. With verification, what
+    # is tried and not done is paid for: each of eight rounds three times.
     spent, least = result.report.oracle_images, calm.report.oracle_images
     assert spent > 3 * least if verify else spent == least == 0
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from selector.allocation import Stage, Target
 from selector.groups import Group
-from selector.method import Method
+from selector.method import Method, Verify
 from selector.objective import evaluate
 from selector.plan import Choice, Plan
 from selector.planning import choose, first_stage
@@ -26,7 +26,7 @@ Batches = list[tuple[Tensor, Tensor]]
 
 
 def surveyed(
-    model: nn.Module, batches: Batches, verify: int, *, recalibrate: bool = False
+    model: nn.Module, batches: Batches, verify: Verify, *, recalibrate: bool = False
 ) -> tuple[Survey, Method, dict[Group, list[Choice]]]:
     """What verification is told when every group loses a third of its channels."""
     target = Target("channels", 0.67)
@@ -54,19 +54,21 @@ def loss_of(model: nn.Module, batches: Batches, choices: Sequence[tuple[Group, C
         return evaluate(model, batches).loss
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_candidates_are_tried_in_the_whole_plan(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("verify", [2, 3, "all"])
+def test_candidates_are_tried_in_the_whole_plan(verify: Verify, seed: int) -> None:
     model, batches = small("plain", 12), data(24, 4, seed=seed)
     untouched = state_of(model)
-    survey, method, options = surveyed(model, batches, 3)
+    survey, method, options = surveyed(model, batches, verify)
     referee = Referee(model, survey, method, None)
     found = dict(zip(options, referee.best(options), strict=True))
     assert state_of(model) == untouched
     # The slow twin.
     best, tried = {group: some[0] for group, some in options.items()}, 1
-    for group in dearest(options):
+    count, share = (None, 1.0) if verify == "all" else (verify, AT_STAKE)
+    for group in dearest(options, share):
         trials = {loss_of(model, batches[1::2], list(best.items())): best[group]}
-        for option in options[group][1:3]:
+        for option in options[group][1:count]:
             trials[loss_of(model, batches[1::2], list({**best, group: option}.items()))] = option
             tried += 1
         best[group] = trials[min(trials)]
@@ -77,7 +79,7 @@ def test_candidates_are_tried_in_the_whole_plan(seed: int) -> None:
         model, batches[1::2], first
     )
     against = [c.against_trusted.nats for c in found.values() if c.against_trusted is not None]
-    assert len(against) == len([g for g in dearest(options) if len(options[g]) > 1])
+    assert len(against) == len([g for g in dearest(options, share) if len(options[g]) > 1])
     assert sum(against) == pytest.approx(change, rel=1e-6, abs=1e-12)
     assert max(against) <= 0
 
@@ -109,7 +111,8 @@ def test_the_dearest_groups_are_verified_until_enough_is_at_stake() -> None:
             group: [replace(options[group][0], predicted_nats=value)]
             for group, value in zip((first, second), nats, strict=True)
         }
-        return dearest(some)
+        assert set(dearest(some, 1.0)) == {first, second}
+        return dearest(some, AT_STAKE)
 
     assert 0 < AT_STAKE < 1
     assert dear(0.1, 0.9) == [second]

@@ -12,8 +12,9 @@ from training.benchmarks.torch_pruning_rival import IMPORTANCES, Ranking
 OWN_ALLOCATION: Allocation = "damage"
 """Where the selector spends the budget unless told otherwise."""
 
-VERIFICATION = 2
-"""Changes when verification does, so that runs made before are not taken for new ones."""
+VERIFICATION = 2, 3
+"""Of some candidates, and of all: changes when verification does, so that runs made before are not
+taken for new ones."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Ours:
     @property
     def what(self) -> tuple[object, ...]:
         """What its runs depend on."""
-        verification = (VERIFICATION,) if self.verify else ()
+        verification = (VERIFICATION[self.verify == "all"],) if self.verify else ()
         return *self.options.values(), self.learnt, *verification
 
 
