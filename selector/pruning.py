@@ -94,7 +94,8 @@ def prune(
             the selector's predicted interval, the round is taken back and its step halved, twice at
             most: so there may be more rounds.
         verify: How many of the selector's candidates are tried in every round, or `all`; see
-            `choose`. They are measured as they will be after recalibration, where that is done.
+            `choose`. Where BatchNorm is recalibrated, and no batch has fewer than 16 images, they
+            are measured as that will leave them.
         recalibrate: Estimate BatchNorm's running statistics anew after every cut.
         compensate: Keep the means of the removed channels, measured anew in every round, as
             constants in the biases or BatchNorm layers of their consumers.
