@@ -18,11 +18,18 @@ NETWORKS = ["deep", "tapered", "wide"]
 
 
 def blocks() -> list[str]:
-    """The code blocks of the section, in order."""
+    """The code blocks of the section that can be run, in order."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     section = text[text.index("## Your own zoo\n") :]
     section = section[: section.index("\n## ", 3)]
-    return re.findall(r"```\w+\n(.*?)```", section, flags=re.DOTALL)
+    return re.findall(r"```(?:python|bash)\n(.*?)```", section, flags=re.DOTALL)
+
+
+def test_the_example_is_a_module_a_script_and_shell_commands() -> None:
+    module, python, shell = blocks()
+    assert "import torch" in module
+    assert "selector" in python
+    assert "saliency-selector" in shell
 
 
 @pytest.fixture
