@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from selector.choice import Choice
 from selector.expectation import Interval
-from selector.plan import Choice, Plan
+from selector.plan import Plan
 from selector.rounds import Walk
 from selector.tracing import Groups
 

@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 from selector.allocation import Stage
+from selector.choice import Choice
 from selector.composing import Step, compose_myopically
 from selector.drawing import drawn_from
 from selector.errors import SelectorError
 from selector.groups import Group
 from selector.myopic import Myopic
 from selector.objective import Loss
-from selector.plan import Choice, Plan
+from selector.plan import Plan
 from selector.reading import Batches
 
 Nominated = tuple[int, tuple[str, ...]]

@@ -7,43 +7,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from selector.choice import Choice
 from selector.errors import SelectorError
-from selector.expectation import Expected, Interval
+from selector.expectation import Expected
 from selector.explanation import Explanation
 from selector.files import write_text
 from selector.rivals import LossChange
 from selector.tables import count_text, nats_text, text_table
 from selector.tracing import Groups
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What goes from one group, and who says so."""
-
-    group: str
-    channels: int
-    """Removable channels of the group; each is several filters where convolutions are grouped."""
-    remove: tuple[int, ...]
-    metric: str
-    runner_up: str | None
-    fell_back: bool
-    """Whether the single best metric was kept because no other was credibly better."""
-    predicted_nats: float | None
-    """Predicted loss change; None where a metric was named by hand."""
-    measured: LossChange | None
-    """Loss change measured where the oracle alone decides, given what the plan already takes from
-    other groups."""
-    predicted_interval: Interval | None = None
-    """90 % interval of the predicted loss change, in nats."""
-    against_trusted: LossChange | None = None
-    """Where the group was verified: what the choice does to the loss compared with the one that the
-    selector trusted, given all else that the plan takes; 0 where that one was best."""
-    asked: float | None = None
-    """Channels that were to be left, before rounding to an allowed width; None where no ratio was
-    asked of the group."""
-    explanation: Explanation | None = None
-    """Why the selector trusted a metric; in a plan of several rounds, in the last round that
-    removed channels by the metric named. None where no selector was asked."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +159,7 @@ class Plan:
         """
         try:
             fields = json.loads(text)
-            fields["choices"] = tuple(_choice(row) for row in fields["choices"])
+            fields["choices"] = tuple(Choice.of_dict(row) for row in fields["choices"])
             fields["warnings"] = tuple(fields.get("warnings", ()))
             for name, read in (
                 ("goal", Goal),
@@ -230,21 +201,6 @@ def goal_text(goal: Goal) -> str:
     'asked keep_macs=0.5, got 0.496'
     """
     return f"asked {goal.target}={goal.asked:.4g}, got {goal.got:.3f}"
-
-
-def _choice(row: dict[str, Any]) -> Choice:
-    measured, interval = row["measured"], row.get("predicted_interval")
-    why, against = row.get("explanation"), row.get("against_trusted")
-    return Choice(
-        **{
-            **row,
-            "remove": tuple(row["remove"]),
-            "measured": None if measured is None else LossChange(**measured),
-            "predicted_interval": None if interval is None else tuple(interval),
-            "explanation": None if why is None else Explanation.of_dict(why),
-            "against_trusted": None if against is None else LossChange(**against),
-        }
-    )
 
 
 def _expected(**row: Any) -> Expected:

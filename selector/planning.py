@@ -102,13 +102,8 @@ def choose(
     if method.allocation == "myopic":
         return plan_stage(model, batches, stage, method, loss=loss, progress=progress)
     survey = survey_network(model, batches, stage, method, loss=loss)
-    plan = plan_surveyed(model, survey, stage, method, loss=loss, progress=progress)
-    plan = replace(plan, expected=expected_of(model, plan, survey, loss))
-    if not method.verify:
-        return plan
-    referee = Referee(model, survey, method, loss)
-    whole = referee.change({stage.groups.prunable[c.group]: c for c in plan.choices})
-    return replace(plan, measured=whole, oracle_images=plan.oracle_images + referee.images)
+    plan = plan_surveyed(model, survey, stage, method, loss=loss, whole=True, progress=progress)
+    return replace(plan, expected=expected_of(model, plan, survey, loss))
 
 
 def first_stage(
@@ -174,22 +169,36 @@ def plan_surveyed(
     method: Method,
     *,
     loss: Loss | None,
+    whole: bool = False,
     progress: bool = False,
 ) -> Plan:
-    """The same once the network has been surveyed: for trying several step sizes."""
+    """The same once the network has been surveyed: for trying several step sizes.
+
+    Args:
+        model: The network.
+        survey: Of it.
+        stage: Where it stands, and how far to go.
+        method: How channels are chosen.
+        loss: Mean loss of a batch; cross-entropy by default.
+        whole: Whether what the whole plan does is measured too, where candidates are verified.
+        progress: Show progress bars.
+    """
     options = {
         group: options_of(replace(survey.decisions[name], count=count), group, method)
         for name, count in allocated(stage, survey.decisions, method).items()
         if count
         for group in [stage.groups.prunable[name]]
     }
-    choices, images = [some[0] for some in options.values()], 0
+    choices, images, measured = [some[0] for some in options.values()], 0, None
     if method.criterion == "oracle":
         choices, images = composed(model, survey, options, loss=loss, progress=progress)
     elif method.verify and options:
         referee = Referee(model, survey, method, loss)
-        choices, images = referee.best(options, progress=progress), referee.images
-    return _judged(Plan.of_groups(str(method), choices, stage.groups, images), stage)
+        choices = referee.best(options, progress=progress)
+        measured = referee.change(dict(zip(options, choices, strict=True))) if whole else None
+        images = referee.images
+    plan = Plan.of_groups(str(method), choices, stage.groups, images)
+    return _judged(replace(plan, measured=measured), stage)
 
 
 def _judged(plan: Plan, stage: Stage) -> Plan:

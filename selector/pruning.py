@@ -83,9 +83,8 @@ def prune(
 
     Args:
         model: A trained network; a copy is pruned.
-        batches: Re-iterable of (inputs, targets), for scores, recalibration and, where it is asked
-            for, the oracle (then every second batch measures; with criterion `oracle`, the others
-            alone score).
+        batches: Re-iterable of (inputs, targets), for scores, recalibration and verification; see
+            `choose`.
         criterion: `selector`, a metric's name, or `oracle` (every arm's candidate is measured).
         rounds: Number of cuts; scores and routes are made anew before each. By default so many that
             each takes about a tenth of what is left (7 for `keep_macs=0.5`, 12 for 0.3). A round
@@ -93,12 +92,11 @@ def prune(
             recalibration, compensation, and the loss of what is left. Where that has risen above
             the selector's predicted interval, the round is taken back and its step halved, twice at
             most: so there may be more rounds.
-        verify: How many of the selector's candidates are tried in every round, or `all`; see
-            `choose`. Where BatchNorm is recalibrated, and no batch has fewer than 16 images, they
-            are measured as that will leave them.
+        verify: How many of the selector's candidates are tried in every round, or `all`, as in
+            `choose`; measured as recalibration will leave them if batches have 16 images or more.
         recalibrate: Estimate BatchNorm's running statistics anew after every cut.
-        compensate: Keep the means of the removed channels, measured anew in every round, as
-            constants in the biases or BatchNorm layers of their consumers.
+        compensate: Keep the removed channels' means, measured in every round, as constants in the
+            biases or BatchNorm layers of their consumers.
         finetune: Called with the pruned model and the number of the round after each; it may
             change values, not shapes.
         selector: Asked by criterion `selector` alone; the shipped one by default.
@@ -134,9 +132,8 @@ def prune(
             `result` holds what had been reached before it.
     """
     wanted = Target.of(target, ratios)
-    method = Method(criterion, verify, selector, allocation, myopic, compensate, recalibrate).ready(
-        wanted
-    )
+    how = Method(criterion, verify, selector, allocation, myopic, compensate, recalibrate)
+    method = how.ready(wanted)
     _check_numbers(rounds, max_loss_change)
     check_batches(batches)
     before = evaluate(model, batches if test_batches is None else test_batches, loss)

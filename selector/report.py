@@ -7,11 +7,12 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
+from selector.choice import Choice
 from selector.expectation import Expected
 from selector.files import write_text
 from selector.latency import Timed
 from selector.objective import Evaluation
-from selector.plan import Choice, Goal, Plan, goal_text
+from selector.plan import Goal, Plan, goal_text
 from selector.tables import count_text, nats_text, text_table
 
 

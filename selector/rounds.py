@@ -148,8 +148,7 @@ class Walk:
             # What was measured for a step that was not taken has been paid for, too.
             images += plan.oracle_images
             plan = replace(plan, oracle_images=images)
-            outcome = Outcome(float(stage.share), None, halved, None)
-            came = self._carried_out(plan, survey, outcome, patient=halved < HALVINGS)
+            came = self._carried_out(plan, survey, stage.share, halved)
             if came == "worse than foreseen":
                 halved += 1
                 continue
@@ -189,16 +188,15 @@ class Walk:
             self.model, survey, stage, do.method, loss=do.loss, progress=do.progress
         )
 
-    def _carried_out(
-        self, plan: Plan, survey: Survey | None, outcome: Outcome, *, patient: bool
-    ) -> Came:
+    def _carried_out(self, plan: Plan, survey: Survey | None, share: float, halved: int) -> Came:
         """Cut, recalibrate, fine-tune; all as before where the loss says that this was too much.
 
         Args:
             plan: What to cut.
             survey: Of the network as it is.
-            outcome: What is known already; the loss is filled in.
-            patient: Whether a loss above the plan's predicted interval is reason enough.
+            share: The part of the way to the target that it reaches.
+            halved: How often the step was halved; while it can be again, a loss above the plan's
+                predicted interval is reason enough.
 
         Raises:
             SelectorError: A loss that is no number any more, a cut that does not do what masking
@@ -212,7 +210,7 @@ class Walk:
             cut_as_promised(self.model, self.groups, plan, self._probe, compensation)
             if do.recalibrate:
                 recalibrate_batchnorm(self.model, do.batches)
-            highest = highest_foreseen(plan) if patient else None
+            highest = highest_foreseen(plan) if halved < HALVINGS else None
             loss = self._loss()
             rise = self._rise(loss)
             too_much = loss is not None and self._too_much(loss)
@@ -226,7 +224,7 @@ class Walk:
         except SelectorError:
             self.model, self.groups = kept
             raise
-        self.plans.append(replace(plan, outcome=replace(outcome, rise=rise, loss=loss)))
+        self.plans.append(replace(plan, outcome=Outcome(share, rise, halved, loss)))
         return "done"
 
     def _loss(self) -> float | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from selector.allocation import Stage
+from selector.choice import Choice
 from selector.errors import SelectorError
 from selector.explaining import predicted_and_explained
 from selector.facts import Decision, describe_group, describe_run
@@ -14,7 +15,6 @@ from selector.groups import Group
 from selector.measuring import FORWARD, PAIRS, measure_signals
 from selector.method import Method
 from selector.objective import Loss
-from selector.plan import Choice
 from selector.reading import Batches, split_batches
 from selector.saliency import arms, find_metric
 from selector.scoring import needs_of, score_signals

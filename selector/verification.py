@@ -3,17 +3,18 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cached_property
 from itertools import accumulate
 
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from selector.groups import Group
+from selector.choice import Choice
+from selector.groups import NORMALISATION, Group
 from selector.method import Method
 from selector.objective import Loss, Objective, image_losses
 from selector.oracle import Oracle
-from selector.plan import Choice
-from selector.reading import Batches, batch_size, evaluating
+from selector.reading import batch_size, evaluating
 from selector.recalibration import batch_statistics
 from selector.rivals import LossChange, summary
 from selector.shifts import removed
@@ -43,8 +44,8 @@ class Referee:
             loss: Mean loss of a batch; cross-entropy by default.
         """
         self._model, self._survey, self._objective = model, survey, Objective(loss)
-        self._verify = method.verify
-        self._recalibrated = method.recalibrate and _large_enough(survey.measuring)
+        self._method = method
+        self._now: Tensor | None = None
         self.images = 0
         """Images times networks evaluated so far."""
 
@@ -60,20 +61,32 @@ class Referee:
             progress: Show a progress bar.
         """
         chosen = {group: some[0] for group, some in options.items()}
-        if self._verify == 1:
+        verify = self._method.verify
+        if verify == 1:
             return list(chosen.values())
-        count = None if self._verify == "all" else self._verify
-        groups = dearest(options, 1.0 if self._verify == "all" else AT_STAKE)
+        count, share = (None, 1.0) if verify == "all" else (verify, AT_STAKE)
         now = self._losses(chosen)
+        groups = dearest(options, share)
         for group in tqdm(groups, "verification", disable=not progress, leave=False):
             if others := options[group][1:count]:
                 chosen[group], now = self._tried(chosen, group, others, now)
+        self._now = now
         return list(chosen.values())
 
     def change(self, choices: Mapping[Group, Choice]) -> LossChange:
-        """What all of a plan does to the loss."""
-        before, after = self._losses({}), self._losses(choices)
+        """What all of a plan does to the loss; the best one's has been measured already."""
+        before = self._losses({})
+        after = self._losses(choices) if self._now is None else self._now
         return summary(after - before, len(after))
+
+    @cached_property
+    def _recalibrated(self) -> bool:
+        """Whether BatchNorm goes by every batch's own statistics; asked when something is tried."""
+        return (
+            self._method.recalibrate
+            and any(isinstance(layer, NORMALISATION) for layer in self._model.modules())
+            and all(batch_size(inputs) >= LEAST_BATCH for inputs, _ in self._survey.measuring)
+        )
 
     def _tried(
         self, chosen: Mapping[Group, Choice], group: Group, others: Sequence[Choice], now: Tensor
@@ -103,10 +116,6 @@ class Referee:
             losses, _ = image_losses(self._model, self._survey.measuring, self._objective)
         self.images += len(losses)
         return losses
-
-
-def _large_enough(batches: Batches) -> bool:
-    return all(batch_size(inputs) >= LEAST_BATCH for inputs, _ in batches)
 
 
 def dearest(options: Options, share: float) -> list[Group]:

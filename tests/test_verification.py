@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from selector.allocation import Stage, Target
+from selector.choice import Choice
 from selector.groups import Group
 from selector.method import Method, Verify
 from selector.objective import evaluate
-from selector.plan import Choice, Plan
+from selector.plan import Plan
 from selector.planning import choose, first_stage
 from selector.pruning import apply_plan
 from selector.recalibration import batch_statistics, recalibrate_batchnorm
