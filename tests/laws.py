@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from selector.costs import Measure, count_costs
-from selector.cutting import apply_cuts, cuts_of, temporarily_cut
-from selector.groups import Group, masked
-from selector.tracing import Groups, find_groups
+from selector.network.costs import Measure, count_costs
+from selector.network.groups import Group, masked
+from selector.network.surgery import apply_cuts, cuts_of, temporarily_cut
+from selector.network.tracing import Groups, find_groups
 
 MEASURES: tuple[Measure, ...] = ("macs", "parameters", "weights")
 

@@ -6,9 +6,10 @@ from dataclasses import astuple
 
 import numpy as np
 
-from selector.facts import Context, GroupFacts
-from selector.pairs import Matrix
-from selector.records import CandidateRecord, GroupRecord, Provenance, Records
+from selector.records.decision import Context, GroupFacts
+from selector.records.provenance import Provenance
+from selector.records.records import CandidateRecord, GroupRecord, Records
+from selector.typing import Matrix
 
 METRICS = ("l1", "taylor", "fpgm")
 

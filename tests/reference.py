@@ -11,8 +11,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from selector.laws import Scene
-from selector.tracing import find_groups
+from selector.network.tracing import find_groups
+from selector.saliency.checks import Scene
 from tests.reference_measuring import (
     Filters,
     at_point,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from selector.laws import Scene
+from selector.saliency.checks import Scene
 from tests.reference import curvatures, mean_gradients
 from tests.reference_measuring import Where, at_point, filters
 

@@ -10,8 +10,8 @@ from scipy.linalg import sqrtm
 from torch import Tensor, nn
 from torch.nn import functional
 
-from selector.groups import Slice
-from selector.laws import Scene
+from selector.network.groups import Slice
+from selector.saliency.checks import Scene
 
 Where = Literal["consumers", "producers"]
 Filters = list[list[float]]

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from selector.laws import Scene
-from selector.measuring import measure_signals
-from selector.saliency import METRICS
-from selector.scoring import Scores, needs_of, score_signals
-from selector.tracing import find_groups
+from selector.network.tracing import find_groups
+from selector.saliency.checks import Scene
+from selector.saliency.registry import METRICS
+from selector.saliency.scoring import Scores, needs_of, score_signals
+from selector.statistics.collect import measure_signals
 from tests.reference import singles, slow
 
 REAL = [name for name in METRICS if name != "random"]

@@ -10,18 +10,19 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from selector.checkpoint import load_pruned, load_tensors, read_tensors, save_pruned
+from selector.data.loss import evaluate
 from selector.errors import SelectorError
-from selector.objective import evaluate
-from selector.oracle import loss_changes
-from selector.plan import Plan
-from selector.planning import choose
-from selector.pruning import apply_plan, prune
-from selector.saliency import METRICS, register_metric
-from selector.scoring import score
-from selector.selection import SaliencySelector
-from selector.signals import Signals
-from selector.tracing import find_groups
+from selector.learning.selector import SaliencySelector
+from selector.network.checkpoint import load_pruned, load_tensors, read_tensors, save_pruned
+from selector.network.tracing import find_groups
+from selector.oracle.oracle import loss_changes
+from selector.planning.choose import choose
+from selector.planning.plan import Plan
+from selector.pruning.apply import apply_plan
+from selector.pruning.prune import prune
+from selector.saliency.registry import METRICS, register_metric
+from selector.saliency.scoring import score
+from selector.statistics.channel_statistics import Signals
 from tests.networks import data, randomise, small, state_of
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from selector.records import Records
-from selector.selection import SaliencySelector
+from selector.learning.selector import SaliencySelector
+from selector.records.records import Records
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = ["deep", "tapered", "wide"]

@@ -8,27 +8,31 @@ from typing import Annotated, NoReturn, cast
 import typer
 
 from selector.errors import SelectorError
-from selector.records import Records
-from selector.selection import SaliencySelector
-from training import ablation as ablations
-from training import campaign as campaigns
-from training import campaign_log, evaluation_report
-from training.backends import BackendName
-from training.benchmarks import founding as founding_runs
-from training.benchmarks import founding_tables, network_report, resnet50_cost
-from training.benchmarks import modes as modes_benchmark
-from training.benchmarks import oracle as oracle_benchmark
-from training.benchmarks import records as records_benchmark
-from training.benchmarks import saliency as saliency_benchmark
-from training.benchmarks import selector_speed as selector_benchmark
-from training.benchmarks.founding_methods import METHODS
-from training.benchmarks.networks import Folders, Settings
-from training.benchmarks.results_file import RESULTS
-from training.data_card import write_card
-from training.demo_network import train_demo_network
-from training.foreign import FOREIGN
-from training.tasks import Task, foreign_task
-from training.zoo import NetworkSpec, zoo_of
+from selector.learning.selector import SaliencySelector
+from selector.records.records import Records
+from training.audit.data_card import write_card
+from training.benchmarks.founding import runs as founding_runs
+from training.benchmarks.founding import tables as founding_tables
+from training.benchmarks.founding.methods import METHODS
+from training.benchmarks.labels import modes as modes_benchmark
+from training.benchmarks.labels import records as records_benchmark
+from training.benchmarks.networks import report as network_report
+from training.benchmarks.networks.runs import Folders, Settings
+from training.benchmarks.speed import oracle as oracle_benchmark
+from training.benchmarks.speed import resnet50 as resnet50_cost
+from training.benchmarks.speed import saliency as saliency_benchmark
+from training.benchmarks.speed import selector as selector_benchmark
+from training.campaign import campaign as campaigns
+from training.campaign import log as campaign_log
+from training.campaign.backends import BackendName
+from training.campaign.tasks import Task, foreign_task
+from training.evaluation import ablation as ablations
+from training.evaluation import report as evaluation_report
+from training.reporting.result_file import RESULTS
+from training.zoo.catalogue import zoo_of
+from training.zoo.demo_network import train_demo_network
+from training.zoo.specs import NetworkSpec
+from training.zoo.third_party import FOREIGN
 
 ROOT = Path(__file__).resolve().parents[1]
 Jobs = Annotated[int, typer.Option(help="Processes; several may share a GPU.")]

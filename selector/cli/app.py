@@ -1,0 +1,93 @@
+"""`saliency-selector`: the command."""
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from selector.cli import demo as demos
+from selector.cli import learn as selector_commands
+from selector.cli import measure as measuring_commands
+from selector.cli import options as opt
+from selector.cli import prune as network_commands
+from selector.cli.inputs import import_module
+from selector.cli.outputs import printed, progress_wanted
+from selector.errors import SelectorError
+from selector.saliency.checks import check_metric
+from selector.saliency.grammar import systematic_names
+from selector.saliency.registry import METRICS, find_metric
+from selector.tables import text_table
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Which pruning saliency to trust in each layer of a trained network, and pruning by it.",
+)
+
+
+@app.callback()
+def start(
+    plugins: Annotated[
+        list[str] | None,
+        typer.Option("--import", help="Module that registers metrics of your own, first."),
+    ] = None,
+) -> None:
+    """Import what registers metrics, before the command runs."""
+    for module in plugins or ():
+        try:
+            import_module(module, "--import")
+        except SelectorError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from error
+
+
+@app.command()
+@printed
+def metrics(
+    grammar: Annotated[
+        bool, typer.Option("--grammar", help="List the systematic names of the grammar instead.")
+    ] = False,
+    check: Annotated[
+        str | None, typer.Option(help="Try the laws, and the slow twin if any, on this metric.")
+    ] = None,
+    as_json: opt.Json = False,
+) -> str:
+    """List the saliency metrics: what each computes, what it needs, where it comes from."""
+    if check is not None:
+        check_metric(check)
+        return json.dumps({"name": check, "laws": "hold"}) if as_json else f"{check}: laws hold"
+    found = [find_metric(n) for n in systematic_names()] if grammar else list(METRICS.values())
+    rows = [
+        {"name": m.name, "needs": m.needs, "source": m.source, "arm": m.arm, "summary": m.summary}
+        for m in found
+    ]
+    if as_json:
+        return json.dumps(rows, indent=1)
+    if grammar:
+        return text_table(["metric", "needs"], [[m.name, m.needs] for m in found])
+    cells = [[m.name, m.needs, "yes" if m.arm else "no", m.source, m.summary] for m in found]
+    return text_table(["metric", "needs", "selector may choose it", "source", "what it is"], cells)
+
+
+app.command()(measuring_commands.score)
+app.command()(network_commands.choose)
+app.command()(network_commands.prune)
+app.command()(measuring_commands.record)
+app.command()(selector_commands.explain)
+app.command()(selector_commands.fit)
+app.command()(selector_commands.evaluate)
+
+
+@app.command()
+@printed
+def demo(as_json: opt.Json = False) -> str:
+    """Prune a small trained network on handwritten digits by several methods; needs no files."""
+    result = demos.run(progress=progress_wanted())
+    return result.to_json() if as_json else str(result)
+
+
+def main() -> None:
+    """Run the command."""
+    app()

@@ -1,0 +1,192 @@
+"""The options of the command line, each described once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selector.cli.inputs import BATCH_SIZE, IMAGES
+
+_NETWORK, _IMAGES, _METHOD = "The network", "The images", "What goes, and who says so"
+
+Model = Annotated[
+    str,
+    typer.Option(
+        help="package.module:factory, called without arguments; the current folder is searched.",
+        rich_help_panel=_NETWORK,
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        help="Weights of that network (safetensors); the factory's own by default.",
+        rich_help_panel=_NETWORK,
+    ),
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        help="Parquet file of image and label, folder with a folder of images per class, or "
+        "package.module:factory that returns re-iterable batches of (inputs, targets).",
+        rich_help_panel=_IMAGES,
+    ),
+]
+TestData = Annotated[
+    str | None,
+    typer.Option(
+        help="Like --data, read whole: images for the report's losses and accuracies. "
+        "The images of --data by default.",
+        rich_help_panel=_IMAGES,
+    ),
+]
+Images = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help=f"Read the first so many images of --data; {IMAGES} by default. "
+        "A Parquet file should not be sorted by label.",
+        rich_help_panel=_IMAGES,
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help=f"Images in a batch; {BATCH_SIZE} by default.", rich_help_panel=_IMAGES
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        help="What is subtracted from pixel/255: one number, or one per plane, as in "
+        "0.485,0.456,0.406. By default 0.5, so that with --std 0.5 pixels become -1 to 1; "
+        "give what the network was trained with.",
+        rich_help_panel=_IMAGES,
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(
+        help="What pixel/255 less the mean is divided by, like --mean; 0.5 by default.",
+        rich_help_panel=_IMAGES,
+    ),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Resize the shorter side to this many pixels and crop the centre.",
+        rich_help_panel=_IMAGES,
+    ),
+]
+Bgr = Annotated[
+    bool,
+    typer.Option(
+        "--bgr",
+        help="Planes in the order B, G, R; so are --mean and --std.",
+        rich_help_panel=_IMAGES,
+    ),
+]
+KeepMacs = Annotated[
+    float | None,
+    typer.Option(help="Share of the multiply-accumulates that stays.", rich_help_panel=_METHOD),
+]
+KeepParams = Annotated[
+    float | None,
+    typer.Option(help="Share of the parameters that stays.", rich_help_panel=_METHOD),
+]
+KeepWeights = Annotated[
+    float | None,
+    typer.Option(help="Share of the convolutions' weights that stays.", rich_help_panel=_METHOD),
+]
+KeepLatency = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the time of a forward pass on this machine that stays.",
+        rich_help_panel=_METHOD,
+    ),
+]
+Ratio = Annotated[
+    float | None,
+    typer.Option(help="Share of every group's channels that goes.", rich_help_panel=_METHOD),
+]
+Criterion = Annotated[
+    str,
+    typer.Option(help="selector, oracle, or the name of a metric.", rich_help_panel=_METHOD),
+]
+VerifyText = Annotated[
+    str,
+    typer.Option(
+        "--verify",
+        help="Candidates of the selector that are tried in the whole plan where most is at stake; "
+        "all: every metric's are measured in every group.",
+        rich_help_panel=_METHOD,
+    ),
+]
+SelectorFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--selector", help="A saved selector; the shipped one by default.", rich_help_panel=_METHOD
+    ),
+]
+Ignore = Annotated[
+    str | None,
+    typer.Option(help="Groups or layers to leave alone, as in a,b.", rich_help_panel=_METHOD),
+]
+AllocationName = Annotated[
+    str,
+    typer.Option(
+        "--allocation",
+        help="even: the same share everywhere; damage: where the least loss is predicted; myopic: "
+        "with --criterion oracle, one by one where the least is measured; auto: by damage for a "
+        "budget of the selector, else even.",
+        rich_help_panel=_METHOD,
+    ),
+]
+MaxRatio = Annotated[
+    float,
+    typer.Option(help="Largest share of a group's channels to go.", rich_help_panel=_METHOD),
+]
+RoundTo = Annotated[
+    int,
+    typer.Option(help="Widths left are multiples of this.", rich_help_panel=_METHOD),
+]
+MinChannels = Annotated[
+    int,
+    typer.Option(help="Channels of a layer that are left at least.", rich_help_panel=_METHOD),
+]
+Ratios = Annotated[
+    str | None,
+    typer.Option(
+        help="Shares that single groups lose, as in conv1=0.3,conv2=0.5.", rich_help_panel=_METHOD
+    ),
+]
+MaxRatios = Annotated[
+    str | None,
+    typer.Option(help="Like --max-ratio, for single groups: conv1=0.3.", rich_help_panel=_METHOD),
+]
+Compensate = Annotated[
+    bool,
+    typer.Option(
+        "--compensate/--no-compensate",
+        help="Keep the removed channels' means as constants in what reads them.",
+        rich_help_panel=_METHOD,
+    ),
+]
+Rounds = Annotated[
+    int | None,
+    typer.Option(
+        help="Cuts; scores are made anew before each. By default a tenth of what is left goes in "
+        "each.",
+        rich_help_panel=_METHOD,
+    ),
+]
+MaxLossChange = Annotated[
+    float | None,
+    typer.Option(
+        help="Stop before the loss on --data rises by more than this, in nats.",
+        rich_help_panel=_METHOD,
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document instead of text, and no more.")
+]

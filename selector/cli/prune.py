@@ -1,0 +1,181 @@
+"""The commands that prune a user's network: choose, prune."""
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from selector.cli import options as opt
+from selector.cli.inputs import ImageOptions, names, read_data, read_model, shares, verify_count
+from selector.cli.outputs import check_files, printed, progress_wanted, tell_written
+from selector.errors import SelectorError
+from selector.learning.selector import SaliencySelector
+from selector.network.checkpoint import save_pruned
+from selector.planning.choose import choose as choose_plan
+from selector.planning.method import Allocation, Method
+from selector.planning.target import Target, Targets
+from selector.pruning.prune import prune as prune_network
+
+
+def _targets(**typed: float | None) -> Targets:
+    return cast(Targets, {name: share for name, share in typed.items() if share is not None})
+
+
+def _method(criterion: str, verify: str, folder: Path | None, allocation: str) -> Method:
+    """The method, checked; its selector is loaded before any image is read."""
+    if folder is not None and criterion != "selector":
+        raise SelectorError(f"--selector {folder} does nothing with --criterion {criterion}")
+    selector = None if folder is None else SaliencySelector.load(folder)
+    return Method(criterion, verify_count(verify), selector, cast(Allocation, allocation))
+
+
+@printed
+def choose(
+    model: opt.Model,
+    data: opt.Data,
+    weights: opt.Weights = None,
+    keep_macs: opt.KeepMacs = None,
+    keep_params: opt.KeepParams = None,
+    keep_weights: opt.KeepWeights = None,
+    keep_latency: opt.KeepLatency = None,
+    ratio: opt.Ratio = None,
+    criterion: opt.Criterion = "selector",
+    verify: opt.VerifyText = "0",
+    selector: opt.SelectorFolder = None,
+    ignore: opt.Ignore = None,
+    allocation: opt.AllocationName = "auto",
+    max_ratio: opt.MaxRatio = 0.9,
+    max_ratios: opt.MaxRatios = None,
+    ratios: opt.Ratios = None,
+    round_to: opt.RoundTo = 1,
+    min_channels: opt.MinChannels = 1,
+    compensate: opt.Compensate = False,
+    output: Annotated[Path | None, typer.Option(help="Write the plan here, as JSON.")] = None,
+    images: opt.Images = None,
+    batch_size: opt.BatchSize = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    size: opt.Size = None,
+    bgr: opt.Bgr = False,
+    as_json: opt.Json = False,
+) -> str:
+    """Plan what to remove in one step, and say by which metric; the network stays as it is."""
+    target = _targets(
+        keep_macs=keep_macs,
+        keep_params=keep_params,
+        keep_weights=keep_weights,
+        keep_latency=keep_latency,
+        ratio=ratio,
+    )
+    check_files([output], [weights, Path(data)])
+    method = _method(criterion, verify, selector, allocation)
+    own = shares(ratios, "--ratios")
+    method.check(Target.of(target, own))
+    batches, _ = read_data(data, None, ImageOptions(images, batch_size, mean, std, size, bgr))
+    plan = choose_plan(
+        read_model(model, weights),
+        batches,
+        criterion=method.criterion,
+        verify=method.verify,
+        selector=method.selector,
+        ignore=() if ignore is None else names(ignore, "--ignore"),
+        allocation=method.allocation,
+        max_ratio=max_ratio,
+        max_ratios=shares(max_ratios, "--max-ratios"),
+        ratios=own,
+        round_to=round_to,
+        min_channels=min_channels,
+        compensate=compensate,
+        progress=progress_wanted(),
+        **target,
+    )
+    if output is not None:
+        plan.save(output)
+    tell_written(output)
+    return plan.to_json() if as_json else str(plan)
+
+
+@printed
+def prune(
+    model: opt.Model,
+    data: opt.Data,
+    weights: opt.Weights = None,
+    keep_macs: opt.KeepMacs = None,
+    keep_params: opt.KeepParams = None,
+    keep_weights: opt.KeepWeights = None,
+    keep_latency: opt.KeepLatency = None,
+    ratio: opt.Ratio = None,
+    criterion: opt.Criterion = "selector",
+    verify: opt.VerifyText = "0",
+    selector: opt.SelectorFolder = None,
+    ignore: opt.Ignore = None,
+    allocation: opt.AllocationName = "auto",
+    max_ratio: opt.MaxRatio = 0.9,
+    max_ratios: opt.MaxRatios = None,
+    ratios: opt.Ratios = None,
+    round_to: opt.RoundTo = 1,
+    min_channels: opt.MinChannels = 1,
+    compensate: opt.Compensate = False,
+    rounds: opt.Rounds = None,
+    max_loss_change: opt.MaxLossChange = None,
+    no_recalibrate: Annotated[
+        bool, typer.Option("--no-recalibrate", help="Keep BatchNorm's running statistics.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the small network (safetensors); see load_pruned.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write the report, as HTML.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="Write all rounds as one plan, JSON.")] = None,
+    test_data: opt.TestData = None,
+    images: opt.Images = None,
+    batch_size: opt.BatchSize = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    size: opt.Size = None,
+    bgr: opt.Bgr = False,
+    as_json: opt.Json = False,
+) -> str:
+    """Remove channels until the target is met, every group by the metric to trust there."""
+    target = _targets(
+        keep_macs=keep_macs,
+        keep_params=keep_params,
+        keep_weights=keep_weights,
+        keep_latency=keep_latency,
+        ratio=ratio,
+    )
+    read = [weights, Path(data), None if test_data is None else Path(test_data)]
+    check_files([output, report, plan], read)
+    method = _method(criterion, verify, selector, allocation)
+    own = shares(ratios, "--ratios")
+    method.check(Target.of(target, own))
+    options = ImageOptions(images, batch_size, mean, std, size, bgr)
+    batches, test_batches = read_data(data, test_data, options)
+    result = prune_network(
+        read_model(model, weights),
+        batches,
+        criterion=method.criterion,
+        verify=method.verify,
+        selector=method.selector,
+        ignore=() if ignore is None else names(ignore, "--ignore"),
+        allocation=method.allocation,
+        max_ratio=max_ratio,
+        max_ratios=shares(max_ratios, "--max-ratios"),
+        ratios=own,
+        round_to=round_to,
+        min_channels=min_channels,
+        compensate=compensate,
+        rounds=rounds,
+        max_loss_change=max_loss_change,
+        recalibrate=not no_recalibrate,
+        test_batches=test_batches,
+        progress=progress_wanted(),
+        **target,
+    )
+    if output is not None:
+        save_pruned(result.model, output)
+    if plan is not None:
+        result.plan.save(plan)
+    if report is not None:
+        result.report.save_html(report)
+    tell_written(output, plan, report)
+    return result.report.to_json() if as_json else str(result.report)

@@ -1,0 +1,1 @@
+"""What the user gave: batches, images, a loss; read the same way everywhere."""

@@ -1,0 +1,80 @@
+"""Batches on the model's device, and forward passes in evaluation mode."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from selector.data.batches import Batches, check_batches, rows
+from selector.errors import SelectorError
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the first parameter, else the CPU."""
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def read(model: nn.Module, batches: Batches) -> Iterator[tuple[object, object]]:
+    """Batches, one by one, on the model's device."""
+    device = device_of(model)
+    for inputs, targets in batches:
+        yield to_device(inputs, device), to_device(targets, device)
+
+
+def to_device(values: object, device: torch.device) -> object:
+    """The same structure with every tensor on the device."""
+
+    def move(leaf: object) -> object:
+        return leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else leaf
+
+    moved: object = pytree.tree_map(move, values)
+    return moved
+
+
+def call(model: nn.Module, inputs: object) -> object:
+    """Run the model: a tensor as the one argument, a sequence as several, a mapping by name."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, tuple | list):
+        return model(*inputs)
+    return model(inputs)
+
+
+def run_batch(model: nn.Module, inputs: object, batch: int) -> object:
+    """`call`, with a fault of the network on these inputs told as one.
+
+    Raises:
+        SelectorError: The network raised an error; the batch is named.
+    """
+    try:
+        return call(model, inputs)
+    except SelectorError:
+        raise
+    except Exception as error:
+        which = "the first batch" if batch == 0 else f"batch {batch}"
+        raise SelectorError(
+            f"the network does not run on {which} ({type(error).__name__}: {error}); "
+            "check that the inputs have the shape and type it expects"
+        ) from error
+
+
+def probe_inputs(model: nn.Module, batches: Batches, count: int = 4) -> object:
+    """A few images of the first batch, on the model's device."""
+    check_batches(batches)
+    inputs, _ = next(iter(batches))
+    return to_device(rows(inputs, 0, count), device_of(model))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Context in which every module is in evaluation mode; each one's own flag comes back."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag

@@ -1,0 +1,218 @@
+"""Labelled images from a Parquet file or an image folder."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from torch import Tensor
+
+from selector.data.image_data import ImageData as ImageData
+from selector.errors import SelectorError
+
+_IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".webp"})
+_ROWS_PER_READ = 512
+
+
+def read_parquet(
+    path: str | Path, *, limit: int | None = None, offset: int = 0, size: int | None = None
+) -> ImageData:
+    """Read labelled images from a Parquet file, decoding only the rows asked for.
+
+    The column `image` holds encoded files as bytes (or structs with a field `bytes`), `label`
+    whole numbers from 0. The schema metadata may name the classes under `classes`, one a line.
+
+    Args:
+        path: The Parquet file.
+        limit: Read at most so many rows.
+        offset: Skip so many rows first.
+        size: Resize the shorter side to this many pixels (bilinear) and crop the centre.
+
+    Raises:
+        SelectorError: If the file, a column, a row or the requested range is unusable.
+    """
+    _check_range(limit, offset, size)
+    file = _open_parquet(Path(path))
+    stop = file.metadata.num_rows if limit is None else offset + limit
+    count = min(stop, file.metadata.num_rows) - offset
+    if count <= 0:
+        raise SelectorError(f"{path}: no rows from {offset} on; it has {file.metadata.num_rows}")
+    pixels = _Pixels(count, size, str(path))
+    labels: list[int] = []
+    for row, encoded, label in _rows(Path(path), file, offset, offset + count):
+        if not isinstance(label, int) or label < 0:
+            raise SelectorError(
+                f"{path}: row {row} has label {label!r}; labels must be whole numbers from 0"
+            )
+        pixels.add(encoded, f"row {row}")
+        labels.append(int(label))
+    names = _class_names(file) or tuple(str(label) for label in range(max(labels) + 1))
+    if max(labels) >= len(names):
+        raise SelectorError(
+            f"{path}: labels reach {max(labels)}, but the metadata key 'classes' names only "
+            f"{len(names)} classes; name them all, one a line, or drop the key"
+        )
+    return ImageData(pixels.images(), torch.tensor(labels), names)
+
+
+def read_folder(
+    path: str | Path, *, limit: int | None = None, size: int | None = None
+) -> ImageData:
+    """Read labelled images from a folder that holds one folder of images for each class.
+
+    Classes are sorted by name and files by name within a class; the images then take turns, one
+    of each class, so that the first `limit` of them, and every batch, hold all classes.
+
+    Args:
+        path: The folder.
+        limit: Read at most so many images.
+        size: Resize the shorter side to this many pixels (bilinear) and crop the centre.
+
+    Raises:
+        SelectorError: If the folder, a class or an image is unusable.
+    """
+    _check_range(limit, 0, size)
+    root = Path(path)
+    if not root.is_dir():
+        raise SelectorError(f"{path}: no such folder")
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    turns = [
+        (turn, label, file)
+        for label, folder in enumerate(folders)
+        for turn, file in enumerate(_image_files(folder))
+    ]
+    chosen = sorted(turns)[:limit]
+    if not chosen:
+        raise SelectorError(f"{path}: no images; expected one folder of images for each class")
+    pixels = _Pixels(len(chosen), size, str(path))
+    for _, _, file in chosen:
+        pixels.add(file.read_bytes(), str(file.relative_to(root)))
+    labels = torch.tensor([label for _, label, _ in chosen])
+    return ImageData(pixels.images(), labels, tuple(folder.name for folder in folders))
+
+
+def fitted(image: Image.Image, size: int | None) -> Image.Image:
+    """Return the image with its shorter side resized to `size` (bilinear) and its centre cropped.
+
+    An image that has this size already, or `size=None`, passes through untouched.
+    """
+    if size is None or image.size == (size, size):
+        return image
+    width, height = image.size
+    scale = size / min(width, height)
+    wide, high = max(size, round(width * scale)), max(size, round(height * scale))
+    left, top = (wide - size) // 2, (high - size) // 2
+    resized = image.resize((wide, high), Image.Resampling.BILINEAR)
+    return resized.crop((left, top, left + size, top + size))
+
+
+class _Pixels:
+    """Decoded images gathered into one array, which the first image sizes."""
+
+    def __init__(self, count: int, size: int | None, source: str) -> None:
+        """Expect `count` images; `source` is the file or folder that errors name."""
+        self._count = count
+        self._size = size
+        self._source = source
+        self._array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None = None
+        self._filled = 0
+
+    def add(self, encoded: object, where: str) -> None:
+        """Decode one image; `where` names it in errors."""
+        if not isinstance(encoded, bytes):
+            raise SelectorError(
+                f"{self._source}: {where} holds no image bytes but {type(encoded).__name__}"
+            )
+        try:
+            with Image.open(io.BytesIO(encoded)) as image:
+                pixels = np.asarray(fitted(image.convert("RGB"), self._size))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise SelectorError(
+                f"{self._source}: {where} is not a readable image: {error}"
+            ) from error
+        if self._array is None:
+            self._array = np.empty((self._count, *pixels.shape), dtype=np.uint8)
+        if pixels.shape != self._array.shape[1:]:
+            (high, wide), (h, w) = self._array.shape[1:3], pixels.shape[:2]
+            raise SelectorError(
+                f"{self._source}: {where} is {w}x{h} pixels but the first image is {wide}x{high}; "
+                "give size=... to resize and crop all to one size"
+            )
+        self._array[self._filled] = pixels
+        self._filled += 1
+
+    def images(self) -> Tensor:
+        """Return all images, uint8 of shape (images, 3, height, width)."""
+        assert self._array is not None
+        assert self._filled == self._count
+        return torch.from_numpy(self._array).permute(0, 3, 1, 2).contiguous()
+
+
+def _open_parquet(path: Path) -> pq.ParquetFile:
+    if not path.is_file():
+        raise SelectorError(f"{path}: no such file")
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise SelectorError(f"{path} is not a Parquet file: {error}") from error
+    missing = {"image", "label"} - set(file.schema_arrow.names)
+    if missing:
+        raise SelectorError(
+            f"{path} has no column {' and no column '.join(sorted(missing))}; "
+            f"it has: {', '.join(file.schema_arrow.names)}"
+        )
+    return file
+
+
+def _rows(
+    path: Path, file: pq.ParquetFile, start: int, stop: int
+) -> Iterator[tuple[int, object, object]]:
+    """Yield (row, encoded image, label) for the rows start..stop, reading no other row group."""
+    wanted: list[int] = []
+    row = first = 0
+    for group in range(file.metadata.num_row_groups):
+        end = first + file.metadata.row_group(group).num_rows
+        if first < stop and end > start:
+            row = row if wanted else first
+            wanted.append(group)
+        first = end
+    for batch in _batches(path, file, wanted):
+        skip, take = max(0, start - row), min(batch.num_rows, stop - row)
+        part = batch.slice(skip, max(0, take - skip))
+        images, labels = part.column("image").to_pylist(), part.column("label").to_pylist()
+        for number, (image, label) in enumerate(zip(images, labels, strict=True), row + skip):
+            yield number, image["bytes"] if isinstance(image, dict) else image, label
+        row += batch.num_rows
+        if row >= stop:
+            return
+
+
+def _batches(path: Path, file: pq.ParquetFile, groups: list[int]) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from file.iter_batches(
+            batch_size=_ROWS_PER_READ, row_groups=groups, columns=["image", "label"]
+        )
+    except (pa.ArrowException, OSError) as error:
+        raise SelectorError(f"{path} cannot be read: {error}") from error
+
+
+def _class_names(file: pq.ParquetFile) -> tuple[str, ...]:
+    text = (file.schema_arrow.metadata or {}).get(b"classes", b"").decode()
+    return tuple(text.splitlines())
+
+
+def _image_files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES)
+
+
+def _check_range(limit: int | None, offset: int, size: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise SelectorError(f"limit is {limit}; it must be at least 1, or None for all")
+    if offset < 0:
+        raise SelectorError(f"offset is {offset}; it must not be negative")
+    if size is not None and size < 1:
+        raise SelectorError(f"size is {size}; it must be at least 1, or None to keep sizes")

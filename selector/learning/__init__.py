@@ -1,0 +1,1 @@
+"""The selector: which metric to trust where, learnt from records."""

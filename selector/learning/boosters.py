@@ -1,0 +1,142 @@
+"""LightGBM as it is used here: settings, boosters that leave networks out, the weighed cost.
+
+Following an arm costs its predicted normalised regret plus a weight times its log damage. The
+regret asks for the best arm, whatever is at stake; the damage in nats gives weight to decisions in
+which a wrong arm ruins the layer. Each has its own boosters; their sum errs less than either.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+from sklearn.model_selection import GroupKFold
+
+from selector.errors import SelectorError
+from selector.learning.table import TrainingTable
+from selector.typing import Matrix, Numbers
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How boosters learn."""
+
+    trees: int
+    leaves: int
+    learning_rate: float
+    seed: int
+
+    def of(self, rows: int) -> dict[str, Any]:
+        """LightGBM's parameters for so many rows."""
+        return {
+            "objective": "regression",
+            "learning_rate": self.learning_rate,
+            "num_leaves": self.leaves,
+            "min_data_in_leaf": min(100, max(2, rows // 20)),
+            "feature_fraction": 0.3,
+            "bagging_fraction": 0.7,
+            "bagging_freq": 1,
+            "lambda_l2": 5.0,
+            "max_bin": 127,
+            "seed": self.seed,
+            "deterministic": True,
+            "force_col_wise": True,
+            # Fastest on shared machines, and the same numbers everywhere.
+            "num_threads": 1,
+            "verbosity": -1,
+        }
+
+
+def check_settings(
+    folds: object, trees: object, leaves: object, learning_rate: object, caution: object
+) -> None:
+    """Make sure that boosters can learn like this.
+
+    Raises:
+        SelectorError: A setting out of range.
+    """
+    for name, value, least in (("folds", folds, 2), ("trees", trees, 1), ("leaves", leaves, 2)):
+        if not isinstance(value, int | np.integer) or value < least:
+            raise SelectorError(f"{name}={value!r} must be a whole number, {least} or more")
+    for name, value, above in (("learning_rate", learning_rate, 1e-9), ("caution", caution, 0.0)):
+        if not isinstance(value, int | float | np.number) or not above <= value < float("inf"):
+            raise SelectorError(f"{name}={value!r} must be a finite number, {above:g} or more")
+
+
+def fit_booster(
+    table: TrainingTable, target: Matrix, rows: Numbers, names: Sequence[str], settings: Settings
+) -> lgb.Booster:
+    """Learn a target from some rows of the table; the last feature is the arm's number.
+
+    Args:
+        table: Features and weights.
+        target: Shape (all rows,).
+        rows: Those to learn from.
+        names: Of the features.
+        settings: How.
+    """
+    data = lgb.Dataset(
+        table.seen.features[rows],
+        target[rows],
+        weight=table.row_weight[rows],
+        feature_name=list(names),
+        categorical_feature=["arm"],
+    )
+    return lgb.train(settings.of(len(rows)), data, settings.trees)
+
+
+def network_folds(table: TrainingTable, folds: int) -> Iterator[tuple[Numbers, Numbers]]:
+    """Rows of all networks but some, and of those, so that every network is left out once."""
+    names = table.row_network
+    yield from GroupKFold(min(folds, len(np.unique(names)))).split(names, groups=names)
+
+
+def predicted(booster: lgb.Booster, features: Matrix) -> Matrix:
+    """What a booster says, shape (rows,); one thread, as when it learnt."""
+    found: Matrix = booster.predict(features, num_threads=1)
+    return found
+
+
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+"""Of the damage beside the regret: those that are tried."""
+
+
+def excess(logs: Matrix, decision: Numbers) -> Matrix:
+    """Log damages above the least of their decision.
+
+    Args:
+        logs: Of every row, shape (rows,).
+        decision: Of every row the number of its decision, ascending.
+    """
+    starts = _starts(decision)
+    least = np.minimum.reduceat(logs, starts)
+    above: Matrix = logs - np.repeat(least, np.diff(starts, append=len(logs)))
+    return above
+
+
+def best_weight(table: TrainingTable, regrets: Matrix, logs: Matrix) -> float:
+    """The weight of the damage by which the arms chosen have the lowest mean capped regret.
+
+    Args:
+        table: Measured decisions.
+        regrets: Of every row the normalised regret, predicted without the row's network.
+        logs: The same of the log damage.
+
+    Returns:
+        One of `WEIGHTS`, the least of those that are equally good.
+    """
+    starts = _starts(table.seen.decision)
+    above, true = excess(logs, table.seen.decision), table.regret
+
+    def mean_regret(weight: float) -> float:
+        parts = np.split(regrets + weight * above, starts[1:])
+        chosen = starts + np.array([part.argmin() for part in parts])
+        return float(np.average(true[chosen], weights=table.weight))
+
+    return min(WEIGHTS, key=mean_regret)
+
+
+def _starts(decision: Numbers) -> Numbers:
+    """The first row of every decision."""
+    return np.flatnonzero(np.diff(decision, prepend=-1))

@@ -1,0 +1,397 @@
+"""The selector: learns from records which arm to trust where; predicts, saves, loads."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from selector.errors import SelectorError
+from selector.learning.artefact import read_artefact, shipped_file, write_artefact
+from selector.learning.boosters import (
+    Settings,
+    best_weight,
+    check_settings,
+    excess,
+    fit_booster,
+    network_folds,
+    predicted,
+)
+from selector.learning.features import Proposals, all_candidates, feature_names
+from selector.learning.prediction import JointErrors, Prediction
+from selector.learning.table import (
+    DAMAGE_OFFSET,
+    Described,
+    TrainingTable,
+    describe_all,
+    log_damage,
+    single_best,
+    training_table,
+)
+from selector.learning.uncertainty import Familiar, Intervals
+from selector.records.decision import Decision
+from selector.records.records import Records
+from selector.saliency.registry import find_metric, known_metrics
+from selector.typing import Matrix
+
+
+class SaliencySelector(BaseEstimator):  # type: ignore[misc]
+    """Predicts, for a group and a number of channels, which saliency metric to trust.
+
+    LightGBM with one row for each candidate: a jackknife of boosters for the normalised regret,
+    whose spread over the left-out networks is the uncertainty, and one for the loss change in nats,
+    which counts beside the regret with a weight that the left-out networks have chosen.
+
+    Args:
+        folds: Boosters of the jackknife; each leaves out the networks of one fold.
+        trees: Trees in each booster.
+        leaves: Leaves of each tree.
+        learning_rate: Shrinkage of each tree.
+        caution: Standard errors by which the predicted best must beat the single best to be
+            trusted.
+        seed: Seed of LightGBM's sampling.
+
+    Attributes:
+        arms_: Metrics that may be trusted.
+        metrics_: Metrics whose opinion on every proposal is a feature.
+        single_best_: The arm with the lowest mean normalised regret on the training networks.
+        networks_: Names of the training networks.
+        damage_weight_: What the log of the predicted damage counts beside the predicted regret.
+    """
+
+    arms_: list[str]
+    metrics_: list[str]
+    single_best_: str
+    networks_: list[str]
+    damage_weight_: float
+
+    def __init__(
+        self,
+        folds: int = 5,
+        trees: int = 300,
+        leaves: int = 15,
+        learning_rate: float = 0.05,
+        caution: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        self.folds = folds
+        self.trees = trees
+        self.leaves = leaves
+        self.learning_rate = learning_rate
+        self.caution = caution
+        self.seed = seed
+
+    def fit(
+        self, records: Records, weights: Mapping[str, float] | None = None
+    ) -> "SaliencySelector":
+        """Learn from measured candidates; networks of foreign origin are left out, with a warning.
+
+        Args:
+            records: Of two networks or more.
+            weights: Network -> weight of its decisions, one by default: what counts more, of one's
+                own networks and of others.
+
+        Raises:
+            SelectorError: Fewer than two networks or two arms, or arms that never differ.
+        """
+        foreign = [p.network for p in records.networks if p.origin != "own"]
+        if foreign:
+            warnings.warn(
+                f"left out of the fit: {', '.join(foreign)}, of foreign origin, which are kept for "
+                "testing; records.own() leaves them out beforehand",
+                stacklevel=2,
+            )
+            records = records.own()
+        _check_enough(len(records.networks))
+        arms, metrics = names_of(records)
+        return self.fit_table(training_table(records, arms, metrics, weights))
+
+    def fit_table(self, table: TrainingTable) -> "SaliencySelector":
+        """Learn from decisions that are described already: what evaluation does many times.
+
+        Args:
+            table: Of two networks or more.
+
+        Raises:
+            SelectorError: As `fit`.
+        """
+        networks = sorted(set(table.network.tolist()))
+        _check_enough(len(networks))
+        check_settings(self.folds, self.trees, self.leaves, self.learning_rate, self.caution)
+        if not np.isfinite(table.nats).all():
+            names = sorted(set(table.row_network[~np.isfinite(table.nats)].tolist()))
+            raise SelectorError(
+                f"loss changes of {', '.join(names)} are not finite; check the loss, and record "
+                "again"
+            )
+        if not float(np.ptp(table.nats)) > 0:
+            raise SelectorError(
+                "every candidate of these records has the same loss change, so there is nothing to "
+                "learn; check the network's weights and the loss"
+            )
+        if not float(np.ptp(table.regret)) > 0:
+            raise SelectorError(
+                "in no decision of these records do two metrics' choices differ in loss change, so "
+                "there is nothing to learn of whom to trust; record larger steps or more metrics"
+            )
+        self.arms_, self.metrics_ = list(table.arms), list(table.metrics)
+        self.networks_, self.single_best_ = networks, single_best(table)
+        how = Settings(self.trees, self.leaves, self.learning_rate, self.seed)
+        logs, regret = log_damage(table.nats), table.regret
+        regrets, damages = np.zeros((2, len(logs)))
+        self._regret = []
+        for train, left_out in network_folds(table, self.folds):
+            self._regret.append(fit_booster(table, regret, train, self.feature_names, how))
+            regrets[left_out] = predicted(self._regret[-1], table.seen.features[left_out])
+            damage = fit_booster(table, logs, train, self.feature_names, how)
+            damages[left_out] = predicted(damage, table.seen.features[left_out])
+        self._damage = fit_booster(table, logs, np.arange(len(logs)), self.feature_names, how)
+        self.damage_weight_ = best_weight(table, regrets, damages)
+        costs = regrets + self.damage_weight_ * excess(damages, table.seen.decision)
+        self._intervals = Intervals.learnt(damages, logs)
+        errors = np.full((len(table.network), len(self.arms_)), np.nan)
+        errors[table.seen.decision, table.seen.arm] = regret - costs
+        self._joint = JointErrors.learnt(errors, self.seed)
+        self._familiar = Familiar.learnt(table.seen.facts, table.network.tolist(), self.seed)
+        return self
+
+    @property
+    def feature_names(self) -> list[str]:
+        """Names of the columns of `Described.features`, in order."""
+        return [*feature_names(self.metrics_), "arm"]
+
+    def predict(self, decision: Decision) -> Prediction:
+        """Say which arm to trust for a decision.
+
+        Raises:
+            SelectorError: Not fitted, or the decision's scores hold none of the arms.
+        """
+        return self.predict_many([decision])[0]
+
+    def predict_many(self, decisions: Sequence[Decision]) -> list[Prediction]:
+        """Say which arm to trust for each of some decisions; quicker than one by one.
+
+        Raises:
+            SelectorError: As `predict`.
+        """
+        self.check_fitted()
+        return self.predict_described(self.described(decisions)) if decisions else []
+
+    def described(self, decisions: Sequence[Decision]) -> Described:
+        """Decisions, at least one, as this selector's boosters see them.
+
+        Raises:
+            SelectorError: As `predict`.
+        """
+        self.check_fitted()
+        proposals = all_candidates(decisions, self.arms_)
+        if any(self.single_best_ not in found for found in proposals):
+            raise SelectorError(
+                f"the scores lack {self.single_best_!r}, the selector's single best; "
+                "score with all the metrics"
+            )
+        return describe_all(decisions, proposals, self.metrics_, self.arms_)
+
+    def contributions(self, features: Matrix) -> Matrix:
+        """What every feature adds to the predicted cost, by LightGBM: mean of the jackknife.
+
+        Args:
+            features: Rows of `Described.features`, shape (rows, features).
+
+        Returns:
+            Shape (rows, features + 1); the last is what is predicted before any feature is seen.
+            A row's sum is its predicted normalised regret, and `damage_weight_` times the log of
+            its predicted damage.
+        """
+        parts = [b.predict(features, pred_contrib=True, num_threads=1) for b in self._regret]
+        damage = self._damage.predict(features, pred_contrib=True, num_threads=1)
+        summed: Matrix = np.mean(parts, 0) + self.damage_weight_ * np.asarray(damage)
+        return summed
+
+    @property
+    def boosters(self) -> list[lgb.Booster]:
+        """All that it asks: the jackknife for the regret, then the one for the loss change."""
+        return [*self._regret, self._damage]
+
+    @property
+    def familiar(self) -> Familiar:
+        """Where the decisions lie that it has learnt from."""
+        return self._familiar
+
+    def predict_described(self, seen: Described) -> list[Prediction]:
+        """As `predict_many`, of decisions that are described already."""
+        regrets = np.stack([predicted(booster, seen.features) for booster in self._regret])
+        logs = predicted(self._damage, seen.features)
+        costs = regrets + self.damage_weight_ * excess(logs, seen.decision)
+        novelty = self._familiar.novelty(seen.facts)
+        ends = np.cumsum([len(found) for found in seen.proposals])
+        spans = [slice(e - len(found), e) for found, e in zip(seen.proposals, ends, strict=True)]
+        return [
+            self._decided(found, costs[:, span], logs[span], far)
+            for found, span, far in zip(seen.proposals, spans, novelty.tolist(), strict=True)
+        ]
+
+    def _decided(
+        self,
+        proposals: Proposals,
+        costs: Matrix,
+        logs: Matrix,
+        novelty: float,
+    ) -> Prediction:
+        """Weigh the predicted costs, shape (boosters, arms): trust the best, or the single best.
+
+        The predicted best is trusted inside the training distribution where its gain over the
+        single best exceeds the gain's jackknife standard error, or where both would remove the same
+        channels.
+        """
+        arms = list(proposals)
+        mean = costs.mean(0)
+        best, fixed = int(mean.argmin()), arms.index(self.single_best_)
+        gains = costs[:, fixed] - costs[:, best]
+        count = len(gains)
+        # Jackknife over folds of networks: the boosters share most of their data.
+        error = float(((count - 1) / count * np.square(gains - gains.mean()).sum()) ** 0.5)
+        gain = float(gains.mean())
+        differs = proposals[arms[best]] != proposals[self.single_best_]
+        fell_back = differs and (gain <= self.caution * error or novelty > 1)
+        trusted = self.single_best_ if fell_back else arms[best]
+        cost = dict(zip(arms, (mean - mean.min()).tolist(), strict=True))
+        others = [arm for arm in arms if proposals[arm] != proposals[trusted]]
+        nats = (np.exp(logs) - DAMAGE_OFFSET).tolist()
+        bounds = self._intervals.around(logs).tolist()
+        return Prediction(
+            trusted=trusted,
+            runner_up=min(others, key=cost.__getitem__, default=None),
+            fell_back=fell_back,
+            gain=gain,
+            gain_error=error,
+            novelty=novelty,
+            proposals=proposals,
+            cost=cost,
+            loss_change_nats=dict(zip(arms, nats, strict=True)),
+            loss_change_interval={a: (b[0], b[1]) for a, b in zip(arms, bounds, strict=True)},
+            portfolio=self._joint.portfolio(cost, proposals, self.arms_, trusted),
+        )
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "arms_")
+
+    def check_fitted(self) -> None:
+        """Make sure that it has learnt.
+
+        Raises:
+            SelectorError: It has not.
+        """
+        if not self.__sklearn_is_fitted__():
+            raise SelectorError("the selector has not learnt yet; call fit(records) or load")
+
+    def save(self, folder: str | Path) -> None:
+        """Write the boosters as LightGBM text and the rest as JSON, with checksums.
+
+        Raises:
+            SelectorError: Not fitted, or a file cannot be written.
+        """
+        self.check_fitted()
+        boosters = {f"regret_{i}": b.model_to_string() for i, b in enumerate(self._regret)}
+        boosters["damage"] = self._damage.model_to_string()
+        description = {
+            "parameters": self.get_params(),
+            "arms": self.arms_,
+            "metrics": self.metrics_,
+            "features": self.feature_names,
+            "single_best": self.single_best_,
+            "networks": self.networks_,
+            "damage_weight": self.damage_weight_,
+            "intervals": {
+                "edges": self._intervals.edges.tolist(),
+                "quantiles": self._intervals.quantiles.tolist(),
+            },
+            "joint_errors": np.round(self._joint.draws, 4).tolist(),
+            "familiar": self._familiar.as_lists(),
+        }
+        write_artefact(Path(folder), description, boosters)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "SaliencySelector":
+        """Read a saved selector.
+
+        Raises:
+            SelectorError: Missing, damaged, of another format, or with metrics or features unknown
+                here.
+        """
+        body, texts = read_artefact(Path(folder))
+        known = known_metrics(body["metrics"])
+        unknown = [name for name in body["metrics"] if name not in known]
+        if unknown:
+            raise SelectorError(
+                f"{folder} needs metric {unknown[0]!r}, which is not in the table; "
+                "register it before loading, or fit the selector again"
+            )
+        try:
+            found = cls._of_parts(body, texts)
+        except (KeyError, TypeError, ValueError, lgb.basic.LightGBMError) as error:
+            raise SelectorError(
+                f"{folder} was not saved by this version's save: {error}; fit the selector again"
+            ) from error
+        if body["features"] != found.feature_names:
+            raise SelectorError(
+                f"{folder} learnt from other features than this version describes decisions by; "
+                "fit the selector again"
+            )
+        return found
+
+    @classmethod
+    def _of_parts(cls, body: Mapping[str, Any], texts: Mapping[str, str]) -> "SaliencySelector":
+        """Put together what `save` took apart; whatever does not fit raises."""
+        found = cls(**body["parameters"])
+        found.arms_, found.metrics_ = body["arms"], body["metrics"]
+        found.single_best_, found.networks_ = body["single_best"], body["networks"]
+        found.damage_weight_ = float(body["damage_weight"])
+        for name in (*found.arms_, found.single_best_):
+            if name not in found.metrics_ or found.single_best_ not in found.arms_:
+                raise ValueError(f"{name!r} is not among its metrics or arms")
+        boosters = {name: lgb.Booster(model_str=text) for name, text in texts.items()}
+        for name, booster in boosters.items():
+            if booster.num_feature() != len(body["features"]):
+                raise ValueError(f"{name}.txt has {booster.num_feature()} features")
+        found._damage = boosters.pop("damage")
+        found._regret = list(boosters.values())
+        intervals = body["intervals"]
+        found._intervals = Intervals(*(np.array(intervals[n]) for n in ("edges", "quantiles")))
+        found._joint = JointErrors(np.array(body["joint_errors"]))
+        found._familiar = Familiar.of_lists(body["familiar"])
+        return found
+
+    @classmethod
+    def shipped(cls) -> "SaliencySelector":
+        """The selector that comes with the package.
+
+        Raises:
+            SelectorError: It is not there: a broken installation.
+        """
+        return cls.load(shipped_file("selector"))
+
+
+def _check_enough(networks: int) -> None:
+    if networks < 2:
+        raise SelectorError(
+            f"records of {networks} network cannot teach what carries over to others; "
+            "record at least two"
+        )
+
+
+def names_of(records: Records) -> tuple[list[str], list[str]]:
+    """The arms that some records measured, and the metrics that they hold scores of.
+
+    Raises:
+        SelectorError: Fewer than two arms.
+    """
+    measured = sorted({row.arm for row in records.candidates})
+    arms = [name for name in known_metrics(measured) if find_metric(name).arm]
+    if len(arms) < 2:
+        raise SelectorError(f"records name {len(arms)} known arm; record at least two metrics")
+    scored = sorted({name for group in records.groups for name in group.scores})
+    return arms, known_metrics(scored)

@@ -1,0 +1,221 @@
+"""Records -> what the boosters learn from: features, normalised regrets, loss changes, the SBS."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from selector.errors import SelectorError
+from selector.learning.features import Opinions, Proposals, candidates, describe, normalised
+from selector.records.decision import CONTEXT, FACTS, Decision
+from selector.records.records import CandidateRecord, Records
+from selector.typing import Matrix, Names, Numbers
+
+CAP = 3.0
+"""Normalised regrets above this count as this: one ruined layer teaches no more than another."""
+DAMAGE_OFFSET = 0.005
+"""Nats added before the logarithm in which loss changes are learnt."""
+
+
+@dataclass(frozen=True, eq=False)
+class Described:
+    """Decisions as the boosters see them: one row for each arm's candidate."""
+
+    features: Matrix
+    """Shape (rows, features); the last is the arm's number."""
+    decision: Numbers
+    """Of every row the number of its decision, ascending."""
+    arm: Numbers
+    """Of every row the number of its arm."""
+    proposals: Sequence[Proposals]
+    """Of every decision what the arms would remove, in the order of the rows."""
+    facts: Matrix
+    """Of every decision facts, context and step, shape (decisions, numbers)."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingTable:
+    """Measured decisions as the boosters see them, with what came of every candidate."""
+
+    arms: Sequence[str]
+    metrics: Sequence[str]
+    seen: Described
+    selection: Matrix
+    """Of every row the loss change on the selection split, plain removal."""
+    evaluation: Matrix
+    network: Names
+    """Of every decision."""
+    context: Names
+    weight: Matrix
+    """Of every decision."""
+
+    @property
+    def nats(self) -> Matrix:
+        """Of every row the mean loss change over both splits."""
+        mean: Matrix = (self.selection + self.evaluation) / 2
+        return mean
+
+    @property
+    def regret(self) -> Matrix:
+        """Of every row the normalised regret, capped, over both splits."""
+        nats = self.nats
+        parts = np.split(nats, np.flatnonzero(np.diff(self.seen.decision)) + 1)
+        capped: Matrix = np.minimum(np.concatenate([normalised(part) for part in parts]), CAP)
+        return capped
+
+    @property
+    def row_network(self) -> Names:
+        """Of every row its network."""
+        names: Names = self.network[self.seen.decision]
+        return names
+
+    @property
+    def row_weight(self) -> Matrix:
+        """Of every row its weight: those of a decision share the decision's; one on average."""
+        sizes = np.bincount(self.seen.decision)
+        weights: Matrix = (self.weight / sizes)[self.seen.decision]
+        scaled: Matrix = weights / weights.mean()
+        return scaled
+
+    def of_networks(self, names: Iterable[str]) -> "TrainingTable":
+        """Only the decisions of these networks."""
+        kept = np.isin(self.network, list(names))
+        rows = kept[self.seen.decision]
+        seen = Described(
+            self.seen.features[rows],
+            (np.cumsum(kept) - 1)[self.seen.decision[rows]],
+            self.seen.arm[rows],
+            [found for found, keep in zip(self.seen.proposals, kept, strict=True) if keep],
+            self.seen.facts[kept],
+        )
+        return replace(
+            self,
+            seen=seen,
+            selection=self.selection[rows],
+            evaluation=self.evaluation[rows],
+            network=self.network[kept],
+            context=self.context[kept],
+            weight=self.weight[kept],
+        )
+
+
+def describe_all(
+    decisions: Sequence[Decision],
+    proposals: Sequence[Proposals],
+    metrics: Sequence[str],
+    arms: Sequence[str],
+) -> Described:
+    """Decisions as the boosters see them; those that share their scores share the work."""
+    opinions: dict[int, Opinions] = {}
+    rows = []
+    for decision, found in zip(decisions, proposals, strict=True):
+        key = id(decision.scores)
+        if key not in opinions:
+            opinions[key] = Opinions.of(decision.scores, metrics)
+        rows.append(describe(decision, found, metrics, opinions[key]).astype(np.float32))
+    which = np.array([arms.index(arm) for found in proposals for arm in found])
+    sizes = [len(found) for found in proposals]
+    features = np.concatenate([np.concatenate(rows), which[:, None].astype(np.float32)], 1)
+    numbers = np.repeat(np.arange(len(sizes)), sizes)
+    return Described(features, numbers, which, proposals, described(decisions))
+
+
+def training_table(
+    records: Records,
+    arms: Sequence[str],
+    metrics: Sequence[str],
+    weights: Mapping[str, float] | None = None,
+) -> TrainingTable:
+    """All decisions of some records.
+
+    Args:
+        records: Measured candidates.
+        arms: Those whose candidates are learnt from.
+        metrics: Those whose opinion is a feature; the arms are among them.
+        weights: Network -> weight of its decisions; one where it is not named.
+
+    Raises:
+        SelectorError: A weight of a network that is not there, or that is no number above zero.
+    """
+    _check_weights(weights or {}, [provenance.network for provenance in records.networks])
+    decisions, proposals, found = [], [], []
+    networks, contexts = [], []
+    for group, decision, rows in records.decisions():
+        known = {row.arm: row for row in rows if row.arm in arms}
+        decisions.append(decision)
+        proposals.append(candidates(decision, list(known)))
+        found += [known[arm] for arm in proposals[-1]]
+        networks.append(group.network)
+        contexts.append(group.context)
+    return TrainingTable(
+        arms,
+        metrics,
+        describe_all(decisions, proposals, metrics, arms),
+        np.array([row.selection_nats for row in found]),
+        np.array([row.evaluation_nats for row in found]),
+        np.array(networks),
+        np.array(contexts),
+        np.array([(weights or {}).get(name, 1.0) for name in networks]),
+    )
+
+
+def _check_weights(weights: Mapping[str, float], networks: Sequence[str]) -> None:
+    for name, weight in weights.items():
+        if name not in networks:
+            raise SelectorError(f"weights name {name!r}; networks: {', '.join(networks)}")
+        if not 0 < weight < float("inf"):
+            raise SelectorError(
+                f"the weight {weight!r} of {name!r} must be a finite number above 0; 1 is neutral"
+            )
+
+
+def normalised_regrets(rows: Sequence[CandidateRecord]) -> Matrix:
+    """`normalised` of the loss changes of a decision's candidates, mean of both splits."""
+    return normalised(np.array([row.nats for row in rows]))
+
+
+def single_best(table: TrainingTable, by: str = "regret") -> str:
+    """The arm with the lowest mean cost among those that always apply.
+
+    Args:
+        table: Measured decisions.
+        by: `regret`, normalised and capped, or `nats`.
+
+    Raises:
+        SelectorError: No arm was measured in every decision.
+    """
+    cost = table.regret if by == "regret" else table.nats
+    count = len(table.network)
+    arm = table.seen.arm
+    always = {
+        name: float(cost[arm == number].mean())
+        for number, name in enumerate(table.arms)
+        if int((arm == number).sum()) == count
+    }
+    if not always:
+        raise SelectorError("no arm was measured in every decision; record with all the metrics")
+    return min(always, key=always.__getitem__)
+
+
+def log_damage(nats: Matrix) -> Matrix:
+    """Loss changes in the logarithm in which they are learnt."""
+    logs: Matrix = np.log(np.maximum(nats, 0) + DAMAGE_OFFSET)
+    return logs
+
+
+NUMBERS = (*FACTS, *CONTEXT, "ratio")
+"""Names of the columns of `described`."""
+
+
+def described(decisions: Sequence[Decision]) -> Matrix:
+    """Facts, context and step of decisions, shape (decisions, numbers)."""
+    return np.array(
+        [
+            [
+                *vars(one.facts).values(),
+                *vars(one.context).values(),
+                one.count / len(next(iter(one.scores.values()))),
+            ]
+            for one in decisions
+        ]
+    )

@@ -1,0 +1,145 @@
+"""What a network costs: multiply-accumulates and parameters per layer, now and after a cut."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from selector.data.batches import batch_size
+from selector.data.forward import call, evaluating
+from selector.network.groups import Group
+from selector.network.layers import CONVOLUTION, NORMALISATION, is_depthwise, layer_width
+
+Measure = Literal["macs", "parameters", "weights"]
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What one layer with parameters costs at its present width."""
+
+    macs: float
+    """Multiply-accumulates per image; zero for everything but convolutions and linear layers."""
+    weights: int
+    """Size of the weight matrix or filter bank; zero for normalisation layers."""
+    extras: int
+    """Parameters that go with the outputs alone: biases, or a normalisation's scale and shift."""
+    outputs: int
+    inputs: int
+    channel_wise: bool
+    """Depthwise convolutions and normalisation: outputs and inputs are the same channels."""
+    convolution: bool
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Costs of a whole network, by layer."""
+
+    layers: Mapping[str, LayerCost]
+    fixed_parameters: int
+    """Parameters outside the layers counted above; no removal changes them."""
+
+    def total(self, measure: Measure, removed: Mapping[Group, int] | None = None) -> float:
+        """The network's cost, after so many channels of every group are gone.
+
+        Exact for groups whose channels occupy equally many positions in each of their layers.
+
+        Args:
+            measure: `macs` per image of convolutions and linear layers; `parameters`, all of them;
+                or `weights`, those of the convolutions alone.
+            removed: Group -> number of channels removed; none by default.
+        """
+        lost = lost_positions(removed or {})
+        total = float(self.fixed_parameters) if measure == "parameters" else 0.0
+        for name, layer in self.layers.items():
+            total += _layer_total(layer, measure, lost[name, "out"], lost[name, "in"])
+        return total
+
+
+def lost_positions(removed: Mapping[Group, int]) -> dict[tuple[str, str], float]:
+    """Positions that every side of every layer loses with so many channels of every group."""
+    lost: dict[tuple[str, str], float] = defaultdict(float)
+    for group, count in removed.items():
+        for part in group.slices:
+            side = "in" if part.side == "in" else "out"
+            lost[part.layer, side] += count * len(part.indices) / group.channels
+    return lost
+
+
+def _layer_total(layer: LayerCost, measure: Measure, lost_out: float, lost_in: float) -> float:
+    outputs = 1 - lost_out / layer.outputs
+    both = outputs if layer.channel_wise else outputs * (1 - lost_in / layer.inputs)
+    if measure == "macs":
+        return layer.macs * both
+    if measure == "weights":
+        return layer.weights * both if layer.convolution else 0.0
+    return layer.weights * both + layer.extras * outputs
+
+
+@torch.no_grad()
+def count_costs(model: nn.Module, inputs: object) -> Costs:
+    """Count what a forward pass of these inputs costs per image, layer by layer.
+
+    Multiply-accumulates are those of convolutions and linear layers, counted where they run (a
+    layer called twice counts twice); additions of biases, normalisation and pooling are left out.
+    """
+    macs: dict[str, float] = defaultdict(float)
+    images = batch_size(inputs)
+    counted = {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, CONVOLUTION | nn.Linear | NORMALISATION)
+        or (isinstance(layer, nn.PReLU) and layer.num_parameters > 1)
+    }
+    handles = []
+    for name, layer in counted.items():
+        if isinstance(layer, CONVOLUTION | nn.Linear):
+
+            def count(
+                module: nn.Module, args: tuple[Tensor, ...], output: Tensor, name: str = name
+            ) -> None:
+                macs[name] += _macs(module, args[0], output) / images
+
+            handles.append(layer.register_forward_hook(count))
+    try:
+        with evaluating(model):
+            call(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    layers = {name: _layer_cost(layer, macs[name]) for name, layer in counted.items()}
+    known = sum(layer.weights + layer.extras for layer in layers.values())
+    return Costs(layers, sum(p.numel() for p in model.parameters()) - known)
+
+
+def _macs(layer: nn.Module, inputs: Tensor, output: Tensor) -> float:
+    if isinstance(layer, CONVOLUTION):
+        if layer.transposed:
+            return inputs.numel() * layer.weight.numel() / layer.in_channels
+        return output.numel() * layer.weight.numel() / layer.out_channels
+    assert isinstance(layer, nn.Linear)
+    return float(output.numel() * layer.in_features)
+
+
+def _layer_cost(layer: nn.Module, macs: float) -> LayerCost:
+    sizes = {name: p.numel() for name, p in layer.named_parameters(recurse=False)}
+    between = isinstance(layer, NORMALISATION | nn.PReLU)
+    # A parametrised layer has no weight of its own; it is refused, and its parameters are fixed.
+    weights = 0 if between else sizes.get("weight", 0)
+    convolution = isinstance(layer, CONVOLUTION)
+    return LayerCost(
+        macs=macs,
+        weights=weights,
+        extras=sum(sizes.values()) - weights,
+        outputs=layer_width(layer, "out"),
+        inputs=layer_width(layer, "in"),
+        channel_wise=between or is_depthwise(layer),
+        convolution=convolution,
+    )
+
+
+def saved_per_channel(costs: Costs, group: Group, measure: Measure) -> float:
+    """What removing the first channel of a group saves, all else as it is."""
+    return costs.total(measure) - costs.total(measure, {group: 1})

@@ -1,0 +1,130 @@
+"""A group of channels as a value, and its removal by masking."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from selector.errors import SelectorError
+from selector.network.layers import input_dimension, weight_of
+from selector.typing import ChannelSet, Side
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Where a group's channels lie in one layer."""
+
+    layer: str
+    """Qualified name of the layer in the network."""
+    side: Side
+    """`out`: a producer loses outputs; `in`: a consumer loses inputs; `both`: channel-wise."""
+    indices: tuple[int, ...]
+    """Positions along the layer's dimension; a channel has several of a flattened map, and one in
+    every group of a grouped convolution."""
+    channels: tuple[int, ...]
+    """For every position, the group's channel that it belongs to."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that can only be removed together from all the layers of `slices`."""
+
+    name: str
+    """Qualified name of the root: the first producer in the order of the network's definition."""
+    channels: int
+    """Number of removable channels; where convolutions are grouped, each is the same offset in
+    every one of their groups, and so `span` filters of the root."""
+    slices: tuple[Slice, ...]
+    macs_per_channel: float
+    """Multiply-accumulates per image that go with one removable channel, all else unpruned."""
+    parameters_per_channel: float
+
+    def __hash__(self) -> int:
+        """By name: groups of one network differ in it, and the slices are long."""
+        return hash(self.name)
+
+    @cached_property
+    def span(self) -> int:
+        """Filters of the root that one channel covers; one, unless convolutions are grouped."""
+        root = next(part for part in self.slices if (part.layer, part.side) == (self.name, "out"))
+        return len(root.indices) // self.channels
+
+    @cached_property
+    def producers(self) -> tuple[str, ...]:
+        """Layers that lose output channels."""
+        return tuple(part.layer for part in self.slices if part.side == "out")
+
+    @cached_property
+    def consumers(self) -> tuple[str, ...]:
+        """Layers that lose input channels."""
+        return tuple(part.layer for part in self.slices if part.side == "in")
+
+    @cached_property
+    def between(self) -> tuple[str, ...]:
+        """Channel-wise layers with parameters of their own: BatchNorm, depthwise, PReLU."""
+        return tuple(part.layer for part in self.slices if part.side == "both")
+
+    def checked(self, channel_set: ChannelSet) -> tuple[int, ...]:
+        """The set sorted, once it is sure that it can be removed.
+
+        Raises:
+            SelectorError: A channel out of range or repeated, or nothing would be left.
+        """
+        chosen = tuple(sorted(int(channel) for channel in channel_set))
+        if len(set(chosen)) < len(chosen):
+            twice = next(a for a, b in pairwise(chosen) if a == b)
+            raise SelectorError(f"channel {twice} of group {self.name!r} is named twice")
+        if chosen and not (chosen[0] >= 0 and chosen[-1] < self.channels):
+            wrong = chosen[0] if chosen[0] < 0 else chosen[-1]
+            raise SelectorError(
+                f"group {self.name!r} has no channel {wrong}; it has 0 to {self.channels - 1}"
+            )
+        if len(chosen) == self.channels:
+            raise SelectorError(
+                f"all {self.channels} channels of group {self.name!r} would go; leave at least one"
+            )
+        return chosen
+
+
+@contextmanager
+def masked(model: nn.Module, group: Group, channel_set: ChannelSet) -> Iterator[None]:
+    """Context in which a channel set is removed by zeroing the consumers' input weights.
+
+    Everything between producers and consumers is channel-wise, so the loss is that of the network
+    with the channels physically cut out. The weights come back bit for bit.
+
+    Raises:
+        SelectorError: A channel set that `Group.checked` refuses.
+    """
+    chosen = set(group.checked(channel_set))
+    undo: list[tuple[nn.Parameter, Tensor]] = []
+    try:
+        for part in group.slices:
+            if part.side == "in":
+                weight = weight_of(model, part.layer)
+                undo.append((weight, weight.data))
+                gone = [i for i, c in zip(part.indices, part.channels, strict=True) if c in chosen]
+                dimension = input_dimension(model.get_submodule(part.layer))
+                index = torch.tensor(gone, dtype=torch.long, device=weight.device)
+                # The groups of a convolution share the columns: one for each offset in a group.
+                index %= weight.shape[dimension]
+                weight.data = weight.data.index_fill(dimension, index, 0)
+        yield
+    finally:
+        for weight, data in reversed(undo):
+            weight.data = data
+
+
+def find_group(groups: Mapping[str, Group], name: str) -> Group:
+    """The group of that name.
+
+    Raises:
+        SelectorError: There is none; the known names are listed.
+    """
+    if name not in groups:
+        raise SelectorError(f"unknown group {name!r}; known: {', '.join(groups)}")
+    return groups[name]

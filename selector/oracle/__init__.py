@@ -1,0 +1,1 @@
+"""The measured loss change of removing channels."""

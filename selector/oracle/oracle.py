@@ -1,0 +1,218 @@
+"""The true loss change of removing channel sets: the ground truth of labels and of verification.
+
+Candidates loop inside the data loop, so that only one batch is held; every batch sees all of them,
+and differences to the whole network are paired image by image.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from selector.data.batches import Batches, check_repeatable
+from selector.data.forward import evaluating, probe_inputs, read
+from selector.data.loss import Loss, LossChange, Objective, summary
+from selector.errors import SelectorError
+from selector.network.compensation import Means, find_absorbers, measure_means, shifts_of
+from selector.network.groups import Group, find_group
+from selector.network.tracing import find_groups
+from selector.oracle.engines import EngineName, make_engine
+from selector.oracle.masked_engine import Removal
+from selector.oracle.racing import Rivals
+from selector.oracle.recalibrated import recalibrated_changes
+from selector.oracle.runner import Bench
+from selector.typing import Channels, ChannelSet, Mode
+
+MEMORY_BYTES = 2**31
+"""What the fast engine may keep of a batch by default."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Loss changes, and what they cost."""
+
+    changes: Mapping[Group, list[LossChange]]
+    """In the order asked."""
+    image_forwards: int
+    """Images times networks evaluated, the whole network included."""
+    image_forwards_saved: int
+    """What early stopping did without."""
+
+
+class OracleError(SelectorError):
+    """The oracle had to stop; `measured` holds what it had found by then."""
+
+    measured: Mapping[Group, list[LossChange | None]]
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """How loss changes are measured."""
+
+    mode: Mode = "plain"
+    """`plain`: a removed channel is gone; `compensated`: it is replaced by its mean, which the
+    consumers' biases, or the BatchNorm behind them, absorb."""
+    means: Means | None = None
+    """Mean inputs of the consumers, for the mode `compensated`; see `measure_means`."""
+    engine: EngineName = "fast"
+    """`fast` computes again only what depends on the channels, `masked` runs the whole network,
+    `reference` cuts the channels out physically: one answer."""
+    stop: float | None = None
+    """Stop measuring a candidate once it is this many standard errors worse than the best of those
+    with as many channels of its group; None measures all to the end."""
+    memory_bytes: int = MEMORY_BYTES
+    """What the fast engine may keep; larger batches are read in parts."""
+    check: bool = True
+    """Make sure that the network gives the same outputs twice and that its trace holds. Off only in
+    loops that have done so for this network; a group that is new to the engine is tried even so."""
+
+    def __post_init__(self) -> None:
+        """Refuse what means nothing."""
+        if self.mode not in ("plain", "compensated"):
+            raise SelectorError(f"unknown mode {self.mode!r}; known: plain, compensated")
+        if self.engine not in ("fast", "masked", "reference"):
+            raise SelectorError(f"unknown engine {self.engine!r}; known: fast, masked, reference")
+        if (self.mode == "compensated") != (self.means is not None):
+            raise SelectorError(
+                "means belong to mode='compensated', and that mode needs them; see measure_means"
+            )
+        if self.stop is not None and not self.stop > 0:
+            raise SelectorError(f"stop={self.stop} must be a number of standard errors above zero")
+        if self.memory_bytes < 1:
+            raise SelectorError(f"memory_bytes={self.memory_bytes} must be above zero")
+
+    def measure(
+        self,
+        model: nn.Module,
+        batches: Batches,
+        candidates: Mapping[Group, Sequence[ChannelSet]],
+        *,
+        loss: Loss | None = None,
+        progress: bool = False,
+    ) -> Measured:
+        """Measure what each channel set does to the loss, over one reading of the data.
+
+        Args:
+            model: The network; left exactly as found.
+            batches: Re-iterable of (inputs, targets), the same images on every reading.
+            candidates: Group -> channel sets; equal sets are measured once.
+            loss: Mean loss of a batch; cross-entropy by default.
+            progress: Show a progress bar.
+
+        Raises:
+            SelectorError: A channel out of range, repeated, or all of them; batches that change
+                between readings.
+            OracleError: A network that gives other outputs for the same images, or a loss that is
+                not finite; `measured` holds what was found before.
+        """
+        check_repeatable(batches)
+        sets = {group: [group.checked(s) for s in asked] for group, asked in candidates.items()}
+        distinct = {g: list(dict.fromkeys(s for s in asked if s)) for g, asked in sets.items()}
+        rivals = Rivals(distinct, self.stop)
+        with torch.no_grad(), evaluating(model):
+            removals = self._removals(model, batches, distinct)
+            bench = Bench(
+                model,
+                make_engine(model, self.engine, check=self.check),
+                Objective(loss),
+                rivals,
+                removals,
+                memory_bytes=self.memory_bytes,
+                check=self.check,
+                progress=progress,
+            )
+            try:
+                for number, (inputs, targets) in enumerate(read(model, batches)):
+                    bench.measure_batch(inputs, targets, number)
+            except SelectorError as error:
+                raise _interrupted(error, sets, rivals, bench.images) from error
+        if bench.images < 2:
+            raise SelectorError("one image has no standard error; pass at least two to the oracle")
+        changes = {
+            group: [summary(rivals.differences(group, s), bench.images) for s in asked]
+            for group, asked in sets.items()
+        }
+        saved = bench.images * (1 + rivals.count) - bench.image_forwards
+        return Measured(changes, bench.image_forwards, saved)
+
+    def _removals(
+        self, model: nn.Module, batches: Batches, candidates: Mapping[Group, Sequence[Channels]]
+    ) -> dict[tuple[Group, Channels], Removal]:
+        absorbers = {}
+        if self.means is not None:
+            absorbers = find_absorbers(model, probe_inputs(model, batches))
+        return {
+            (group, channels): (
+                channels,
+                ()
+                if self.means is None
+                else shifts_of(model, group, channels, self.means, absorbers),
+            )
+            for group, sets in candidates.items()
+            for channels in sets
+        }
+
+
+def _interrupted(
+    error: SelectorError,
+    sets: Mapping[Group, Sequence[Channels]],
+    rivals: Rivals,
+    images: int,
+) -> OracleError:
+    found: dict[Group, list[LossChange | None]] = {}
+    for group, asked in sets.items():
+        parts = [rivals.differences(group, channels) for channels in asked]
+        found[group] = [summary(d, images) if len(d) > 1 else None for d in parts]
+    stopped = OracleError(f"{error} ({images} images had been measured)" if images else str(error))
+    stopped.measured = found
+    return stopped
+
+
+def loss_changes(
+    model: nn.Module,
+    batches: Batches,
+    group: Group | str,
+    channel_sets: Sequence[ChannelSet],
+    *,
+    loss: Loss | None = None,
+    mode: Mode | Literal["recalibrated"] = "plain",
+    calibration: Batches | None = None,
+    engine: EngineName = "fast",
+) -> list[LossChange]:
+    """Measure what removing each of some channel sets of one group does to the loss.
+
+    Equal sets are measured once. Each batch is read once and sees all the candidates.
+
+    Args:
+        model: The network; left exactly as found.
+        batches: Re-iterable of (inputs, targets) that gives the same images on every reading.
+        group: A group of `find_groups`, or its name.
+        channel_sets: Channels to remove, one sequence for each candidate.
+        loss: Mean loss of a batch; cross-entropy by default.
+        mode: `plain` removes the channels; `compensated` puts their means in their place;
+            `recalibrated` estimates the BatchNorm statistics anew after each removal, and is dear.
+        calibration: Images for the means or the statistics; `batches` by default.
+        engine: `fast`, `masked` or `reference`; they give the same numbers.
+
+    Returns:
+        One `LossChange` for each channel set, in the order asked.
+
+    Raises:
+        SelectorError: Unknown group; a channel out of range, repeated, or all of them; batches
+            that change between readings; a network that is not deterministic; a loss that is not
+            finite (an `OracleError` then holds what was measured before).
+    """
+    if isinstance(group, str):
+        found = find_groups(model, probe_inputs(model, batches)).required()
+        group = find_group(found, group)
+    if mode == "recalibrated":
+        return recalibrated_changes(
+            model, batches, group, channel_sets, calibration=calibration or batches, loss=loss
+        )
+    means = None
+    if mode == "compensated":
+        means = measure_means(model, calibration or batches, [group])
+    oracle = Oracle(mode, means, engine)
+    return oracle.measure(model, batches, {group: channel_sets}, loss=loss).changes[group]

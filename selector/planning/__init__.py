@@ -1,0 +1,1 @@
+"""What goes, by which metric, and what it is expected to cost."""

@@ -1,0 +1,100 @@
+"""What is to be expected of a plan, and of all rounds to come, before anything is cut."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from torch import nn
+
+from selector.data.loss import Loss
+from selector.network.reindexing import shrink_all
+from selector.planning.allocation import allocated
+from selector.planning.candidates import Survey
+from selector.planning.expectation import Expected, classes_said, expect
+from selector.planning.method import Method
+from selector.planning.plan import Plan
+from selector.planning.stage import Stage
+from selector.records.decision import Decision
+from selector.typing import Interval
+
+
+def expected_of(model: nn.Module, plan: Plan, survey: Survey, loss: Loss | None) -> Expected | None:
+    """Loss and accuracy that are expected of a plan; None where it was not predicted."""
+    changes = [choice.predicted_nats for choice in plan.choices]
+    intervals = [choice.predicted_interval for choice in plan.choices]
+    known = [change for change in changes if change is not None]
+    ends = [interval for interval in intervals if interval is not None]
+    if not known or len(known) < len(changes) or len(ends) < len(changes):
+        return None
+    logits = classes_said(model, survey.scoring) if loss is None else None
+    return expect(known, ends, survey.base_loss, logits)
+
+
+PAPER_ROUNDS = 3
+"""On paper the way is gone in so many rounds at most: predictions cost time, too."""
+
+
+def foresee(
+    model: nn.Module,
+    survey: Survey,
+    stage: Stage,
+    method: Method,
+    rounds: int,
+    *,
+    loss: Loss | None,
+) -> Expected | None:
+    """What all rounds together are expected to do, as far as can be told before the first.
+
+    The rounds are gone through on paper: allocated, predicted and cut with the scores of today,
+    those of the channels that are left. Nothing is read but the images for today's accuracy.
+
+    Args:
+        model: The network as it is.
+        survey: Its scores.
+        stage: Where it stands.
+        method: How channels are chosen; only the selector predicts what it costs.
+        rounds: Rounds to come.
+        loss: Mean loss of a batch; cross-entropy by default.
+    """
+    if method.criterion != "selector" or method.selector is None:
+        return None
+    groups, decisions = stage.groups, dict(survey.decisions)
+    changes: list[float] = []
+    ends: list[Interval] = []
+    steps = min(rounds, PAPER_ROUNDS)
+    for step in range(1, steps + 1):
+        now = replace(stage, groups=groups, share=step / steps)
+        removals = []
+        for name, count in allocated(now, decisions, method).items():
+            if count:
+                prediction = method.selector.predict(replace(decisions[name], count=count))
+                arm = prediction.trusted
+                changes.append(prediction.loss_change_nats[arm])
+                ends.append(prediction.loss_change_interval[arm])
+                removals.append((groups.prunable[name], prediction.proposals[arm]))
+        groups = shrink_all(groups, removals)
+        kept = groups.costs.total("macs") / stage.start.total("macs")
+        gone = {group.name: channels for group, channels in removals}
+        loss_now = survey.base_loss + sum(changes)
+        decisions = {
+            name: _after(decisions[name], gone.get(name, ()), kept, loss_now)
+            for name in groups.prunable
+        }
+    logits = classes_said(model, survey.scoring) if loss is None else None
+    return expect(changes, ends, survey.base_loss, logits, rounds=rounds)
+
+
+def _after(decision: Decision, gone: Sequence[int], macs_kept: float, loss: float) -> Decision:
+    """The same decision when some channels are gone, the network is smaller and its loss higher."""
+    scores = {name: np.delete(values, list(gone)) for name, values in decision.scores.items()}
+    before = decision.context
+    scale = before.relative_loss / before.base_loss if before.base_loss else 0.0
+    context = replace(before, macs_kept=macs_kept, base_loss=loss, relative_loss=loss * scale)
+    pairs = {mode: found.without(gone) for mode, found in decision.pairs.items()}
+    return replace(decision, scores=scores, context=context, pairs=pairs)
+
+
+def highest_foreseen(plan: Plan) -> float | None:
+    """The ends of the groups' predicted intervals, summed; None where nothing was predicted."""
+    ends = [choice.predicted_interval for choice in plan.choices]
+    return None if None in ends else sum(end[1] for end in ends if end is not None)

@@ -1,0 +1,153 @@
+"""Which widths a group may have: floors, multiples, and what was asked of it by name."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from selector.errors import SelectorError, nearest
+from selector.network.groups import Group
+from selector.network.tracing import Groups
+
+Shares = Mapping[str, float]
+"""Group -> a share of its channels."""
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Widths of the groups before anything was removed, and how far they may shrink."""
+
+    original: Mapping[str, int]
+    """Group name -> number of removable channels."""
+    max_ratio: float
+    """Largest share of a group's channels that may go, where `max_ratios` says nothing else."""
+    round_to: int
+    """The root's outputs that are left must be a multiple of this."""
+    min_channels: int = 1
+    """The root's outputs that are left are so many at least."""
+    max_ratios: Shares = field(default_factory=dict)
+    ratios: Shares = field(default_factory=dict)
+    """Groups that lose this share of their channels, whatever the others lose."""
+
+    @classmethod
+    def of(
+        cls,
+        groups: Mapping[str, Group],
+        max_ratio: float,
+        round_to: int,
+        *,
+        min_channels: int = 1,
+        max_ratios: Shares | None = None,
+        ratios: Shares | None = None,
+    ) -> "Widths":
+        """Read the widths of an unpruned network's groups.
+
+        Raises:
+            SelectorError: A limit out of range, or a ratio beyond its group's limit.
+        """
+        check_share("max_ratio", max_ratio)
+        for name, value in (("round_to", round_to), ("min_channels", min_channels)):
+            if not isinstance(value, int) or value < 1:
+                raise SelectorError(f"{name}={value!r} must be a whole number, 1 or more")
+        widths = {name: group.channels for name, group in groups.items()}
+        found = cls(widths, max_ratio, round_to, min_channels, max_ratios or {}, ratios or {})
+        for name, ratio in found.ratios.items():
+            if ratio > found.limit(name):
+                raise SelectorError(
+                    f"ratios asks that {name!r} lose {ratio:.4g} of its channels, and "
+                    f"max_ratio={found.limit(name):.4g} lets it lose no more than that; lower the "
+                    f"one, or raise the other (for this group alone: max_ratios={{{name!r}: ...}})"
+                )
+        return found
+
+    def limit(self, name: str) -> float:
+        """Largest share of a group's channels that may go."""
+        return self.max_ratios.get(name, self.max_ratio)
+
+    def options(self, group: Group) -> list[int]:
+        """How many channels may still go from the group, ascending, beginning with none."""
+        # A hair more, for rounding: .57 of 100 channels are 57.
+        most = int(self.limit(group.name) * self.original[group.name] + 1e-9)
+        # One channel at least: where convolutions are grouped, one filter in every group of them.
+        least = max(1, self.original[group.name] - most)
+        return [0] + [
+            group.channels - width
+            for width in range(group.channels - 1, least - 1, -1)
+            if width * group.span % self.round_to == 0 and width * group.span >= self.min_channels
+        ]
+
+    def lost(self, group: Group, count: int) -> float:
+        """Share of the original channels that is gone after another `count`."""
+        return 1 - (group.channels - count) / self.original[group.name]
+
+    def nearest_to(self, group: Group, ratio: float) -> int:
+        """Channels to remove so that the share lost comes as near to a ratio as is allowed."""
+        return min(self.options(group), key=lambda n: abs(ratio - self.lost(group, n)))
+
+
+def check_share(name: str, value: object) -> None:
+    """Make sure that a share lies between 0 and 1.
+
+    Raises:
+        SelectorError: It does not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise SelectorError(f"{name}={value!r} must be a share between 0 and 1")
+
+
+def by_group(groups: Groups, shares: Shares | None, option: str) -> dict[str, float]:
+    """Shares by the name of the group; a producer's name stands for its whole group.
+
+    Args:
+        groups: The network's groups.
+        shares: As the caller gave them.
+        option: The argument's name, for messages.
+
+    Raises:
+        SelectorError: No group of that name, or one that is left alone; a share outside (0, 1);
+            two shares for one group.
+    """
+    found: dict[str, float] = {}
+    for name, share in (shares or {}).items():
+        check_share(f"{option}[{name!r}]", share)
+        group = group_of(groups, name, option)
+        if found.setdefault(group, share) != share:
+            raise SelectorError(
+                f"{option} gives group {group!r} both {found[group]} and {share}, since "
+                f"{name!r} belongs to it; give one"
+            )
+    return found
+
+
+def group_of(groups: Groups, name: str, option: str) -> str:
+    """The prunable group of that name, or with a producer of that name.
+
+    Raises:
+        SelectorError: There is none; the nearest names are offered.
+    """
+    for group in groups.prunable.values():
+        if name == group.name or name in group.producers:
+            return group.name
+    if name in groups.refused:
+        raise SelectorError(
+            f"{option} names {name!r}, which is left alone: {groups.refused[name]}; leave it out"
+        )
+    raise SelectorError(
+        f"{option} names {name!r}, which is no group; {nearest(name, groups.prunable)}"
+    )
+
+
+def without(groups: Groups, ignore: Iterable[str]) -> Groups:
+    """The groups less those that hold one of these layers.
+
+    Raises:
+        SelectorError: A name that is no layer of any group; the nearest are offered.
+    """
+    if isinstance(ignore, str):
+        raise SelectorError(f"ignore={ignore!r} must be names in a list: ignore=[{ignore!r}]")
+    named = [
+        name if name in groups.refused else group_of(groups, name, "ignore") for name in ignore
+    ]
+    gone = [name for name in named if name in groups.prunable]
+    prunable = {name: group for name, group in groups.prunable.items() if name not in gone}
+    refused = {**groups.refused, **dict.fromkeys(gone, "ignored, as asked")}
+    return replace(groups, prunable=MappingProxyType(prunable), refused=MappingProxyType(refused))

@@ -1,0 +1,1 @@
+"""How a network gets smaller: rounds, plans applied, the report."""

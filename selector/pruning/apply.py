@@ -1,0 +1,115 @@
+"""Carrying out a plan and fine-tuning, each checked against what it promised."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from selector.data.batches import Batches
+from selector.data.forward import call, evaluating, probe_inputs
+from selector.errors import SelectorError
+from selector.network.compensation import Compensation, apply_shifts, removed
+from selector.network.groups import find_group
+from selector.network.surgery import Cut, apply_cuts, cuts_of, outputs_gone
+from selector.network.tracing import Groups, exact_arithmetic, find_groups
+from selector.planning.plan import Plan
+
+FineTune = Callable[[nn.Module, int], None]
+"""`finetune(model, round)`: trains the model in place between rounds; rounds count from 1."""
+
+
+def fine_tune(model: nn.Module, finetune: FineTune, number: int) -> None:
+    """Call a user's fine-tuning, and make sure that the network has the shapes that it had.
+
+    Raises:
+        SelectorError: A tensor that is gone, new or of another shape.
+    """
+    before = _shapes(model)
+    finetune(model, number)
+    after = _shapes(model)
+    changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    if changed:
+        name = changed[0]
+        raise SelectorError(
+            f"finetune changed {name!r} from shape {before.get(name, 'absent')} to "
+            f"{after.get(name, 'absent')} in round {number}; it may change values, not shapes: "
+            "layers are cut by prune alone"
+        )
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def cut_as_promised(
+    model: nn.Module,
+    groups: Groups,
+    plan: Plan,
+    probe: object,
+    compensation: Compensation | None = None,
+) -> tuple[Cut, ...]:
+    """Cut a plan's channels out, in place, and make sure that masking had promised the same.
+
+    Args:
+        model: The network.
+        groups: Its groups.
+        plan: What goes.
+        probe: A few images.
+        compensation: What puts the channels' means in their place; None for plain removal.
+
+    Raises:
+        SelectorError: The network's outputs on the probe batch are not those of the masked one.
+    """
+    removals = [(find_group(groups.required(), n), s) for n, s in plan.removals.items()]
+    cuts = cuts_of(removals)
+    with torch.no_grad(), evaluating(model), exact_arithmetic(model):
+        with removed(model, removals, compensation):
+            promised = _floats(call(model, probe))
+        if compensation is not None:
+            # Before the cut: weights and means are still those of all channels.
+            shifts = [s for group, gone in removals for s in compensation.of(model, group, gone)]
+        apply_cuts(model, cuts)
+        if compensation is not None:
+            apply_shifts(model, shifts, outputs_gone(cuts))
+        got = _floats(call(model, probe))
+    for one, other in zip(promised, got, strict=True):
+        gap, scale = float((one - other).abs().max()), float(one.abs().max())
+        if not gap <= 1e-3 * scale + 1e-12:
+            raise SelectorError(
+                f"after the cut the outputs differ by {gap:.2g} from those that masking promised "
+                f"(largest {scale:.2g}), although every group alone agreed; "
+                f"name some of these in ignore: {', '.join(plan.removals)}"
+            )
+    return cuts
+
+
+def _floats(outputs: object) -> list[torch.Tensor]:
+    leaves = pytree.tree_leaves(outputs)
+    return [x for x in leaves if isinstance(x, torch.Tensor) and x.is_floating_point()]
+
+
+def apply_plan(
+    model: nn.Module, plan: Plan, batches: Batches, *, compensate: bool = False
+) -> nn.Module:
+    """Carry out a plan on a copy of the network that it was made for.
+
+    Args:
+        model: The network; it stays as it is.
+        plan: A plan of `choose`, or the one of a `PruneResult` (its channels; what rounds did to
+            biases and statistics is not in it).
+        batches: A batch of inputs is run to follow the channels; all of them for the means.
+        compensate: Keep the removed channels' means as constants in what reads them.
+
+    Raises:
+        SelectorError: The plan names a group or channel that the network does not have.
+    """
+    probe = probe_inputs(model, batches)
+    small = copy.deepcopy(model)
+    groups = find_groups(small, probe)
+    compensation = None
+    if compensate:
+        compensation = Compensation.measured(small, batches, groups.prunable.values())
+    cut_as_promised(small, groups, plan, probe, compensation)
+    return small

@@ -1,0 +1,253 @@
+"""Before and after: what was removed by which metric, what it cost, what it saved."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from selector.data.loss import Evaluation
+from selector.files import write_text
+from selector.network.latency import Timed
+from selector.planning.choice import Choice
+from selector.planning.expectation import Expected
+from selector.planning.plan import Goal, Plan, goal_text
+from selector.tables import count_text, nats_text, text_table
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One group over all rounds."""
+
+    group: str
+    channels_before: int
+    """Removable channels; each is several filters where convolutions are grouped."""
+    channels_after: int
+    trusted: tuple[tuple[str, int], ...]
+    """Metrics with the channels that each removed, the most first."""
+    runner_up: str | None
+    fell_back: int
+    """Rounds in which the single best metric was kept for want of a credible gain."""
+    predicted_nats: float | None
+    """Sum of the rounds' predicted loss changes."""
+    measured_nats: float | None
+    """Sum of the rounds' measured loss changes, where every one was measured."""
+    asked: float | None = None
+    """Channels that were to be left, before rounding to an allowed width."""
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One round."""
+
+    macs_kept: float
+    """Share of the unpruned network's multiply-accumulates that is left."""
+    predicted_nats: float | None
+    """Sum of the groups' predicted loss changes."""
+    measured_nats: float | None
+    """By how much the loss on the calibration images rose by cut and recalibration."""
+    halved: int
+    """How often the step was halved."""
+    loss: float | None
+    """On the calibration images, after cut, recalibration and fine-tuning."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What pruning did to a network; prints as text, saves as JSON and as one HTML file."""
+
+    criterion: str
+    rounds: int
+    rows: tuple[GroupRow, ...]
+    macs: tuple[float, float]
+    """Multiply-accumulates per image of convolutions and linear layers, before and after."""
+    parameters: tuple[float, float]
+    before: Evaluation
+    after: Evaluation
+    images_from: str
+    """Which images the losses and accuracies were measured on."""
+    oracle_images: int
+    refused: tuple[tuple[str, str], ...]
+    steps: tuple[StepRow, ...] = ()
+    goal: Goal | None = None
+    expected: Expected | None = None
+    """What was said before the first cut, of the calibration images."""
+    warnings: tuple[str, ...] = ()
+    latency: Timed | None = None
+    """Of a forward pass on this machine, where it was the target."""
+
+    def __str__(self) -> str:
+        """Tables of groups, network and rounds, then remarks, and the groups left alone."""
+        groups = text_table(GROUP_COLUMNS, self.group_cells())
+        network = text_table(["network", "before", "after", "left"], self.network_cells())
+        lines = [
+            f"criterion {self.criterion}, {self.rounds} rounds, "
+            f"{self.oracle_images} images evaluated by the oracle",
+            groups,
+            network,
+            text_table(STEP_COLUMNS, self.step_cells()),
+            *self.remarks(),
+            f"loss and accuracy on {self.before.images} {self.images_from}",
+            *(f"left alone: {name}: {why}" for name, why in self.refused),
+        ]
+        return "\n".join(lines)
+
+    def remarks(self) -> list[str]:
+        """What was asked and got, what was expected, and the warnings, a line each."""
+        return [
+            *([goal_text(self.goal)] if self.goal else []),
+            *([f"{self.expected}, in {self.expected.rounds} rounds"] if self.expected else []),
+            *(f"warning: {text}" for text in self.warnings),
+        ]
+
+    def step_cells(self) -> list[list[str]]:
+        """The rounds as cells of a table."""
+        return [
+            [
+                f"{number}",
+                f"{step.macs_kept:.1%}",
+                nats_text(step.predicted_nats),
+                nats_text(step.measured_nats),
+                f"{step.halved}",
+                "-" if step.loss is None else f"{step.loss:.4f}",
+            ]
+            for number, step in enumerate(self.steps, 1)
+        ]
+
+    def group_cells(self) -> list[list[str]]:
+        """The groups as cells of a table."""
+        return [
+            [
+                row.group,
+                f"{row.channels_before}",
+                "-" if row.asked is None else f"{row.asked:.1f}",
+                f"{row.channels_after}",
+                ", ".join(f"{metric} {count}" for metric, count in row.trusted),
+                row.runner_up or "-",
+                f"{row.fell_back}",
+                nats_text(row.predicted_nats),
+                nats_text(row.measured_nats),
+            ]
+            for row in self.rows
+        ]
+
+    def network_cells(self) -> list[list[str]]:
+        """The network as cells of a table."""
+        cells = [
+            ["MACs", *map(count_text, self.macs), f"{self.macs[1] / self.macs[0]:.1%}"],
+            [
+                "parameters",
+                *map(count_text, self.parameters),
+                f"{self.parameters[1] / self.parameters[0]:.1%}",
+            ],
+            ["loss", f"{self.before.loss:.4f}", f"{self.after.loss:.4f}", ""],
+        ]
+        if self.before.accuracy is not None and self.after.accuracy is not None:
+            cells.append(
+                ["accuracy", f"{self.before.accuracy:.2%}", f"{self.after.accuracy:.2%}", ""]
+            )
+        if self.latency is not None:
+            times = (f"{1e3 * t:.2f} ms" for t in (self.latency.before, self.latency.after))
+            cells.append(
+                [f"latency, {self.latency.images} images", *times, f"{self.latency.ratio:.1%}"]
+            )
+        return cells
+
+    def to_json(self) -> str:
+        """The report as JSON text."""
+        return json.dumps(asdict(self), indent=1)
+
+    def save_html(self, path: str | Path) -> None:
+        """Write one self-contained HTML file, with its plots."""
+        from selector.pruning.plots import loss_plot  # Only here: it takes long to import.
+
+        environment = Environment(
+            loader=PackageLoader("selector"), autoescape=select_autoescape(default=True)
+        )
+        page = environment.get_template("report.html").render(
+            report=self,
+            group_columns=GROUP_COLUMNS,
+            step_columns=STEP_COLUMNS,
+            loss_plot=loss_plot([(s.macs_kept, s.loss) for s in self.steps], self.expected),
+        )
+        write_text(path, page)
+
+
+GROUP_COLUMNS = (
+    "group",
+    "channels",
+    "asked",
+    "left",
+    "metrics trusted, channels removed",
+    "runner-up",
+    "fallbacks",
+    "predicted nats",
+    "measured nats",
+)
+
+STEP_COLUMNS = ("round", "MACs left", "predicted nats", "measured nats", "halved", "loss after")
+
+
+def report_of(
+    plans: Sequence[Plan],
+    whole: Plan,
+    before: Evaluation,
+    after: Evaluation,
+    images_from: str,
+    latency: Timed | None = None,
+) -> Report:
+    """Put a report together from the plans of all rounds."""
+    rounds: dict[str, list[Choice]] = {choice.group: [] for choice in whole.choices}
+    for plan in plans:
+        for choice in plan.choices:
+            rounds[choice.group].append(choice)
+    rows = [_row(choice, rounds[choice.group]) for choice in whole.choices]
+    return Report(
+        criterion=whole.criterion,
+        rounds=len(plans),
+        rows=tuple(rows),
+        macs=(whole.macs_before, whole.macs_after),
+        parameters=(whole.parameters_before, whole.parameters_after),
+        before=before,
+        after=after,
+        images_from=images_from,
+        oracle_images=whole.oracle_images,
+        refused=tuple(whole.refused.items()),
+        steps=tuple(_step(plan, whole) for plan in plans),
+        goal=whole.goal,
+        expected=whole.expected,
+        warnings=whole.warnings,
+        latency=latency,
+    )
+
+
+def _step(plan: Plan, whole: Plan) -> StepRow:
+    predicted = [choice.predicted_nats for choice in plan.choices]
+    known = [nats for nats in predicted if nats is not None]
+    outcome = plan.outcome
+    return StepRow(
+        macs_kept=plan.macs_after / whole.macs_before,
+        predicted_nats=sum(known) if len(known) == len(predicted) else None,
+        measured_nats=None if outcome is None else outcome.rise,
+        halved=0 if outcome is None else outcome.halved,
+        loss=None if outcome is None else outcome.loss,
+    )
+
+
+def _row(choice: Choice, rounds: Sequence[Choice]) -> GroupRow:
+    removed: dict[str, int] = {}
+    for step in rounds:
+        removed[step.metric] = removed.get(step.metric, 0) + len(step.remove)
+    measured = [step.measured.nats for step in rounds if step.measured is not None]
+    return GroupRow(
+        group=choice.group,
+        channels_before=choice.channels,
+        channels_after=choice.channels - len(choice.remove),
+        trusted=tuple(sorted(removed.items(), key=lambda item: -item[1])),
+        runner_up=choice.runner_up,
+        fell_back=sum(step.fell_back for step in rounds),
+        predicted_nats=choice.predicted_nats,
+        measured_nats=sum(measured) if len(measured) == len(rounds) else None,
+        asked=choice.asked,
+    )

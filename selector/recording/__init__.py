@@ -1,0 +1,1 @@
+"""A network and data in, records out."""

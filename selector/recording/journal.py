@@ -1,0 +1,41 @@
+"""What is measured of a network, kept group by group until its records are whole."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from selector.files import write_text
+from selector.records.records import CandidateRecord
+
+
+class Journal:
+    """What is measured of a network, kept group by group until all of it is there."""
+
+    def __init__(self, folder: Path | None, network: str, seed: int) -> None:
+        self._folder = None if folder is None else folder / f"{network}-{seed}"
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+
+    def kept(self, context: str, group: str) -> list[CandidateRecord]:
+        """What was measured before, or nothing."""
+        path = self._path(context, group)
+        if path is None or not path.exists():
+            return []
+        return [CandidateRecord(**row) for row in json.loads(path.read_text())]
+
+    def keep(self, context: str, group: str, rows: list[CandidateRecord]) -> list[CandidateRecord]:
+        """Write down what was measured, whole or not at all."""
+        path = self._path(context, group)
+        if path is not None:
+            write_text(path, json.dumps([asdict(row) for row in rows]))
+        return rows
+
+    def close(self) -> None:
+        """Forget the journal: the records are whole."""
+        if self._folder is not None:
+            for path in self._folder.glob("*.json"):
+                path.unlink()
+            self._folder.rmdir()
+
+    def _path(self, context: str, group: str) -> Path | None:
+        return None if self._folder is None else self._folder / f"{context}--{group}.json"

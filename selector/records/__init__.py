@@ -1,0 +1,1 @@
+"""Decisions and measurements as data, and their files."""

@@ -1,0 +1,81 @@
+"""A decision as data: the group, the state of the network, the scores, how many channels go.
+
+A decision is (group, how many channels to remove). Facts describe the group, the context describes
+the network's state; `learning/features.py` turns them into the numbers that the selector sees.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+from selector.statistics.gate_fisher import Pairs
+from selector.typing import Matrix
+
+
+@dataclass(frozen=True)
+class GroupFacts:
+    """A group, whatever the metrics say of it."""
+
+    relative_depth: float
+    """Place of the root among the network's counted layers, 0 to 1."""
+    log_channels: float
+    """log2 of the number of removable channels."""
+    relative_width: float
+    """The root's outputs over those of the network's widest layer."""
+    log_fan_in: float
+    """log2 of the root's weights that go with one removable channel."""
+    kernel: float
+    """Root's kernel size, 1 for a linear layer."""
+    log_positions: float
+    """log2 of the positions of a channel's map at the consumers, summed over them."""
+    producers: float
+    consumers: float
+    depthwise: float
+    """Whether a depthwise convolution stands between."""
+    normalised: float
+    """Whether a BatchNorm stands between."""
+    linear_producer: float
+    linear_consumer: float
+    macs_share: float
+    """Share of the network's multiply-accumulates that goes when all channels go."""
+    parameters_share: float
+    norm_spread: float
+    """Standard deviation of the filters' norms over their mean."""
+    norm_skew: float
+    norm_kurtosis: float
+    stable_rank: float
+    """Stable rank of the weight matrix over its smaller dimension, 0 to 1."""
+    mean_cosine: float
+    """Mean cosine between two different filters."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """The state of the network in which a decision is taken."""
+
+    macs_kept: float
+    """Share of the unpruned network's multiply-accumulates that is left, 0 to 1."""
+    base_loss: float
+    """Loss before the removal, in nats."""
+    relative_loss: float
+    """The same over that of guessing, log of the number of classes."""
+    log_outputs: float
+    """log2 of the number of classes."""
+    log_images: float
+    """log2 of the number of images behind the signals."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What the selector is asked: which arm's `count` lowest channels should go?"""
+
+    facts: GroupFacts
+    context: Context
+    scores: Mapping[str, Matrix]
+    """Metric -> scores of shape (channels,)."""
+    count: int
+    pairs: Mapping[str, Pairs] = field(default_factory=dict)
+    """Mode of removal -> what every two channels do together; empty in records of old."""
+
+
+FACTS = tuple(field.name for field in fields(GroupFacts))
+CONTEXT = tuple(field.name for field in fields(Context))

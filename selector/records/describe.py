@@ -1,0 +1,71 @@
+"""The facts of groups and the context of decisions, read off a network."""
+
+import math
+
+import torch
+from torch import nn
+
+from selector.network.costs import Costs
+from selector.network.groups import Group
+from selector.network.layers import CONVOLUTION
+from selector.records.decision import Context, GroupFacts
+from selector.statistics.channel_statistics import Run, Signals
+
+
+def describe_run(run: Run, macs_kept: float) -> Context:
+    """The context of all decisions of one pass over the data."""
+    classes = max(run.outputs, 2)
+    return Context(
+        macs_kept=macs_kept,
+        base_loss=run.loss,
+        relative_loss=run.loss / math.log(classes),
+        log_outputs=math.log2(classes),
+        log_images=math.log2(run.images),
+    )
+
+
+def describe_group(model: nn.Module, group: Group, costs: Costs, signals: Signals) -> GroupFacts:
+    """The facts of a group, from the network's layers, their costs, and the weights."""
+    layers = list(costs.layers)
+    root = model.get_submodule(group.name)
+    consumers = [model.get_submodule(name) for name in group.consumers]
+    between = [model.get_submodule(name) for name in group.between]
+    kernel = math.prod(root.kernel_size) ** 0.5 if isinstance(root, CONVOLUTION) else 1.0
+    return GroupFacts(
+        relative_depth=layers.index(group.name) / max(1, len(layers) - 1),
+        log_channels=math.log2(group.channels),
+        relative_width=costs.layers[group.name].outputs
+        / max(layer.outputs for layer in costs.layers.values()),
+        log_fan_in=math.log2(costs.layers[group.name].weights / group.channels),
+        kernel=kernel,
+        log_positions=math.log2(signals.at_consumers.positions),
+        producers=float(len(group.producers)),
+        consumers=float(len(group.consumers)),
+        depthwise=float(any(isinstance(layer, CONVOLUTION) for layer in between)),
+        normalised=float(signals.normalisation_scale is not None),
+        linear_producer=float(isinstance(root, nn.Linear)),
+        linear_consumer=float(any(isinstance(layer, nn.Linear) for layer in consumers)),
+        macs_share=group.macs_per_channel * group.channels / costs.total("macs"),
+        parameters_share=group.parameters_per_channel * group.channels / costs.total("parameters"),
+        **_weight_statistics(signals.weight),
+    )
+
+
+def _weight_statistics(weight: torch.Tensor) -> dict[str, float]:
+    norms = weight.norm(dim=1)
+    centred = norms - norms.mean()
+    deviation = float(centred.square().mean().sqrt())
+    tiny = deviation <= 1e-12 * float(norms.mean())
+    directions = weight / norms.clamp_min(1e-30)[:, None]
+    count = len(weight)
+    cosines = float(directions.sum(0).square().sum() - directions.square().sum())
+    largest = float(torch.linalg.matrix_norm(weight, 2))
+    return {
+        "norm_spread": deviation / max(float(norms.mean()), 1e-30),
+        "norm_skew": 0.0 if tiny else float((centred / deviation).pow(3).mean()),
+        "norm_kurtosis": 0.0 if tiny else float((centred / deviation).pow(4).mean()),
+        "stable_rank": float(norms.square().sum())
+        / max(largest**2, 1e-30)
+        / min(count, weight.shape[1]),
+        "mean_cosine": cosines / max(1, count * (count - 1)),
+    }

@@ -1,0 +1,1 @@
+"""Saliency metrics: which channels each would remove first."""

@@ -1,0 +1,109 @@
+"""Scores of a network's channels: one pass over the data, every metric that is asked for."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from selector.data.batches import Batches
+from selector.data.forward import probe_inputs
+from selector.data.loss import Loss
+from selector.errors import SelectorError
+from selector.network.tracing import find_groups
+from selector.saliency.registry import Metric, find_metric, first_order_metrics
+from selector.statistics.channel_statistics import Signals
+from selector.statistics.collect import FIRST_ORDER, Need, measure_signals
+
+Scores = dict[str, dict[str, Tensor]]
+"""Group name -> metric name -> scores of shape (channels,), float64, on the CPU."""
+
+
+def score_signals(
+    signals: Mapping[str, Signals], metrics: Iterable[str] | None = None
+) -> dict[str, dict[str, Tensor]]:
+    """Scores of every group under every metric that applies to it.
+
+    Raises:
+        SelectorError: An unknown metric, or a score that is not finite; both are named.
+    """
+    chosen = [find_metric(name) for name in (first_order_metrics() if metrics is None else metrics)]
+    return {
+        group: {m.name: checked_scores(m, group, found) for m in chosen if m.applies(found)}
+        for group, found in signals.items()
+    }
+
+
+def checked_scores(metric: Metric, group: str, signals: Signals) -> Tensor:
+    """One finite score for each channel of a group, shape (channels,), float64.
+
+    Raises:
+        SelectorError: The metric gives something else; it and the group are named.
+    """
+    values = metric(signals)
+    if not isinstance(values, Tensor) or values.shape != (signals.channels,):
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise SelectorError(
+            f"metric {metric.name!r} gives {shape} in group {group!r}, not one score for each of "
+            f"its {signals.channels} channels"
+        )
+    if not bool(torch.isfinite(values).all()):
+        raise SelectorError(
+            f"metric {metric.name!r} gives a score that is not finite in group {group!r}; "
+            "check the network's weights there"
+        )
+    return values.double()
+
+
+def needs_of(metrics: Iterable[str]) -> frozenset[Need]:
+    """What the pass must measure for these metrics."""
+    return frozenset(find_metric(name).needs for name in metrics)
+
+
+def score(
+    model: nn.Module,
+    batches: Batches,
+    metrics: Iterable[str] | None = None,
+    *,
+    loss: Loss | None = None,
+    generator: torch.Generator | None = None,
+) -> Scores:
+    """Score every channel of every prunable group, in one pass over the data.
+
+    Args:
+        model: The network; left exactly as found.
+        batches: Re-iterable of (inputs, targets).
+        metrics: Names from `METRICS` or of the grammar; by default those of `METRICS` that one
+            forward and backward pass gives. A metric that a group cannot have (a BatchNorm scale
+            without BatchNorm) is left out for that group when the default was asked for.
+            Metrics of weights alone read no data.
+        loss: Mean loss of a batch; cross-entropy by default.
+        generator: Source of the `random` metric; seeded with 0 by default.
+
+    Returns:
+        Group name -> metric name -> scores of shape (channels,); the lowest are pruned first.
+
+    Raises:
+        SelectorError: Unknown metric, or one that a group cannot have although it was named;
+            unusable batches; nothing prunable.
+    """
+    names = None if metrics is None else list(metrics)
+    for name in names or ():
+        find_metric(name)
+    groups = find_groups(model, probe_inputs(model, batches)).required()
+    needs = FIRST_ORDER if names is None else needs_of(names)
+    signals = measure_signals(model, batches, groups, needs=needs, loss=loss, generator=generator)
+    scores = score_signals(signals, names)
+    for group, found in scores.items():
+        missing = [name for name in names or () if name not in found]
+        if missing:
+            raise SelectorError(
+                f"metric {missing[0]!r} needs {find_metric(missing[0]).needs} in every group, and "
+                f"group {group!r} has none; leave the metric out"
+            )
+    return scores
+
+
+def lowest(scores: Tensor, count: int) -> tuple[int, ...]:
+    """The `count` channels that a metric would remove first; ties go by channel number."""
+    order = torch.argsort(scores, stable=True)[:count]
+    return tuple(order.sort().values.tolist())

@@ -1,0 +1,1 @@
+"""One pass over the data: what metrics may know of each group."""

@@ -1,0 +1,195 @@
+"""What a saliency metric may know of a group: plain values, on the CPU, made by one pass.
+
+Measured where removal acts, at the consumers' inputs, each consumer for itself: a tensor that
+several layers read (a residual stream) is counted once for each, with the gradient that flows back
+through that layer alone, so that the sum of activation x gradient over consumers is the first-order
+loss change of removing the channel. And, for those who ask, at the producers' outputs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import Tensor
+
+from selector.errors import SelectorError
+from selector.statistics.gate_fisher import Pairs
+from selector.statistics.reductions import Moments, moments_of_rows
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the pass itself showed: the same for every group of it."""
+
+    loss: float
+    """Mean loss over the images, in nats for cross-entropy."""
+    outputs: int
+    """Size of the second dimension of the first output: the classes of a classifier."""
+    images: int
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measuring point of a group: its quantities, reduced per image."""
+
+    quantities: Mapping[str, Moments]
+    """`value` a, `gradient` g, `taylor` a g, and in second order `gauss_newton` a^2 h / 2,
+    `second_taylor` a^2 h / 2 - a g, `projected` a r; at producers also `effect`, w g summed over
+    each filter. Gradients are those of one image's loss (nats per unit of activation)."""
+    positions: float
+    """Positions of one channel's maps in one image, summed over layers."""
+    special: Mapping[str, Tensor] = field(default_factory=dict)
+    """Means over images that are no moments of one quantity, shape (channels,)."""
+
+    def __getitem__(self, quantity: str) -> Moments:
+        """Moments of a quantity.
+
+        Raises:
+            SelectorError: It was not measured in this pass.
+        """
+        if quantity not in self.quantities:
+            raise SelectorError(
+                f"these signals hold no {quantity!r} (measured: {', '.join(self.quantities)}); "
+                "state what the metric needs where it is registered"
+            )
+        return self.quantities[quantity]
+
+
+@dataclass(frozen=True)
+class ConsumerInput:
+    """One consumer's side of a group."""
+
+    weight: Tensor
+    """Its weights that read the group, shape (channels, inputs per channel, weights per input)."""
+    mean_square: Tensor | None
+    """Mean over images of sum_x a^2 at these inputs, (channels, inputs per channel)."""
+
+
+@dataclass(frozen=True)
+class Signals:
+    """Everything a saliency metric may know about a group; tensors on the CPU."""
+
+    rows: Tensor
+    """Producers' filters side by side, (channels, fan-in over all producers), as the network has
+    them; `weight` is the same in float64."""
+    row_gradients: Tensor | None
+    row_curvatures: Tensor | None
+    hessian_gradients: Tensor | None
+    """Hessian of the mean loss times its gradient, like `weight`."""
+    flows: Tensor | None
+    """SynFlow: absolute weight x gradient of the flow of absolute weights, like `weight`."""
+    normalisation_scale: Tensor | None
+    """Sum of abs(gamma) over the BatchNorm layers between, shape (channels,); None without any."""
+    consumer_inputs: tuple[ConsumerInput, ...]
+    consumers: Point | None
+    """At the consumers' inputs, where removal acts."""
+    producers: Point | None
+    """At the producers' outputs."""
+    weights_removed: float
+    """Weights that go with one channel, from all the layers of the group."""
+    random: Tensor
+    """Uniform numbers, shape (channels,), from the caller's generator."""
+    run: Run | None
+    pairs: Mapping[str, Pairs] = field(default_factory=dict)
+    """Mode of removal -> what every two channels do together; empty where not asked for."""
+    memo: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    """Scores already computed, by metric: ensembles ask for those of others."""
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return len(self.rows)
+
+    @property
+    def weight(self) -> Tensor:
+        """Producers' filters side by side, (channels, fan-in over all producers), float64."""
+        return self.rows.double()
+
+    @property
+    def weight_gradient(self) -> Tensor:
+        """Gradient of the mean loss over all images with respect to `weight`; same shape."""
+        return _measured(self.row_gradients, "gradient of the weights")
+
+    @property
+    def weight_curvature(self) -> Tensor:
+        """Diagonal of the Gauss-Newton matrix of the mean loss, like `weight`."""
+        return _measured(self.row_curvatures, "curvature of the weights")
+
+    @property
+    def at_consumers(self) -> Point:
+        """The measuring point where removal acts."""
+        return _measured_point(self.consumers)
+
+    @property
+    def at_producers(self) -> Point:
+        """The measuring point at the producers' outputs."""
+        return _measured_point(self.producers)
+
+    @property
+    def activation(self) -> Moments:
+        """Of the activations at the consumers' inputs."""
+        return self.at_consumers["value"]
+
+    @property
+    def gradient(self) -> Moments:
+        """Of the gradients at the consumers' inputs, in nats per unit of activation."""
+        return self.at_consumers["gradient"]
+
+    @property
+    def taylor(self) -> Moments:
+        """Of activation x gradient, in nats: the first-order effect of a gate on the channel."""
+        return self.at_consumers["taylor"]
+
+    @property
+    def positive_share(self) -> Tensor:
+        """Share of positions whose activation is above zero, shape (channels,), 0 to 1."""
+        return self.special("positive") / self.at_consumers.positions
+
+    def special(self, name: str) -> Tensor:
+        """A mean over images at the consumers' inputs that is no moment of one quantity.
+
+        Raises:
+            SelectorError: It was not measured in this pass.
+        """
+        found = self.at_consumers.special.get(name)
+        return _measured(found, name)
+
+    @cached_property
+    def filter_products(self) -> Tensor:
+        """Scalar product of every two filters, shape (channels, channels), float64."""
+        weight = self.weight
+        products = weight @ weight.T
+        # Symmetric to the last bit: two channels alone are equally far from each other.
+        return (products + products.T) / 2
+
+    @cached_property
+    def weight_moments(self) -> Mapping[str, Moments]:
+        """Moments of a filter's weights under every pointwise function that was measured."""
+        weight = self.weight
+        found = {"value": moments_of_rows(weight)}
+        if self.row_gradients is not None:
+            gradient = self.weight_gradient
+            found["gradient"] = moments_of_rows(gradient)
+            taylor = weight * gradient
+            found["taylor"] = moments_of_rows(taylor)
+            if self.row_curvatures is not None:
+                second = weight.square() * self.weight_curvature / 2
+                found["gauss_newton"] = moments_of_rows(second)
+                found["second_taylor"] = moments_of_rows(second - taylor)
+        return found
+
+
+def _measured(values: Tensor | None, what: str) -> Tensor:
+    if values is None:
+        raise SelectorError(
+            f"these signals hold no {what}; state what the metric needs where it is registered"
+        )
+    return values.double()
+
+
+def _measured_point(point: Point | None) -> Point:
+    if point is None:
+        raise SelectorError(
+            "these signals hold weights only; state what the metric needs where it is registered"
+        )
+    return point

@@ -1,0 +1,157 @@
+"""What a quantity at every position of a channel's map is reduced to, per image and over images.
+
+The order of reduction decides what a metric means. Here: over the positions of one image first
+(the inputs of all consumers, or the outputs of all producers, count as positions of one channel),
+then abs, square or root, then the mean over images. Whole feature maps (ranks, nuclear norms) need
+decompositions for every image and channel; they are measured only when a metric asks for them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CHUNK = {"cpu": 2**17, "cuda": 2**26}
+"""Elements reduced at once: as many as stay in a core's cache, or as fill a GPU."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """A quantity p at positions x of images n, reduced in six ways; each of shape (channels,)."""
+
+    sum: Tensor
+    r"""mean_n of sum_x p"""
+    absolute: Tensor
+    r"""mean_n of sum_x abs(p)"""
+    square: Tensor
+    r"""mean_n of sum_x p^2"""
+    norm: Tensor
+    r"""mean_n of (sum_x p^2)^(1/2)"""
+    absolute_of_sum: Tensor
+    r"""mean_n of abs(sum_x p)"""
+    square_of_sum: Tensor
+    r"""mean_n of (sum_x p)^2"""
+
+
+def moments_of_rows(values: Tensor) -> Moments:
+    """Moments of a matrix (channels, positions) without images: a channel's weights, say."""
+    total, square = values.sum(1), values.square().sum(1)
+    return Moments(
+        sum=total,
+        absolute=values.abs().sum(1),
+        square=square,
+        norm=square.sqrt(),
+        absolute_of_sum=total.abs(),
+        square_of_sum=total.square(),
+    )
+
+
+def over_images(per_image: Tensor) -> Tensor:
+    """Sums over positions (3, images, channels) -> moments summed over images (6, channels)."""
+    total, absolute, square = per_image
+    rows = (total, absolute, square, square.sqrt(), total.abs(), total.square())
+    return torch.stack([row.sum(0) for row in rows])
+
+
+def sums_over_positions(first: Tensor, second: Tensor | None = None) -> Tensor:
+    """Sum, sum of absolutes and sum of squares of a quantity, or of the product of two.
+
+    One sweep through the cache: chunk by chunk, so that no product of whole maps is ever held.
+
+    Args:
+        first: Shape (images, inputs, positions).
+        second: Factor of the same shape; one by default.
+
+    Returns:
+        Shape (3, images, inputs), float64.
+    """
+    images, inputs, positions = first.shape
+    if positions == 1:
+        values = first[:, :, 0].double()
+        values = values if second is None else values * second[:, :, 0].double()
+        return torch.stack([values, values.abs(), values.square()])
+    out = torch.empty(3, images * inputs, dtype=torch.float64, device=first.device)
+    per_row = positions
+    if first.is_contiguous() and (second is None or second.is_contiguous()):
+        first = first.view(-1, positions)
+        second = None if second is None else second.view(-1, positions)
+    else:
+        per_row, out = inputs * positions, out.view(3, images, inputs)
+    step = max(1, CHUNK.get(first.device.type, 2**26) // per_row)
+    for start in range(0, len(first), step):
+        rows = slice(start, start + step)
+        values = precise(first[rows])
+        if second is not None:
+            values = values * precise(second[rows])
+        out[0, rows] = values.sum(-1)
+        out[2, rows] = torch.linalg.vector_norm(values, 2, dim=-1)
+        # In place where the values are our own: the product is not needed after this.
+        out[1, rows] = (values.abs() if second is None else values.abs_()).sum(-1)
+    out[2].square_()
+    return out.view(3, images, inputs)
+
+
+def positive_count(values: Tensor) -> Tensor:
+    """How many positions (images, inputs, positions) are above zero, shape (inputs,), float64."""
+    out = torch.zeros(values.shape[1], dtype=torch.float64, device=values.device)
+    step = max(1, CHUNK.get(values.device.type, 2**26) // max(1, values[0].numel()))
+    for chunk in torch.split(values, step):
+        # Written as numbers: summing booleans is several times slower.
+        above = torch.gt(chunk, 0, out=torch.empty(chunk.shape, device=chunk.device))
+        out += above.sum(-1).sum(0)
+    return out
+
+
+def precise(values: Tensor) -> Tensor:
+    """Half precision is summed in single; the rest as it is."""
+    return values if values.dtype in (torch.float32, torch.float64) else values.float()
+
+
+def mean_rank(maps: Sequence[Tensor]) -> Tensor:
+    """Ranks of the maps, summed over images and consumers.
+
+    Args:
+        maps: One tensor for each consumer, (images, channels, height, width).
+
+    Returns:
+        Shape (channels,), float64.
+    """
+    ranks = [torch.linalg.matrix_rank(planes.float()).double().sum(0) for planes in maps]
+    return torch.stack(ranks).sum(0)
+
+
+def independence(maps: Sequence[Tensor]) -> Tensor:
+    """Fall of the nuclear norm when one channel is set to zero, summed over images.
+
+    The matrix of an image has one row for each channel: its maps at all consumers, flattened.
+    Nuclear norms come from eigenvalues of whichever Gram matrix is smaller, so the work is
+    channels x min(channels, positions)^3 for each image.
+
+    Args:
+        maps: One tensor for each consumer, (images, channels, height, width).
+
+    Returns:
+        Shape (channels,), float64.
+    """
+    rows = torch.cat([planes.double().flatten(2) for planes in maps], 2)
+    return torch.stack([_fall_of_nuclear_norm(matrix) for matrix in rows]).sum(0)
+
+
+def _fall_of_nuclear_norm(matrix: Tensor) -> Tensor:
+    channels, positions = matrix.shape
+    whole = torch.linalg.matrix_norm(matrix, "nuc")
+    if positions < channels:
+        gram = matrix.T @ matrix
+        grams = (gram - torch.outer(row, row) for row in matrix)
+    else:
+        gram = matrix @ matrix.T
+        grams = (_without(gram, channel) for channel in range(channels))
+    left = [torch.linalg.eigvalsh(g).clamp_min(0).sqrt().sum() for g in grams]
+    return torch.sub(whole, torch.stack(left))
+
+
+def _without(gram: Tensor, channel: int) -> Tensor:
+    kept = [other for other in range(len(gram)) if other != channel]
+    index = torch.tensor(kept, device=gram.device)
+    return gram.index_select(0, index).index_select(1, index)

@@ -1,0 +1,86 @@
+"""The weights of a group: producers' filters, what consumers read them with, normalisation."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from selector.network.groups import Group
+from selector.network.layers import (
+    CONVOLUTION,
+    NORMALISATION,
+    input_dimension,
+    output_dimension,
+    weight_of,
+)
+from selector.statistics.channel_statistics import ConsumerInput, Point
+
+
+def producer_rows(model: nn.Module, group: Group, values: Callable[[str], Tensor]) -> Tensor:
+    """Rows of the producers' matrices, laid side by side for each channel, on the CPU."""
+    blocks = []
+    for part in group.slices:
+        if part.side == "out":
+            dimension = output_dimension(model.get_submodule(part.layer))
+            matrix = values(part.layer).movedim(dimension, 0).flatten(1).cpu()
+            blocks.append(matrix[_by_channel(part.channels, part.indices)].view(group.channels, -1))
+    return torch.cat(blocks, 1)
+
+
+def _by_channel(channels: Sequence[int], values: Sequence[int]) -> list[int]:
+    """A layer's positions in the order of the group's channels; every channel has as many."""
+    return [value for _, value in sorted(zip(channels, values, strict=True))]
+
+
+def consumer_inputs(model: nn.Module, group: Group, point: Point | None) -> Iterator[ConsumerInput]:
+    """Each consumer's side of a group, with the squares of its inputs where they were measured."""
+    for part in group.slices:
+        if part.side != "in":
+            continue
+        matrix = _input_rows(model.get_submodule(part.layer), weight_of(model, part.layer))
+        order = torch.tensor(_by_channel(part.channels, range(len(part.indices))))
+        index = torch.tensor(part.indices)[order]
+        squares = None if point is None else point.special[f"squares of {part.layer}"]
+        yield ConsumerInput(
+            weight=matrix[index].view(group.channels, -1, matrix.shape[1]),
+            mean_square=None if squares is None else squares[order].view(group.channels, -1),
+        )
+
+
+def _input_rows(layer: nn.Module, weight: Tensor) -> Tensor:
+    """The weights that read each input of a layer, (inputs, weights per input), on the CPU."""
+    values = weight.detach().cpu()
+    blocks = layer.groups if isinstance(layer, CONVOLUTION) else 1
+    if blocks == 1:
+        return values.movedim(input_dimension(layer), 0).flatten(1)
+    # An input of a grouped convolution is read by the outputs of its own block alone.
+    by_block = values.reshape(blocks, -1, *values.shape[1:])
+    return by_block.movedim(2, 1).flatten(0, 1).flatten(1)
+
+
+def weights_removed(model: nn.Module, group: Group) -> float:
+    """Weights of convolutions and linear layers that go with one channel, from all the layers."""
+    left: dict[str, float] = {}
+    for part in group.slices:
+        layer = model.get_submodule(part.layer)
+        if isinstance(layer, NORMALISATION | nn.PReLU):
+            continue
+        dimension = input_dimension(layer) if part.side == "in" else output_dimension(layer)
+        width = weight_of(model, part.layer).shape[dimension]
+        gone = len({i % width for i in part.indices}) / group.channels
+        # A layer that reads and writes the channel loses a row and a column, which cross.
+        left[part.layer] = left.get(part.layer, 1.0) * (1 - gone / width)
+    return sum((1 - share) * weight_of(model, name).numel() for name, share in left.items())
+
+
+def normalisation_scale(model: nn.Module, group: Group) -> Tensor | None:
+    """Sum of abs(gamma) over the BatchNorm layers between, (channels,); None without any."""
+    total = torch.zeros(group.channels, dtype=torch.float64)
+    found = False
+    for part in group.slices:
+        layer = model.get_submodule(part.layer)
+        if isinstance(layer, NORMALISATION) and layer.affine:
+            scale = layer.weight.detach().abs().double().cpu()[list(part.indices)]
+            total.index_add_(0, torch.tensor(part.channels), scale)
+            found = True
+    return total if found else None

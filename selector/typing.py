@@ -1,0 +1,21 @@
+"""Types that several rooms use."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Matrix = npt.NDArray[np.float64]
+
+Numbers = npt.NDArray[np.intp]
+Names = npt.NDArray[np.str_]
+
+Channels = tuple[int, ...]
+
+Mode = Literal["plain", "compensated"]
+
+Side = Literal["out", "in", "both"]
+ChannelSet = Sequence[int]
+
+Interval = tuple[float, float]

@@ -1,0 +1,222 @@
+"""Records that teach nothing, artefacts that are none, settings out of range: each says so."""
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
+
+from selector.errors import SelectorError
+from selector.learning.artefact import write_artefact
+from selector.learning.selector import SaliencySelector
+from selector.records.records import CandidateRecord, Records
+from tests.made_records import made
+
+QUICK = SaliencySelector(trees=3, leaves=4, folds=2)
+
+
+def with_losses(records: Records, loss: Callable[[CandidateRecord], float]) -> Records:
+    rows = [
+        replace(row, selection_nats=loss(row), evaluation_nats=loss(row))
+        for row in records.candidates
+    ]
+    return replace(records, candidates=tuple(rows))
+
+
+def quick() -> SaliencySelector:
+    return SaliencySelector(**QUICK.get_params())
+
+
+@pytest.mark.parametrize(
+    ("records", "culprit"),
+    [
+        (made([]), "records of 0 network"),
+        (made(["a"]), "records of 1 network cannot.*record at least two"),
+        (made(["a", "b"], metrics=["l1"]), "1 known arm; record at least two metrics"),
+        (
+            with_losses(made(["a", "b"]), lambda row: 0.25),
+            "every candidate of these records has the same loss change.*check the network's",
+        ),
+        (
+            with_losses(made(["a", "b"]), lambda row: 0.1 * row.count),
+            "in no decision of these records do two metrics' choices differ.*record larger",
+        ),
+        (
+            with_losses(made(["a", "b"]), lambda row: float("nan") if row.network == "b" else 1.0),
+            "loss changes of b are not finite; check the loss",
+        ),
+        (
+            with_losses(made(["a", "b"]), lambda row: float("inf") * row.nats),
+            "loss changes of a, b are not finite",
+        ),
+    ],
+)
+def test_records_that_teach_nothing(records: Records, culprit: str) -> None:
+    with pytest.raises(SelectorError, match=culprit):
+        quick().fit(records)
+
+
+def test_the_least_that_teaches_something() -> None:
+    records = made(["a", "b"], groups=1, metrics=["l1", "taylor"])
+    learnt = quick().fit(records)
+    for _, decision, _ in records.decisions():
+        assert learnt.predict(decision).trusted in ("l1", "taylor")
+
+
+@pytest.mark.parametrize(
+    ("weights", "culprit"),
+    [
+        ({"c": 2.0}, "weights name 'c'; networks: a, b"),
+        ({"a": -1.0}, "the weight -1.0 of 'a' must be a finite number above 0"),
+        ({"b": float("nan")}, "the weight nan of 'b'"),
+    ],
+)
+def test_weights_that_are_none(weights: Mapping[str, float], culprit: str) -> None:
+    with pytest.raises(SelectorError, match=culprit):
+        quick().fit(made(["a", "b"]), weights)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "culprit"),
+    [
+        ("folds", 1, "folds=1 must be a whole number, 2 or more"),
+        ("trees", 0, "trees=0 must be a whole number, 1 or more"),
+        ("trees", 2.5, "trees=2.5 must be a whole number"),
+        ("leaves", 1, "leaves=1 must be a whole number, 2 or more"),
+        ("learning_rate", 0, "learning_rate=0 must be a finite number"),
+        ("caution", -1.0, "caution=-1.0 must be a finite number, 0 or more"),
+        ("caution", float("nan"), "caution=nan must be a finite number"),
+    ],
+)
+def test_settings_out_of_range(setting: str, value: object, culprit: str) -> None:
+    with pytest.raises(SelectorError, match=culprit):
+        quick().set_params(**{setting: value}).fit(made(["a", "b"]))
+
+
+def test_it_keeps_the_conventions_of_scikit_learn() -> None:
+    selector = quick()
+    asked = selector.get_params()
+    assert asked["trees"] == 3
+    with pytest.raises(NotFittedError):
+        check_is_fitted(selector)
+    records = made(["a", "b"])
+    assert selector.fit(records) is selector
+    check_is_fitted(selector)
+    assert selector.get_params() == asked
+    fresh = clone(selector)
+    assert fresh.get_params() == asked
+    with pytest.raises(NotFittedError):
+        check_is_fitted(fresh)
+    assert fresh.set_params(trees=2, caution=0.5) is fresh
+    assert (fresh.trees, fresh.caution) == (2, 0.5)
+    with pytest.raises(ValueError, match="Invalid parameter 'forests'"):
+        fresh.set_params(forests=2)
+    again = clone(selector).fit(records)
+    for _, decision, _ in records.decisions():
+        assert again.predict(decision).cost == selector.predict(decision).cost
+    copied = copy.deepcopy(selector)
+    _, decision, _ = next(records.decisions())
+    assert copied.predict(decision).cost == selector.predict(decision).cost
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("selectors") / "whole"
+    quick().fit(made(["a", "b", "c"])).save(folder)
+    return folder
+
+
+FILES = ("selector.json", "damage.txt", "regret_0.txt", "regret_1.txt")
+
+
+def test_these_are_all_its_files(saved: Path) -> None:
+    assert {path.name for path in saved.iterdir()} == set(FILES)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(name=st.sampled_from(FILES), place=st.floats(0, 1, exclude_max=True), how=st.data())
+def test_no_file_can_be_changed_or_cut_unnoticed(
+    saved: Path, tmp_path: Path, name: str, place: float, how: st.DataObject
+) -> None:
+    whole = (saved / name).read_bytes()
+    at = int(place * len(whole))
+    if how.draw(st.booleans()):
+        changed = whole[:at]
+    else:
+        other = how.draw(st.integers(0, 255).filter(lambda byte: byte != whole[at]))
+        changed = whole[:at] + bytes([other]) + whole[at + 1 :]
+    folder = tmp_path / "torn"
+    folder.mkdir(exist_ok=True)
+    for file in FILES:
+        (folder / file).write_bytes(changed if file == name else (saved / file).read_bytes())
+    same = name == "selector.json" and read(changed) == read(whole)
+    if same:
+        # Blanks between the description's values say nothing, and those alone may change.
+        SaliencySelector.load(folder)
+        return
+    with pytest.raises(SelectorError, match="fit the selector again") as caught:
+        SaliencySelector.load(folder)
+    assert str(folder) in str(caught.value)
+
+
+def read(text: bytes) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def rewritten(saved: Path, folder: Path, **changes: object) -> Path:
+    """A whole artefact with checksums that fit, written by a version that means something else."""
+    body = json.loads((saved / "selector.json").read_text())
+    texts = {path.stem: path.read_text() for path in sorted(saved.glob("*.txt"))}
+    texts |= {k: str(v) for k, v in changes.items() if k in texts}
+    body |= {k: v for k, v in changes.items() if k not in texts}
+    body.pop("sha256")
+    write_artefact(folder, body, texts)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "culprit"),
+    [
+        ({"metrics": ["l1", "astrology"]}, "needs metric 'astrology', which is not in the table"),
+        ({"arms": ["l1", "astrology"]}, "'astrology' is not among its metrics.*fit the selector"),
+        ({"single_best": "l2"}, "is not among its metrics or arms; fit the selector again"),
+        ({"features": ["a", "b"]}, "has .* features; fit the selector again"),
+        ({"parameters": {"forests": 3}}, "unexpected keyword argument 'forests'; fit the selector"),
+        ({"intervals": {}}, "not saved by this version's save: 'edges'; fit the selector again"),
+        ({"familiar": {"mean": []}}, "not saved by this version's save.*fit the selector again"),
+        ({"damage": "no trees"}, "not saved by this version's save.*fit the selector again"),
+    ],
+)
+def test_an_artefact_of_another_mind_is_refused(
+    saved: Path,
+    tmp_path: Path,
+    changes: dict[str, object],
+    culprit: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SelectorError, match=culprit):
+        SaliencySelector.load(rewritten(saved, tmp_path / "other", **changes))
+
+
+def test_features_in_another_order_are_refused(saved: Path, tmp_path: Path) -> None:
+    names = json.loads((saved / "selector.json").read_text())["features"]
+    folder = rewritten(saved, tmp_path / "other", features=names[::-1])
+    with pytest.raises(SelectorError, match=r"learnt from other features.*fit the selector again"):
+        SaliencySelector.load(folder)
+
+
+def test_an_artefact_that_is_rewritten_unchanged_loads(saved: Path, tmp_path: Path) -> None:
+    same = SaliencySelector.load(rewritten(saved, tmp_path / "same"))
+    assert same.get_params() == SaliencySelector.load(saved).get_params()

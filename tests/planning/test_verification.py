@@ -1,0 +1,165 @@
+"""Verification: what is tried, against a slow twin; what is measured to be worse is not taken."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from selector.data.loss import evaluate
+from selector.learning.selector import SaliencySelector
+from selector.network.batchnorm import batch_statistics, recalibrate_batchnorm
+from selector.network.compensation import removed
+from selector.network.groups import Group
+from selector.network.tracing import find_groups
+from selector.planning.candidates import Survey, options_of, survey_network
+from selector.planning.choice import Choice
+from selector.planning.choose import choose, first_stage
+from selector.planning.method import Method, Verify
+from selector.planning.plan import Plan
+from selector.planning.stage import Stage
+from selector.planning.target import Target
+from selector.planning.verification import AT_STAKE, LEAST_BATCH, Referee, dearest
+from selector.pruning.apply import apply_plan
+from tests.networks import data, small, state_of
+
+Batches = list[tuple[Tensor, Tensor]]
+
+
+def surveyed(
+    model: nn.Module, batches: Batches, verify: Verify, *, recalibrate: bool = False
+) -> tuple[Survey, Method, dict[Group, list[Choice]]]:
+    """What verification is told when every group loses a third of its channels."""
+    target = Target("channels", 0.67)
+    method = Method("selector", verify, SaliencySelector.shipped(), recalibrate=recalibrate)
+    limits = {"max_ratio": 0.9, "max_ratios": None, "ratios": None, "round_to": 1}
+    stage: Stage = first_stage(
+        model,
+        batches,
+        target,
+        ignore=(),
+        min_channels=1,
+        latency_inputs=None,
+        **limits,  # type: ignore[arg-type]
+    )
+    survey = survey_network(model, batches, stage, method, loss=None)
+    options = {
+        group: options_of(replace(survey.decisions[name], count=group.channels // 3), group, method)
+        for name, group in stage.groups.prunable.items()
+    }
+    return survey, method, options
+
+
+def loss_of(model: nn.Module, batches: Batches, choices: Sequence[tuple[Group, Choice]]) -> float:
+    with removed(model, [(group, choice.remove) for group, choice in choices]):
+        return evaluate(model, batches).loss
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("verify", [2, 3, "all"])
+def test_candidates_are_tried_in_the_whole_plan(verify: Verify, seed: int) -> None:
+    model, batches = small("plain", 12), data(24, 4, seed=seed)
+    untouched = state_of(model)
+    survey, method, options = surveyed(model, batches, verify)
+    referee = Referee(model, survey, method, None)
+    found = dict(zip(options, referee.best(options), strict=True))
+    assert state_of(model) == untouched
+    # The slow twin.
+    best, tried = {group: some[0] for group, some in options.items()}, 1
+    count, share = (None, 1.0) if verify == "all" else (verify, AT_STAKE)
+    for group in dearest(options, share):
+        trials = {loss_of(model, batches[1::2], list(best.items())): best[group]}
+        for option in options[group][1:count]:
+            trials[loss_of(model, batches[1::2], list({**best, group: option}.items()))] = option
+            tried += 1
+        best[group] = trials[min(trials)]
+    assert {g: c.remove for g, c in found.items()} == {g: c.remove for g, c in best.items()}
+    assert referee.images == 12 * tried
+    first = [(group, some[0]) for group, some in options.items()]
+    change = loss_of(model, batches[1::2], list(found.items())) - loss_of(
+        model, batches[1::2], first
+    )
+    against = [c.against_trusted.nats for c in found.values() if c.against_trusted is not None]
+    assert len(against) == len([g for g in dearest(options, share) if len(options[g]) > 1])
+    assert sum(against) == pytest.approx(change, rel=1e-6, abs=1e-12)
+    assert max(against) <= 0
+
+
+@pytest.mark.parametrize("verify", [1, 2])
+def test_the_whole_plan_is_measured(verify: int) -> None:
+    model, batches = small("plain", 12), data(24, 4)
+    plan, trusted = (choose(model, batches, ratio=0.3, verify=v) for v in (verify, 0))
+    before = evaluate(model, batches[1::2]).loss
+    after = evaluate(apply_plan(model, plan, batches), batches[1::2]).loss
+    assert plan.measured is not None
+    assert plan.measured.nats == pytest.approx(after - before, rel=1e-9)
+    assert plan.measured.images == 12
+    assert f"measured: loss {plan.measured.nats:+.4f}" in str(plan)
+    assert Plan.from_json(plan.to_json()) == plan
+    assert (trusted.measured, trusted.oracle_images) == (None, 0)
+    if verify == 1:
+        assert plan.removals == trusted.removals
+        assert plan.oracle_images == 2 * 12
+
+
+def test_the_dearest_groups_are_verified_until_enough_is_at_stake() -> None:
+    model, batches = small("plain", 12), data(24, 4)
+    _, _, options = surveyed(model, batches, 3)
+    first, second = options
+
+    def dear(*nats: float) -> list[Group]:
+        some = {
+            group: [replace(options[group][0], predicted_nats=value)]
+            for group, value in zip((first, second), nats, strict=True)
+        }
+        assert set(dearest(some, 1.0)) == {first, second}
+        return dearest(some, AT_STAKE)
+
+    assert 0 < AT_STAKE < 1
+    assert dear(0.1, 0.9) == [second]
+    assert dear(0.9, 0.1) == [first]
+    assert dear(-1.0, 0.2) == [second]
+    assert dear(0.0, -0.2) == [first]
+
+
+def test_losses_are_those_that_recalibration_will_leave() -> None:
+    # One batch, so that its own statistics are all that recalibration sees.
+    (batch,) = data(64, 64)
+    model, batches = small("plain", 12, norm=True), [batch, batch]
+    survey, method, options = surveyed(model, batches, 1, recalibrate=True)
+    chosen = {group: some[0] for group, some in options.items()}
+    plain = Referee(model, survey, replace(method, recalibrate=False), None)._losses(chosen)
+    found = Referee(model, survey, method, None)._losses(chosen).mean()
+    plan = choose(model, batches, ratio=0.33)
+    plan = replace(plan, choices=tuple(chosen.values()))
+    smaller = apply_plan(model, plan, batches)
+    assert float(plain.mean()) == pytest.approx(evaluate(smaller, batches).loss, rel=1e-9)
+    recalibrate_batchnorm(smaller, batches)
+    left = evaluate(smaller, batches).loss
+    # Running variances are unbiased, a batch's own are not: all but the same.
+    assert float(found) == pytest.approx(left, rel=1e-2)
+    assert abs(float(found) - left) < 0.05 * abs(float(plain.mean()) - left)
+
+
+def test_small_batches_have_no_statistics_to_go_by() -> None:
+    model = small("plain", 12, norm=True)
+    chosen = []
+    for size in (LEAST_BATCH - 1, LEAST_BATCH):
+        survey, method, options = surveyed(model, data(2 * size, size), 1, recalibrate=True)
+        first = {group: some[0] for group, some in options.items()}
+        kept = Referee(model, survey, method, None)._losses(first)
+        plain = Referee(model, survey, replace(method, recalibrate=False), None)._losses(first)
+        chosen.append(torch.equal(kept, plain))
+    assert chosen == [True, False]
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_the_layers_statistics_are_not_touched(norm: bool) -> None:
+    model, ((images, _), *_) = small("plain", 8, norm=norm).eval(), data(32, 32)
+    before, untouched = model(images), state_of(model)
+    with batch_statistics(model):
+        assert torch.equal(model(images), before) == (not norm)
+    assert state_of(model) == untouched
+    assert torch.equal(model(images), before)
+    assert find_groups(model, images).prunable

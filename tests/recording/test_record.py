@@ -1,0 +1,240 @@
+"""Records of pruned states, compensated removal and recalibration; and runs that are killed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from selector.errors import SelectorError
+from selector.network.tracing import find_groups
+from selector.oracle.oracle import loss_changes
+from selector.pruning.prune import prune
+from selector.recording.contexts import PrunedContext, draw_contexts, draw_counts, least_macs
+from selector.recording.record import record
+from selector.records.records import CANDIDATES_FILE, GROUPS_FILE, Records
+from selector.saliency.registry import arms
+from selector.saliency.scoring import lowest, score
+from tests.networks import data, small, state_of
+
+BATCHES = data(18, 6)
+CONTEXT = PrunedContext("l2", 0.7)
+
+
+def network() -> nn.Module:
+    return small("two_consumers", 6, norm=True)
+
+
+@pytest.fixture(scope="module")
+def found() -> Records:
+    return record(network(), BATCHES, network="one", contexts=[CONTEXT], ratios=(0.0, 0.5))
+
+
+def test_the_pruned_state_is_what_prune_leaves(found: Records) -> None:
+    small_one = prune(
+        network(), BATCHES[0::3], criterion="l2", keep_macs=0.7, rounds=2, recalibrate=True
+    ).model
+    scores = score(small_one, BATCHES[0::3])
+    groups = [row for row in found.groups if row.context == "l2-0.70"]
+    assert {row.group for row in groups} == set(scores)
+    for row in groups:
+        assert row.channels == len(scores[row.group]["l1"])
+        single = scores[row.group]["fisher"].numpy().astype(np.float32)
+        assert np.array_equal(row.scores["fisher"], single)
+        assert 0.5 < row.state.macs_kept <= 0.7
+    assert {row.state.macs_kept for row in found.groups if row.context == "unpruned"} == {1.0}
+    for row in [r for r in found.candidates if r.context == "l2-0.70"][:6]:
+        values = scores[row.group][row.arm]
+        (change,) = loss_changes(small_one, BATCHES[2::3], row.group, [lowest(values, row.count)])
+        assert row.evaluation_nats == pytest.approx(change.nats, abs=1e-12)
+
+
+def test_compensated_columns_are_what_the_oracle_says(found: Records) -> None:
+    model, scores = network(), score(network(), BATCHES[0::3])
+    rows = [row for row in found.candidates if row.context == "unpruned" and row.arm in arms()]
+    for row in rows[::7]:
+        channels = lowest(scores[row.group][row.arm], row.count)
+        for part, nats, error in (
+            (1, row.compensated_selection_nats, row.compensated_selection_error),
+            (2, row.compensated_evaluation_nats, row.compensated_evaluation_error),
+        ):
+            (change,) = loss_changes(
+                model,
+                BATCHES[part::3],
+                row.group,
+                [channels],
+                mode="compensated",
+                calibration=BATCHES[0::3],
+            )
+            assert nats == pytest.approx(change.nats, abs=1e-12)
+            assert error == pytest.approx(change.standard_error, abs=1e-12)
+        assert row.compensated_evaluation_nats != row.evaluation_nats
+
+
+def test_a_sample_of_decisions_is_recalibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selector.recording.record.RECALIBRATED_SHARE", 0.4)
+    rows = record(network(), BATCHES, network="one", contexts=3, seed=3).candidates
+    judged = [row for row in rows if row.recalibrated_nats is not None]
+    decisions = {(r.context, r.group, r.count) for r in judged}
+    assert 0 < len(decisions) < len({(r.context, r.group, r.count) for r in rows})
+    # Whole decisions: every arm of them.
+    for row in rows:
+        assert (row.recalibrated_nats is not None) == (
+            (row.context, row.group, row.count) in decisions
+        )
+    row = next(row for row in judged if row.context == "unpruned")
+    values = score(network(), BATCHES[0::3])[row.group][row.arm]
+    (change,) = loss_changes(
+        network(),
+        BATCHES[2::3],
+        row.group,
+        [lowest(values, row.count)],
+        mode="recalibrated",
+        calibration=BATCHES[0::3],
+    )
+    assert row.recalibrated_nats == pytest.approx(change.nats, abs=1e-12)
+
+
+def test_without_batchnorm_nothing_is_recalibrated() -> None:
+    found = record(small("flatten", 5), BATCHES, network="plain", contexts=1, seed=3)
+    assert all(row.recalibrated_nats is None for row in found.candidates)
+
+
+def test_the_same_seed_gives_the_same_records_and_another_others() -> None:
+    def made(seed: int) -> Records:
+        return record(network(), BATCHES, network="one", contexts=1, seed=seed)
+
+    assert made(1).candidates == made(1).candidates
+    assert made(1).candidates != made(2).candidates
+    assert made(1).networks[0].seed == 1
+
+
+def test_the_network_is_left_as_found() -> None:
+    model = network().train()
+    before = state_of(model)
+    record(model, BATCHES, network="one", contexts=1)
+    assert state_of(model) == before
+
+
+class Killed(BaseException):
+    """What nothing catches."""
+
+
+def test_a_killed_run_continues_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = record(network(), BATCHES, network="one", contexts=1)
+    from selector.recording import record as recording
+
+    whole = recording._State.measured
+    calls: list[str] = []
+
+    def dies(self, group, ratios):  # type: ignore[no-untyped-def]
+        if len(calls) == 3:
+            raise Killed
+        calls.append(group.name)
+        return whole(self, group, ratios)
+
+    monkeypatch.setattr(recording._State, "measured", dies)
+    with pytest.raises(Killed):
+        record(network(), BATCHES, network="one", contexts=1, journal=tmp_path)
+    assert len(list(tmp_path.rglob("*.json"))) == 3
+    again: list[str] = []
+
+    def counts(self, group, ratios):  # type: ignore[no-untyped-def]
+        again.append(group.name)
+        return whole(self, group, ratios)
+
+    monkeypatch.setattr(recording._State, "measured", counts)
+    continued = record(network(), BATCHES, network="one", contexts=1, journal=tmp_path)
+    assert continued.candidates == expected.candidates
+    assert len(again) == len(expected.groups) - 3
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_round_trip_keeps_every_column(found: Records, tmp_path: Path) -> None:
+    found.save(tmp_path)
+    read = Records.load(tmp_path)
+    assert read.candidates == found.candidates
+    assert read.networks == found.networks
+    assert [row.context for row in read.groups] == [row.context for row in found.groups]
+
+
+def test_records_of_the_first_version_are_read_as_what_they_hold(
+    found: Records, tmp_path: Path
+) -> None:
+    plain = record(network(), BATCHES, network="one", contexts=0)
+    plain.save(tmp_path)
+    new = ("compensated_", "recalibrated_")
+    for name in (CANDIDATES_FILE, GROUPS_FILE):
+        path = tmp_path / "one" / name
+        table = pq.read_table(path)
+        about = dict(table.schema.metadata)
+        provenance = json.loads(about[b"provenance"])
+        for column in ("seed", "device", "macs", "parameters", "accuracy"):
+            del provenance[column]
+        about |= {b"schema_version": b"1", b"provenance": json.dumps(provenance).encode()}
+        kept = [c for c in table.column_names if not c.startswith(new)]
+        pq.write_table(table.select(kept).replace_schema_metadata(about), path)
+    read = Records.load(tmp_path)
+    for old, row in zip(read.candidates, plain.candidates, strict=True):
+        assert old.nats == row.nats
+        assert old.compensated_selection_nats is None
+    assert read.networks[0].accuracy is None
+
+
+@given(st.integers(2, 600), st.integers(0, 1000))
+def test_counts_are_possible_and_mostly_small(channels: int, seed: int) -> None:
+    counts = draw_counts(channels, torch.Generator().manual_seed(seed))
+    assert counts == sorted(set(counts))
+    assert all(1 <= count < channels for count in counts)
+    assert sum(count > max(1, round(0.25 * channels)) for count in counts) <= 1
+
+
+@given(st.integers(0, 6), st.integers(0, 1000))
+def test_contexts_spread_over_the_range_by_different_metrics(count: int, seed: int) -> None:
+    drawn = draw_contexts(count, torch.Generator().manual_seed(seed))
+    assert len({context.metric for context in drawn}) == len(drawn) == count
+    shares = [context.keep_macs for context in drawn]
+    assert shares == sorted(shares, reverse=True)
+    assert all(0.39 <= share <= 0.91 for share in shares)
+
+
+def test_contexts_that_cannot_be_are_refused() -> None:
+    with pytest.raises(SelectorError, match="unknown metric 'tailor'"):
+        PrunedContext("tailor", 0.5)
+    with pytest.raises(
+        SelectorError, match=r"keep_macs=1\.5 of a context must lie between 0 and 1"
+    ):
+        PrunedContext("l1", 1.5)
+
+
+class HalfFixed(nn.Module):
+    """Half of the work is in a layer that reads the images and is an output: it stays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 60)
+        self.fixed = nn.Linear(192, 60)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.head(self.stem(images).relu().mean((2, 3)))
+        return found + self.fixed(images.flatten(1))
+
+
+def test_states_that_cannot_be_reached_are_not_drawn() -> None:
+    model = HalfFixed()
+    batches = [(x.float(), y) for x, y in data(9, 3)]
+    least = least_macs(find_groups(model.eval(), batches[0][0]))
+    assert 0.45 < least < 0.6
+    for seed in range(20):
+        for context in draw_contexts(3, torch.Generator().manual_seed(seed), least):
+            assert least < context.keep_macs <= 0.9
+    assert draw_contexts(2, torch.Generator().manual_seed(0), 0.9) == ()
+    found = record(model, batches, network="one", ratios=[0.25], contexts=2)
+    assert len({row.context for row in found.groups}) == 3

@@ -1,0 +1,348 @@
+"""The benchmark of whole networks: the same for all methods, resumable, and honest sums."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from selector.errors import SelectorError
+from selector.learning.selector import SaliencySelector
+from selector.network.costs import count_costs
+from selector.network.tracing import find_groups
+from tests.networks import CLASSES, data, small
+from training.benchmarks.common import subjects
+from training.benchmarks.common.accuracy import right
+from training.benchmarks.common.curves import Point, area
+from training.benchmarks.common.subjects import Subject, held_out_specs
+from training.benchmarks.networks import finetuning
+from training.benchmarks.networks import runs as networks
+from training.benchmarks.networks.learnt import learn_without
+from training.benchmarks.networks.methods import (
+    METHODS,
+    MYOPIC,
+    PORTFOLIO,
+    RIVALS,
+    SELECTOR,
+    SINGLES,
+    VERIFY3,
+    always,
+)
+from training.benchmarks.networks.report import update_readme
+from training.benchmarks.networks.runs import Folders, Run, Settings, Task, run_missing, tasks_for
+from training.benchmarks.networks.tables import BEST_RIVAL, BEST_SINGLE, SBS, rows_of, summary_of
+from training.benchmarks.networks.torch_pruning_rival import (
+    IMPORTANCES,
+    Ranking,
+    prune_with_torch_pruning,
+)
+from training.benchmarks.speed import resnet50 as resnet50_cost
+from training.zoo.families import FAMILIES
+from training.zoo.recipes import Recipe
+from training.zoo.sampling import sample_zoo
+from training.zoo.skeletons import NetworkShape
+from training.zoo.specs import NetworkSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+DIGITS = NetworkSpec(
+    name="digits-residual-test",
+    family="residual",
+    dataset="digits",
+    width=8,
+    depth=1,
+    activation="relu",
+    recipe=Recipe(epochs=10, learning_rate=0.1, batch_size=32),
+    train_images=400,
+    seed=3,
+)
+SUBJECT = Subject(DIGITS.name, DIGITS)
+FEW = Settings(rounds=4, calibration_images=128, test_images=200)
+
+START, END = "<!-- networks: begin -->", "<!-- networks: end -->"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    """Records of four small networks, one of them of the family that is judged."""
+    root = tmp_path_factory.mktemp("networks")
+    for name in ("digits-plain-w48d1-relu-1574af", "digits-nin-w48d2-gelu-2c1519"):
+        shutil.copytree(ROOT / "data" / name, root / "data" / name)
+    for name in ("digits-residual-w36d1-leaky_relu-8353f0", "digits-mobile-w18d1-gelu-163145"):
+        shutil.copytree(ROOT / "data" / name, root / "data" / name)
+    return Folders(root / "data", root / "zoo", root / "learnt")
+
+
+@pytest.mark.parametrize("style", ["plain", "residual", "depthwise", "transposed"])
+def test_quick_reading_sees_the_same_images_right(style: str) -> None:
+    model, images = small(style, 6, norm=True), data(60, 20)
+    plain = torch.cat([model(x).argmax(1) == y for x, y in images])
+    assert torch.equal(right(model, images), plain)
+    assert 0 < int(plain.sum()) < len(plain)
+
+
+def test_networks_that_cannot_be_traced_are_read_as_they_are() -> None:
+    class Moody(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = small("plain", 4, norm=True)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.body(images) if images.mean() > -100 else -self.body(images)
+
+    model, images = Moody().eval(), data(12, 12)
+    inputs, labels = images[0]
+    assert torch.equal(right(model, images), model(inputs).argmax(1) == labels)
+
+
+@pytest.mark.parametrize("ranking", ["local", "global"])
+@pytest.mark.parametrize("importance", IMPORTANCES)
+def test_torch_pruning_meets_every_limit_and_keeps_the_outputs(
+    importance: str, ranking: Ranking
+) -> None:
+    model = small("residual", 24, norm=True).float()
+    images = data(8, 4, dtype=torch.float32)
+    before = copy.deepcopy(model.state_dict())
+    whole = count_costs(model, images[0][0]).total("macs")
+    kept: list[float] = []
+
+    def look(network: nn.Module, number: int) -> None:
+        kept.append(count_costs(network, images[0][0]).total("macs") / whole)
+        assert number == len(kept)
+
+    pruned = prune_with_torch_pruning(
+        model, images, importance, ranking, keep_macs=0.4, rounds=3, finetune=look
+    )
+    assert [share <= 0.4 ** (n / 3) for n, share in enumerate(kept, 1)] == [True] * 3
+    # No further than a few channels: the limit is approached in small steps.
+    assert kept[-1] > 0.3
+    assert kept[-1] == count_costs(pruned, images[0][0]).total("macs") / whole
+    assert pruned(images[0][0]).shape == (4, CLASSES)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_channels_that_cannot_be_cut_are_kept_from_torch_pruning() -> None:
+    """An option-A shortcut: by itself it cuts it, and the network does not run any more."""
+    shape = NetworkShape(3, CLASSES, 8, 8, 1, "relu")
+    model, images = FAMILIES["option_a"](shape).eval(), data(8, 4, dtype=torch.float32)
+    refused = find_groups(model, images[0][0]).refused
+    assert len(refused) > 1
+    small = prune_with_torch_pruning(model, images, "l2", "global", keep_macs=0.7, rounds=2)
+    assert small(images[0][0]).shape == (4, CLASSES)
+    for name in refused:
+        before, after = model.get_submodule(name), small.get_submodule(name)
+        assert before.weight.shape[0] == after.weight.shape[0]
+
+
+def test_what_torch_pruning_cannot_do_is_said() -> None:
+    with pytest.raises(SelectorError, match="torch-pruning l1 local: it stops at"):
+        prune_with_torch_pruning(
+            small("plain", 6).float(),
+            data(8, 4, dtype=torch.float32),
+            "l1",
+            "local",
+            keep_macs=0.01,
+            rounds=2,
+        )
+    with pytest.raises(
+        SelectorError, match="unknown importance 'size' of Torch-Pruning; known: l1"
+    ):
+        prune_with_torch_pruning(small("plain"), data(), "size", "local", keep_macs=0.5, rounds=1)
+
+
+def task(method: str, folders: Folders) -> Task:
+    return tasks_for([SUBJECT], [method], FEW, folders)[0]
+
+
+@pytest.mark.parametrize(
+    "method", [always("l1"), SELECTOR, VERIFY3, PORTFOLIO, MYOPIC, "torch-pruning taylor global"]
+)
+def test_one_pruning_gives_the_whole_curve(method: str, folders: Folders) -> None:
+    run = networks.run_one(task(method, folders))
+    assert run.failed is None
+    assert run.points[0].macs_kept == 1.0
+    assert run.points[0].accuracy > 0.5
+    macs = [point.macs_kept for point in run.points]
+    # A round whose whole plan hurts more than was foreseen is taken in halves.
+    halves = method in (VERIFY3, PORTFOLIO)
+    assert len(macs) == FEW.rounds + 1 or (halves and len(macs) > FEW.rounds + 1)
+    assert macs == sorted(macs, reverse=True)
+    assert macs[-1] <= 0.3
+    assert area(run.points) is not None
+    assert (run.oracle_forwards > 0) == (method in (VERIFY3, PORTFOLIO, MYOPIC))
+    assert run.seconds > 0
+
+
+def test_no_run_is_made_twice_until_something_changes(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def pretend(task: Task) -> Run:
+        made.append(task.method)
+        return Run(*task.key, [Point(1.0, 0.0, 0.9)], 0, 1.0)
+
+    monkeypatch.setattr(networks, "run_one", pretend)
+    file, names = tmp_path / "runs.jsonl", [always("l1"), SELECTOR]
+    tasks = tasks_for([SUBJECT], names, FEW, folders)
+    first = run_missing(tasks, file, 1, None)
+    assert made == names
+    assert run_missing(tasks, file, 1, None) == first == networks.finished(tasks, file)
+    assert made == names
+    more = tasks_for([SUBJECT], names, Settings(rounds=5), folders)
+    assert networks.finished(more, file) == []
+    run_missing(more, file, 1, None)
+    assert made == names * 2
+    # Another selector changes the runs that it advises, and no others.
+    with (Path(tasks[1].learnt.selector) / "selector.json").open("a") as stream:
+        stream.write("\n")
+    run_missing(tasks, file, 1, None)
+    assert made == [*names * 2, SELECTOR]
+
+
+def test_unknown_networks_and_methods_are_named(folders: Folders) -> None:
+    with pytest.raises(SelectorError, match="unknown method 'fish'; known: selector; always l1"):
+        tasks_for([SUBJECT], ["fish"], FEW, folders)
+    with pytest.raises(SelectorError, match="unknown network 'lenet'; known: founding_lenet-5"):
+        subjects.find_subjects(folders.data, ["lenet"])
+
+
+def test_a_method_that_fails_says_why_and_keeps_its_points(folders: Folders) -> None:
+    plain = NetworkSpec(**{**vars(DIGITS), "family": "plain", "name": "digits-plain-test"})
+    run = networks.run_one(
+        tasks_for([Subject(plain.name, plain)], [always("batchnorm_scale")], FEW, folders)[0]
+    )
+    assert "needs normalisation" in str(run.failed)
+    assert len(run.points) == 1
+    row = rows_of([run], {plain.name: "l1"})[plain.name, always("batchnorm_scale")]
+    assert row.area == 0.0
+    assert row.values["auc"] is None
+
+
+def test_what_is_learnt_knows_neither_the_family_nor_the_judged(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nin = next(spec for spec in sample_zoo(160, 2026) if spec.family == "nin")
+    other = Subject("digits-nin-w48d2-gelu-2c1519", nin)
+    learnt = learn_without(SUBJECT, [SUBJECT, other], folders.data, tmp_path)
+    for folder in (learnt.selector, learnt.portfolio):
+        known = SaliencySelector.load(folder).networks_
+        expected = ["digits-mobile-w18d1-gelu-163145", "digits-plain-w48d1-relu-1574af"]
+        assert sorted(known) == expected
+    assert len(SaliencySelector.load(learnt.portfolio).arms_) == 3
+    assert learnt.single_best in SaliencySelector.load(learnt.selector).arms_
+    monkeypatch.setattr(SaliencySelector, "fit", None)
+    assert learn_without(SUBJECT, [SUBJECT, other], folders.data, tmp_path) == learnt
+
+
+def test_held_out_networks_are_taken_by_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unfit: set[str] = set()
+    monkeypatch.setattr(subjects, "can_be_pruned", lambda spec, keep: spec.name not in unfit)
+    sample = sample_zoo(160, 2026)
+    for spec in sample[:40]:
+        (tmp_path / spec.name).mkdir()
+    chosen = held_out_specs(tmp_path)
+    assert sorted(spec.dataset for spec in chosen) == sorted(subjects.HELD_OUT)
+    assert len({spec.family for spec in chosen}) == 4
+    assert chosen == [spec for spec in sample if spec in chosen]
+    assert chosen[0] == next(spec for spec in sample if spec.dataset in subjects.HELD_OUT)
+    (tmp_path / chosen[0].name).rmdir()
+    unfit.add(chosen[1].name)
+    again = held_out_specs(tmp_path)
+    assert len(again) == 4
+    assert chosen[0] not in again
+    assert chosen[1] not in again
+
+
+def test_a_network_is_fit_when_its_groups_allow_the_target() -> None:
+    assert subjects.can_be_pruned(DIGITS, 0.3)
+    assert not subjects.can_be_pruned(DIGITS, 0.001)
+
+
+def run_of(network: str, method: str, accuracy: float, forwards: int = 0) -> Run:
+    points = [Point(1.0, 0.0, 0.9), Point(0.9, 0.1, accuracy), Point(0.3, 0.7, accuracy)]
+    return Run(network, method, "", points, forwards, 1.0)
+
+
+def test_the_summary_counts_networks_and_takes_the_best_in_hindsight() -> None:
+    runs = []
+    for network, better in (("one", 0.8), ("two", 0.5)):
+        runs += [run_of(network, name, 0.4) for name in SINGLES if name != always("fisher")]
+        runs += [run_of(network, always("fisher"), 0.6), run_of(network, SELECTOR, better)]
+        runs += [run_of(network, name, 0.45) for name in RIVALS if METHODS[name].default]
+        runs += [run_of(network, VERIFY3, better, 30), run_of(network, MYOPIC, 0.7, 120)]
+    table = rows_of(runs, {"one": "taylor", "two": "taylor"})
+    assert table["one", SBS].note == always("taylor")
+    assert table["two", BEST_SINGLE].note == always("fisher")
+    assert table["two", BEST_RIVAL].area == pytest.approx(0.45)
+    summary = summary_of(table)
+    assert summary["networks"] == 2
+    assert summary["selector_beats_sbs"] == 2
+    assert summary["selector_beats_best_single"] == 1
+    assert summary["verify3_beats_torch_pruning"] == 2
+    assert summary["auc_selector"] == pytest.approx(0.65)
+    assert summary["auc_best_single_hindsight"] == pytest.approx(0.6)
+    assert summary["verify3_forwards_over_myopic"] == pytest.approx(0.25)
+    assert "auc_fixed_portfolio3" not in summary
+    # As long as one of them was not run, nobody knows which would have been best.
+    fewer = [run for run in runs if run.method != always("l2")]
+    assert "auc_best_single_hindsight" not in summary_of(
+        rows_of(fewer, dict.fromkeys(["one", "two"], "l1"))
+    )
+
+
+def test_means_are_over_the_networks_that_all_rivals_were_run_on() -> None:
+    rivals = [*SINGLES, *(name for name in RIVALS if METHODS[name].default)]
+    runs = [run_of("whole", name, 0.4) for name in rivals] + [run_of("whole", SELECTOR, 0.6)]
+    alone = [run_of("begun", SELECTOR, 0.1)]
+    best = {"whole": "l1", "begun": "l1"}
+    assert summary_of(rows_of(runs + alone, best)) == pytest.approx(summary_of(rows_of(runs, best)))
+    assert summary_of(rows_of(alone, best))["auc_selector"] == pytest.approx(0.1)
+
+
+def test_a_short_fine_tune_mends_the_pruned_network(folders: Folders) -> None:
+    halfway = finetuning.settings_for(FEW)
+    assert halfway.keep_macs == pytest.approx(0.3**0.5)
+    assert halfway.rounds == 2
+    found = finetuning.tune(tasks_for([SUBJECT], [always("l1")], halfway, folders)[0])
+    assert found.macs_kept <= 0.3**0.5
+    assert found.accuracy_tuned > found.accuracy_pruned
+
+
+def test_the_cost_of_routing_is_a_ratio_of_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        resnet50_cost, "random_network", lambda: small("residual", 12, norm=True).float()
+    )
+    monkeypatch.setattr(resnet50_cost, "random_images", lambda *_: data(32, 8, dtype=torch.float32))
+    assert resnet50_cost.ratio(tmp_path) == {}
+    summary = resnet50_cost.run(32, 8, 8, tmp_path)
+    seconds = summary["selector_seconds"], summary["torch_pruning_seconds"]
+    assert min(seconds) > 0
+    assert resnet50_cost.ratio(tmp_path) == {resnet50_cost.RATIO: summary[resnet50_cost.RATIO]}
+
+
+def test_the_readme_gets_the_means_and_keeps_the_rest(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"above\n{START}\nold\n{END}\nbelow\n")
+    with pytest.raises(SelectorError, match="run benchmark-networks first"):
+        update_readme(readme, tmp_path)
+    table = rows_of([run_of("one", SELECTOR, 0.8), run_of("one", MYOPIC, 0.7, 2000)], {"one": "l1"})
+    rows = [{**row.flat, "network": "mean"} for row in table.values()]
+    (tmp_path / "networks.json").write_text(json.dumps({"rows": rows}))
+    update_readme(readme, tmp_path)
+    text = readme.read_text()
+    assert text.startswith(f"above\n{START}\n| method |")
+    assert "| selector | 80.0 |" in text
+    assert "| 2 k |" in text
+    assert text.endswith(f"{END}\nbelow\n")
+    assert "old" not in text
+    readme.write_text("no marks")
+    with pytest.raises(SelectorError, match="has no lines <!-- networks: begin -->"):
+        update_readme(readme, tmp_path)

@@ -1,0 +1,1 @@
+"""What the records hold, and what could be learnt from them."""

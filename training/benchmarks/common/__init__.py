@@ -1,0 +1,1 @@
+"""What several benchmarks share: networks, images, curves, accuracy."""

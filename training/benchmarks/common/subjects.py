@@ -1,0 +1,144 @@
+"""The networks that pruning is judged on, each with its images: foreign ones, and held-out ones."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from selector.data.image_data import ImageData, TensorBatches
+from selector.errors import SelectorError
+from selector.network.tracing import find_groups
+from selector.planning.limits import Widths
+from selector.planning.stage import Stage
+from selector.planning.target import Target
+from training.benchmarks.common.accuracy import Images, laid_out
+from training.benchmarks.common.curves import LOW
+from training.campaign.tasks import trained
+from training.datasets.catalogue import DATASETS, DatasetInfo, load
+from training.zoo.sampling import sample_zoo
+from training.zoo.specs import NetworkSpec, build, fingerprint
+from training.zoo.third_party import FOREIGN, foreign_batches, load_foreign
+
+ZOO = (160, 2026)
+"""Size and seed of the sample that the held-out networks are taken from."""
+HELD_OUT = ("cifar10", "cifar100", "gtsrb", "fashion-mnist")
+"""Their data sets, one network each."""
+MAX_RATIO = 0.9
+BATCH = 64
+"""Calibration images at a time."""
+KEPT = 1000
+"""First training images of foreign networks that are kept for calibration, never tuned on."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One network that is pruned by every method."""
+
+    name: str
+    spec: NetworkSpec | None = None
+    """What it is if it is one of the zoo's; None for a foreign network."""
+
+    @property
+    def family(self) -> str | None:
+        """Its family in the zoo."""
+        return self.spec.family if self.spec else None
+
+    @property
+    def weights(self) -> str:
+        """What tells these trained weights from others."""
+        return fingerprint(self.spec) if self.spec else FOREIGN[self.name].file
+
+    def model(self, weights: Path) -> nn.Module:
+        """The trained network; one of the zoo lies in the folder, or is trained now."""
+        if self.spec is None:
+            return load_foreign(self.name)
+        weights.mkdir(parents=True, exist_ok=True)
+        return trained(self.spec, weights)
+
+
+def held_out_specs(data: Path) -> list[NetworkSpec]:
+    """The zoo's held-out networks: the first of the sample that are recorded and fit.
+
+    One for each data set, no two of a family, and the groups allow the least MACs that are asked.
+
+    Args:
+        data: Folder of the records.
+    """
+    chosen: dict[str, NetworkSpec] = {}
+    for spec in sample_zoo(*ZOO):
+        families = {other.family for other in chosen.values()}
+        if spec.dataset not in HELD_OUT or spec.dataset in chosen or spec.family in families:
+            continue
+        if (data / spec.name).is_dir() and can_be_pruned(spec, LOW):
+            chosen[spec.dataset] = spec
+    return list(chosen.values())
+
+
+def can_be_pruned(spec: NetworkSpec, keep_macs: float) -> bool:
+    """Whether the network's groups allow that share of the MACs; weights do not matter."""
+    images = torch.rand(
+        4, *DATASETS[spec.dataset].shape, generator=torch.Generator().manual_seed(0)
+    )
+    try:
+        groups = find_groups(build(spec).eval(), images)
+        widths = Widths.of(groups.required(), MAX_RATIO, 1)
+        Stage(groups, widths, Target("macs", keep_macs), 1.0, groups.costs).check_reachable()
+    except SelectorError:
+        return False
+    return True
+
+
+def find_subjects(data: Path, names: Iterable[str] | None = None) -> list[Subject]:
+    """The foreign networks and the held-out ones, or those of these names.
+
+    Raises:
+        SelectorError: An unknown name.
+    """
+    every = {name: Subject(name) for name in FOREIGN}
+    every |= {spec.name: Subject(spec.name, spec) for spec in held_out_specs(data)}
+    wanted = list(every) if names is None else list(names)
+    for name in wanted:
+        if name not in every:
+            raise SelectorError(f"unknown network {name!r}; known: {', '.join(every)}")
+    return [every[name] for name in wanted]
+
+
+@cache
+def calibration(subject: Subject, count: int) -> TensorBatches:
+    """Images to score, measure and recalibrate on.
+
+    A network of the zoo has never seen them; of foreign networks, all but the test images may have
+    been trained on, and these are the first training images.
+    """
+    if subject.spec is None:
+        return foreign_batches(subject.name, load("cifar10", "train", limit=count), BATCH)
+    info = DATASETS[subject.spec.dataset]
+    unseen = load(subject.spec.dataset, "train", offset=subject.spec.train_images, limit=count)
+    return TensorBatches(unseen, batch_size=BATCH, mean=info.mean, std=info.std)
+
+
+@cache
+def test_images(subject: Subject, count: int) -> Images:
+    """The first so many test images, as they are fed to the network."""
+    if subject.spec is None:
+        return laid_out(foreign_batches(subject.name, load("cifar10", "test", limit=count), 250))
+    info = DATASETS[subject.spec.dataset]
+    images = load(subject.spec.dataset, "test", limit=count)
+    return laid_out(TensorBatches(images, batch_size=250, mean=info.mean, std=info.std))
+
+
+@cache
+def training_images(subject: Subject, count: int) -> tuple[ImageData, DatasetInfo]:
+    """Images to fine-tune on, none of them for calibration, and how they are normalised."""
+    if subject.spec is not None:
+        limit = min(count, subject.spec.train_images)
+        info = DATASETS[subject.spec.dataset]
+        return load(subject.spec.dataset, "train", limit=limit), info
+    own = FOREIGN[subject.name]
+    data = load("cifar10", "train", offset=KEPT, limit=count)
+    planes = data.images.flip(1) if own.bgr else data.images
+    info = replace(DATASETS["cifar10"], mean=own.mean, std=own.std)
+    return ImageData(planes, data.labels, data.classes), info

@@ -1,0 +1,1 @@
+"""The experiment of arXiv 2004.03376 on its own networks."""

@@ -1,0 +1,1 @@
+"""Whole networks pruned by every method: accuracy over multiply-accumulates."""

@@ -1,0 +1,166 @@
+"""`networks` as it is shown: tables, the result file, plots, the table of the README."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import pyplot as plt
+
+from selector.errors import SelectorError
+from training.benchmarks.common.subjects import find_subjects
+from training.benchmarks.networks import finetuning
+from training.benchmarks.networks.methods import METHODS, MYOPIC, RANDOM, SELECTOR, VERIFY3, always
+from training.benchmarks.networks.runs import (
+    FILE,
+    Folders,
+    Run,
+    Settings,
+    default_methods,
+    finished,
+    run_missing,
+    tasks_for,
+)
+from training.benchmarks.networks.tables import (
+    BEST_RIVAL,
+    COLUMNS,
+    SBS,
+    Table,
+    means_of,
+    printed,
+    rows_of,
+    summary_of,
+)
+from training.benchmarks.speed import resnet50 as resnet50_cost
+from training.reporting.readme_part import put
+from training.reporting.result_file import write_result
+from training.reporting.run_file import RunFile
+
+mpl.use("Agg")
+
+PLOTTED = (RANDOM, always("l1"), SBS, BEST_RIVAL, MYOPIC, SELECTOR, VERIFY3)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be run now."""
+
+    networks: Sequence[str] | None = None
+    """Names; None for all."""
+    methods: Sequence[str] | None = None
+    """Some of `METHODS`; None for those that are run by default."""
+    jobs: int = 2
+    """Processes."""
+    minutes: float | None = None
+    """No run is begun later than this."""
+
+
+def run(wanted: Wanted, settings: Settings, folders: Folders, results: Path) -> None:
+    """Run what is missing of the curves, then show all that is there.
+
+    Args:
+        wanted: What to run.
+        settings: What is the same for all.
+        folders: Where records and weights lie.
+        results: Where runs, result file and plots go.
+    """
+    methods = default_methods() if wanted.methods is None else wanted.methods
+    tasks = tasks_for(find_subjects(folders.data, wanted.networks), methods, settings, folders)
+    run_missing(tasks, results / FILE, wanted.jobs, wanted.minutes)
+    show(settings, folders, results)
+
+
+def tune(wanted: Wanted, settings: Settings, folders: Folders, results: Path) -> None:
+    """Run what is missing of the fine-tunes, then show all that is there."""
+    networks = finetuning.NETWORKS if wanted.networks is None else wanted.networks
+    methods = finetuning.METHODS if wanted.methods is None else wanted.methods
+    halfway = finetuning.settings_for(settings)
+    tasks = tasks_for(find_subjects(folders.data, networks), methods, halfway, folders)
+    finetuning.run_missing(tasks, results / finetuning.FILE, wanted.jobs, wanted.minutes)
+    show(settings, folders, results)
+
+
+def show(settings: Settings, folders: Folders, results: Path) -> None:
+    """Print the tables of all runs that are there, write the result file and the plots."""
+    file = RunFile(results / FILE, Run.of)
+    begun = {run.network for run in file.read().values()}
+    subjects = [s for s in find_subjects(folders.data) if s.name in begun]
+    every = tasks_for(subjects, list(METHODS), settings, folders)
+    runs = finished(every, file.path)
+    table = rows_of(runs, {task.subject.name: task.learnt.single_best for task in every})
+    for network in dict.fromkeys(network for network, _ in table):
+        print(f"\n{network}\n" + printed([r for (name, _), r in table.items() if name == network]))
+    means = means_of(table)
+    tuned = finetuning.read(results / finetuning.FILE)
+    if means:
+        print(f"\nmean over {means[0].note}\n" + printed(means))
+    if tuned:
+        print("\nafter a short fine-tune\n" + finetuning.printed(tuned))
+    summary = (summary_of(table) if table else {}) | resnet50_cost.ratio(results)
+    print("\n".join(["", *(f"{key}: {value:g}" for key, value in summary.items())]))
+    rows = [row.flat for row in [*table.values(), *means]] + [asdict(one) for one in tuned]
+    print(write_result("networks", summary, rows, results))
+    if runs:
+        print(plot(runs, table, results / "networks.png"))
+
+
+def update_readme(readme: Path, results: Path) -> None:
+    """Put the means of the result file between the two marks of the README.
+
+    Raises:
+        SelectorError: No result file, or no marks.
+    """
+    file = results / "networks.json"
+    if not file.exists():
+        raise SelectorError(f"no {file}; run benchmark-networks first")
+    rows = [row for row in json.loads(file.read_text())["rows"] if row["network"] == "mean"]
+    put(readme, "networks", markdown(rows))
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of the result file as a Markdown table; shares in percent, images in thousands."""
+    lines = ["| method | " + " | ".join(COLUMNS.values()) + " |", "| --- " * 8 + "|"]
+    for row in rows:
+        *shares, forwards, seconds = (row[column] for column in COLUMNS)
+        percent = ["-" if share is None else f"{100 * share:.1f}" for share in shares]
+        cost = [f"{(forwards or 0) / 1000:.0f} k", f"{seconds:.0f}"]
+        lines.append(f"| {row['method']} | " + " | ".join([*percent, *cost]) + " |")
+    return "\n".join(lines)
+
+
+def plot(runs: Sequence[Run], table: Table, path: Path) -> Path:
+    """Accuracy over MACs kept, one panel a network, few methods."""
+    curves = {(run.network, run.method): run.points for run in runs}
+    networks = list(dict.fromkeys(run.network for run in runs))
+    across = min(4, len(networks))
+    down = -(-len(networks) // across)
+    figure, axes = plt.subplots(down, across, figsize=(4 * across, 3 * down), squeeze=False)
+    for panel in axes.flat[len(networks) :]:
+        panel.set_visible(False)
+    for panel, network in zip(axes.flat, networks, strict=False):
+        for number, method in enumerate(PLOTTED):
+            row = table.get((network, method))
+            curve = curves.get((network, row.note if row and row.note in METHODS else method))
+            if curve:
+                bold = 2.2 if method in (SELECTOR, VERIFY3) else 1.0
+                macs, accuracies = zip(*[(p.macs_kept, p.accuracy) for p in curve], strict=True)
+                panel.plot(
+                    100 * np.array(macs),
+                    100 * np.array(accuracies),
+                    label=method,
+                    color=f"C{number}",
+                    linewidth=bold,
+                )
+        panel.invert_xaxis()
+        panel.set_title(network, fontsize=8)
+    axes[-1, 0].set_xlabel("% of MACs kept")
+    axes[-1, 0].set_ylabel("top-1, %")
+    axes[0, 0].legend(fontsize=6)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    return path

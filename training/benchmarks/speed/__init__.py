@@ -1,0 +1,1 @@
+"""What scoring, the oracle, the selector and pruning cost."""

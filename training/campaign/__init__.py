@@ -1,0 +1,1 @@
+"""Training and recording many networks, on many processes or machines, resumable."""

@@ -1,0 +1,1 @@
+"""Named data sets, from the shared folder, a package, or a download."""

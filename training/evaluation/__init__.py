@@ -1,0 +1,1 @@
+"""Judging selectors on networks, families and data sets that they have not seen."""

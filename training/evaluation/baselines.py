@@ -1,0 +1,112 @@
+"""What a selector must beat: fixed arms, fixed portfolios with an oracle, simpler learners.
+
+All learn from the training table alone. A baseline is arms for every decision of a test table: one,
+or several of which the oracle takes the best.
+"""
+
+from collections.abc import Sequence
+
+import lightgbm as lgb
+import numpy as np
+from sklearn.linear_model import Ridge
+from sklearn.neighbors import KNeighborsRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from selector.learning.evaluation import Grid, regrets
+from selector.learning.table import CAP, TrainingTable
+from selector.typing import Matrix, Numbers
+
+NEIGHBOURS = 25
+PORTFOLIOS = (1, 2, 3, 5)
+
+
+def capped_regrets(grid: Grid) -> Matrix:
+    """Normalised regrets of training decisions, both splits, capped; missing arms cost the cap."""
+    found: Matrix = np.nan_to_num(np.minimum(regrets(grid.both), CAP), nan=CAP)
+    return found
+
+
+def best_arms(grid: Grid, size: int) -> list[int]:
+    """The arms with the lowest mean capped regrets, best first."""
+    return [int(arm) for arm in np.argsort(capped_regrets(grid).mean(0), kind="stable")[:size]]
+
+
+def greedy_portfolio(grid: Grid, size: int) -> list[int]:
+    """Arms added one by one, each the one that lowers the mean regret of the best so far most."""
+    costs = capped_regrets(grid)
+    best = np.full(len(costs), np.inf)
+    chosen: list[int] = []
+    for _ in range(min(size, costs.shape[1])):
+        left = [arm for arm in range(costs.shape[1]) if arm not in chosen]
+        chosen.append(min(left, key=lambda arm: float(np.minimum(best, costs[:, arm]).mean())))
+        best = np.minimum(best, costs[:, chosen[-1]])
+    return chosen
+
+
+def _lowest(predicted: Matrix, grid: Grid) -> Numbers:
+    chosen: Numbers = np.where(np.isnan(grid.selection), np.inf, predicted).argmin(1)
+    return chosen
+
+
+def nearest_neighbours(train: TrainingTable, test: TrainingTable) -> Numbers:
+    """Arms with the lowest mean regret among the training decisions with the most similar facts."""
+    model = make_pipeline(StandardScaler(), KNeighborsRegressor(NEIGHBOURS))
+    model.fit(train.seen.facts, capped_regrets(Grid.of(train)))
+    return _lowest(model.predict(test.seen.facts), Grid.of(test))
+
+
+def linear(train: TrainingTable, test: TrainingTable) -> Numbers:
+    """Arms with the lowest regret by ridge regression on the decisions' facts."""
+    model = make_pipeline(StandardScaler(), Ridge(10.0))
+    model.fit(train.seen.facts, capped_regrets(Grid.of(train)))
+    return _lowest(model.predict(test.seen.facts), Grid.of(test))
+
+
+def lowest_joint_effect(test: TrainingTable, column: int) -> Numbers:
+    """Arms whose choice has the least second-order effect as a whole; nothing is learnt.
+
+    Args:
+        test: What is chosen for.
+        column: Of the features: the estimate.
+    """
+    grid = Grid.of(test)
+    estimate = np.full(grid.selection.shape, np.inf)
+    estimate[test.seen.decision, test.seen.arm] = test.seen.features[:, column]
+    return _lowest(np.nan_to_num(estimate, nan=np.inf), grid)
+
+
+def group_features_only(
+    train: TrainingTable, test: TrainingTable, columns: Sequence[int]
+) -> Numbers:
+    """Arms with the lowest regret by boosted trees that see facts and arm, not the candidates.
+
+    Args:
+        train: What is learnt from.
+        test: What is chosen for.
+        columns: Of the features: those that describe the group, and the arm.
+    """
+    data = lgb.Dataset(
+        train.seen.features[:, columns],
+        train.regret,
+        weight=train.row_weight,
+        categorical_feature=[len(columns) - 1],
+    )
+    settings = {
+        "objective": "regression",
+        "learning_rate": 0.05,
+        "num_leaves": 15,
+        "min_data_in_leaf": 50,
+        "num_threads": 1,
+        "verbosity": -1,
+        "seed": 0,
+        "deterministic": True,
+        "force_col_wise": True,
+    }
+    booster = lgb.train(settings, data, 200)
+    grid = Grid.of(test)
+    predicted = np.full(grid.selection.shape, np.inf)
+    predicted[test.seen.decision, test.seen.arm] = booster.predict(
+        test.seen.features[:, columns], num_threads=1
+    )
+    return _lowest(predicted, grid)
