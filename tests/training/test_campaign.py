@@ -222,7 +222,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from tests.training.test_campaign import SPECS
-from training import campaign
+from training.campaign import campaign
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     campaign.run(SPECS[:2], folder / "data", folder / "w", jobs=int(sys.argv[2]), minutes=None)
