@@ -16,9 +16,9 @@ from selector.planning.composition.myopic import Myopic as Myopic
 from selector.planning.plan import Plan as Plan
 from selector.pruning.apply import apply_plan as apply_plan
 from selector.pruning.optimizer import rebind as rebind
-from selector.pruning.prune import PruneResult as PruneResult
-from selector.pruning.prune import PruningError as PruningError
 from selector.pruning.prune import prune as prune
+from selector.pruning.result import PruneResult as PruneResult
+from selector.pruning.result import PruningError as PruningError
 from selector.recording.record import record as record
 from selector.records.records import Records as Records
 from selector.saliency.checks import check_metric as check_metric

@@ -18,8 +18,10 @@ from selector.data.loss import evaluate
 from selector.learning.artefact import shipped_file
 from selector.learning.selector import SaliencySelector
 from selector.network.checkpoint import load_tensors, read_tensors
-from selector.planning.method import Allocation, Verify
-from selector.pruning.prune import PruneResult, prune
+from selector.planning.criteria import Verify
+from selector.planning.method import AllocationName
+from selector.pruning.prune import prune
+from selector.pruning.result import PruneResult
 from selector.tables import count_text, text_table
 
 KEEP_MACS = 0.5
@@ -158,7 +160,7 @@ def run(progress: bool = False) -> DemoResult:
     data, model = digits(), network()
     test = batched(data.test, 250)
     best = SaliencySelector.shipped().single_best_
-    methods: list[tuple[str, str, Verify, Allocation]] = [
+    methods: list[tuple[str, str, Verify, AllocationName]] = [
         ("always l1", "l1", 0, "even"),
         (f"single best metric: {best}", best, 0, "even"),
         ("full oracle", "oracle", 0, "even"),

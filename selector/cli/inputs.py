@@ -20,7 +20,7 @@ from selector.data.image_data import TensorBatches
 from selector.data.image_files import read_folder, read_parquet
 from selector.errors import SelectorError
 from selector.network.checkpoint import load_tensors, read_tensors
-from selector.planning.method import Verify
+from selector.planning.criteria import Verify
 
 IMAGES = 512
 BATCH_SIZE = 64

@@ -1,5 +1,6 @@
 """The commands that prune a user's network: choose, prune."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -12,7 +13,8 @@ from selector.errors import SelectorError
 from selector.learning.selector import SaliencySelector
 from selector.network.checkpoint import save_pruned
 from selector.planning.choose import choose as choose_plan
-from selector.planning.method import Allocation, Method
+from selector.planning.criteria import Verify
+from selector.planning.method import AllocationName, method_of
 from selector.planning.target import Target, Targets
 from selector.pruning.prune import prune as prune_network
 
@@ -21,12 +23,36 @@ def _targets(**typed: float | None) -> Targets:
     return cast(Targets, {name: share for name, share in typed.items() if share is not None})
 
 
-def _method(criterion: str, verify: str, folder: Path | None, allocation: str) -> Method:
-    """The method, checked; its selector is loaded before any image is read."""
+@dataclass(frozen=True, kw_only=True)
+class _Chosen:
+    """How channels are chosen, as `choose` and `prune` take it."""
+
+    criterion: str
+    verify: Verify
+    selector: SaliencySelector | None
+    allocation: AllocationName
+
+
+def _chosen(
+    criterion: str, verify: str, folder: Path | None, allocation: str, target: Target
+) -> _Chosen:
+    """The options, checked; the selector is loaded before any image is read."""
     if folder is not None and criterion != "selector":
         raise SelectorError(f"--selector {folder} does nothing with --criterion {criterion}")
-    selector = None if folder is None else SaliencySelector.load(folder)
-    return Method(criterion, verify_count(verify), selector, cast(Allocation, allocation))
+    found = _Chosen(
+        criterion=criterion,
+        verify=verify_count(verify),
+        selector=None if folder is None else SaliencySelector.load(folder),
+        allocation=cast(AllocationName, allocation),
+    )
+    method_of(
+        criterion,
+        target,
+        verify=found.verify,
+        selector=found.selector,
+        allocation=found.allocation,
+    )
+    return found
 
 
 @printed
@@ -68,9 +94,8 @@ def choose(
         ratio=ratio,
     )
     check_files([output], [weights, Path(data)])
-    method = _method(criterion, verify, selector, allocation)
     own = shares(ratios, "--ratios")
-    method.check(Target.of(target, own))
+    method = _chosen(criterion, verify, selector, allocation, Target.of(target, own))
     batches, _ = read_data(data, None, ImageOptions(images, batch_size, mean, std, size, bgr))
     plan = choose_plan(
         read_model(model, weights),
@@ -145,9 +170,8 @@ def prune(
     )
     read = [weights, Path(data), None if test_data is None else Path(test_data)]
     check_files([output, report, plan], read)
-    method = _method(criterion, verify, selector, allocation)
     own = shares(ratios, "--ratios")
-    method.check(Target.of(target, own))
+    method = _chosen(criterion, verify, selector, allocation, Target.of(target, own))
     options = ImageOptions(images, batch_size, mean, std, size, bgr)
     batches, test_batches = read_data(data, test_data, options)
     result = prune_network(

@@ -19,6 +19,18 @@ def check_batches(batches: Batches) -> None:
     Raises:
         SelectorError: Not iterable, a one-shot iterator, empty, or not pairs.
     """
+    if not isinstance(batches, CheckedBatches):
+        first_batch(batches)
+
+
+def first_batch(batches: Batches) -> tuple[object, object]:
+    """The first (inputs, targets); starts one reading.
+
+    Raises:
+        SelectorError: As `check_batches`.
+    """
+    if isinstance(batches, CheckedBatches):
+        return batches.first
     try:
         iterator = iter(batches)
     except TypeError:
@@ -39,6 +51,8 @@ def check_batches(batches: Batches) -> None:
             f"a batch must be a pair (inputs, targets), not a {type(first).__name__}"
             + (f" of {len(first)}" if isinstance(first, tuple | list) else "")
         )
+    inputs, targets = first
+    return inputs, targets
 
 
 def check_repeatable(batches: Batches) -> None:
@@ -47,8 +61,10 @@ def check_repeatable(batches: Batches) -> None:
     Raises:
         SelectorError: The first batch differs between two readings.
     """
-    check_batches(batches)
-    first, again = (pytree.tree_leaves(tuple(next(iter(batches)))) for _ in range(2))
+    if isinstance(batches, CheckedBatches) and batches.repeatable:
+        return
+    one, other = first_batch(batches), tuple(next(iter(batches)))
+    first, again = pytree.tree_leaves(one), pytree.tree_leaves(other)
     same = len(first) == len(again) and all(
         torch.equal(x, y) if isinstance(x, Tensor) and isinstance(y, Tensor) else x == y
         for x, y in zip(first, again, strict=True)
@@ -58,10 +74,35 @@ def check_repeatable(batches: Batches) -> None:
             "the first batch changed between two readings: a shuffling sampler or random "
             "augmentation; pass shuffle=False without augmentation, or list(batches)"
         )
+    if isinstance(batches, CheckedBatches):
+        batches.repeatable = True
+
+
+class CheckedBatches:
+    """Batches that were checked when this was made, with the first one at hand.
+
+    Making it starts one reading of the data; `first` costs no further one.
+
+    Args:
+        batches: Re-iterable of (inputs, targets).
+
+    Raises:
+        SelectorError: As `check_batches`.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches: Batches = batches
+        self.first: tuple[object, object] = first_batch(batches)
+        self.repeatable = False
+        """Whether two readings were compared and found to be the same."""
+
+    def __iter__(self) -> Iterator[tuple[object, object]]:
+        """Read all batches once."""
+        return iter(self.batches)
 
 
 class Part:
-    """Every so-manieth batch of a user's data, so that parts of it do not overlap."""
+    """Every `step`-th batch of a user's data, starting at `first`, so that parts do not overlap."""
 
     def __init__(self, batches: Batches, first: int, step: int) -> None:
         self._batches, self._first, self._step = batches, first, step

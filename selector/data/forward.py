@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from selector.data.batches import Batches, check_batches, rows
+from selector.data.batches import Batches, first_batch, rows
 from selector.errors import SelectorError
 
 
@@ -63,8 +63,7 @@ def run_batch(model: nn.Module, inputs: object, batch: int) -> object:
 
 def probe_inputs(model: nn.Module, batches: Batches, count: int = 4) -> object:
     """A few images of the first batch, on the model's device."""
-    check_batches(batches)
-    inputs, _ = next(iter(batches))
+    inputs, _ = first_batch(batches)
     return to_device(rows(inputs, 0, count), device_of(model))
 
 

@@ -59,6 +59,14 @@ def orders_of(scores: Mapping[str, Matrix], arms: Iterable[str]) -> Orders:
     return {arm: np.argsort(scores[arm], kind="stable") for arm in arms if arm in scores}
 
 
+def lowest_sets(
+    scores: Mapping[str, Matrix], arms: Iterable[str], count: int
+) -> dict[str, tuple[int, ...]]:
+    """What each of some arms that a group has would remove: its `count` lowest channels."""
+    found = orders_of(scores, arms)
+    return {name: tuple(np.sort(order[:count]).tolist()) for name, order in found.items()}
+
+
 def candidates(
     decision: Decision, arms: Sequence[str], orders: Orders | None = None
 ) -> dict[str, tuple[int, ...]]:

@@ -1,14 +1,14 @@
 """How many channels go from every group: even shares, or where the predicted damage is least."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 
 from selector.errors import SelectorError
 from selector.learning.selector import SaliencySelector
-from selector.planning.method import Method
 from selector.planning.stage import Stage
 from selector.records.decision import Decision
 
@@ -184,13 +184,48 @@ def _price(
     return (curve[count] - now + TINY_NATS) / max(saved, 1e-12) / left
 
 
-def allocated(stage: Stage, decisions: Mapping[str, Decision], method: Method) -> dict[str, int]:
-    """Channels that every group loses now."""
-    if method.allocation != "damage":
+class Allocation(Protocol):
+    """How many channels go from every group, so that a round's limit is met."""
+
+    @property
+    def text(self) -> str:
+        """As plans and reports name it; empty for even shares."""
+
+    def counts(self, stage: Stage, views: Mapping[str, Decision]) -> dict[str, int]:
+        """Channels that every group loses now.
+
+        Args:
+            stage: Where the network stands, and how far this round goes.
+            views: Its groups as the selector sees them.
+
+        Raises:
+            SelectorError: The target cannot be met.
+        """
+
+
+@dataclass(frozen=True)
+class EvenShares:
+    """The same share of every group's original channels."""
+
+    text = ""
+
+    def counts(self, stage: Stage, views: Mapping[str, Decision]) -> dict[str, int]:
+        """Channels that every group loses now; see `allocate_evenly`."""
         return allocate_evenly(stage)
-    assert method.selector is not None
-    curves = {
-        name: damage_curve(method.selector, decisions[name], stage.options(name))
-        for name in stage.free
-    }
-    return allocate_by_damage(stage, curves)
+
+
+@dataclass(frozen=True)
+class LeastDamage:
+    """Where the selector predicts the least loss change per unit of cost saved."""
+
+    selector: SaliencySelector
+
+    text = "allocation by damage"
+
+    def counts(self, stage: Stage, views: Mapping[str, Decision]) -> dict[str, int]:
+        """Channels that every group loses now; see `allocate_by_damage`."""
+        curves = {
+            name: damage_curve(self.selector, views[name], stage.options(name))
+            for name in stage.free
+        }
+        return allocate_by_damage(stage, curves)

@@ -1,118 +1,145 @@
-"""What one round knows of the network before it decides, and each group's candidates."""
+"""What one round knows of the network before it decides, and how a criterion proposes channels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import nn
 
-from selector.data.batches import Batches, split_batches
-from selector.data.loss import Loss
-from selector.errors import SelectorError
-from selector.learning.explain import predicted_and_explained
-from selector.learning.features import candidates, distinct
+from selector.data.calibration import Calibration
+from selector.data.loss import LossChange
 from selector.network.compensation import Compensation
 from selector.network.groups import Group
 from selector.planning.choice import Choice
-from selector.planning.method import Method
 from selector.planning.stage import Stage
 from selector.records.decision import Decision
-from selector.records.describe import describe_group, describe_run
-from selector.saliency.registry import arms, find_metric
+from selector.records.describe import describe_network
+from selector.saliency.registry import find_metric
 from selector.saliency.scoring import needs_of, score_signals
-from selector.statistics.channel_statistics import Signals
-from selector.statistics.collect import FORWARD, PAIRS, measure_signals
+from selector.statistics.collect import measure_signals
+from selector.typing import Matrix
+
+Options = Mapping[Group, Sequence[Choice]]
+"""Groups that lose channels -> their candidates, the most promising first."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Survey:
     """A network's scores, and the images that measure candidates: the same for any step size."""
 
-    decisions: Mapping[str, Decision]
-    """Group -> what the selector is asked; how many channels go is filled in later."""
-    scoring: Batches
-    """Every second batch where the oracle alone decides, else all."""
-    measuring: Batches
-    """Every second batch where the oracle is called: those that did not score, if not all did."""
+    scores: Mapping[str, Mapping[str, Matrix]]
+    """Group -> metric -> scores of shape (channels,)."""
+    views: Mapping[str, Decision]
+    """Group -> what the selector is asked; empty for criteria that do not ask it."""
+    scoring: Calibration
+    """The images that scored."""
+    measuring: Calibration
+    """The images that measure candidates, where the oracle is called."""
     base_loss: float
-    """Of the network as it is, on the scoring images."""
+    """Loss of the network as it is on the scoring images; NaN where no selector asks for it."""
     compensation: Compensation | None
 
 
+@dataclass(frozen=True)
+class Decided:
+    """What goes from every group, and what finding out has cost."""
+
+    choices: tuple[Choice, ...]
+    oracle_images: int = 0
+    """Images times networks that the oracle evaluated."""
+    measured: LossChange | None = None
+    """What the whole plan does to the loss, where it was measured."""
+
+
+class Criterion(Protocol):
+    """How the channels of a group are chosen; `criteria.py` has one class for each kind."""
+
+    @property
+    def name(self) -> str:
+        """As callers write it: `selector`, `oracle`, or the name of a metric."""
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics whose scores it needs."""
+
+    @property
+    def asks_selector(self) -> bool:
+        """Whether it needs the groups described as the selector sees them."""
+
+    def images(self, calibration: Calibration) -> tuple[Calibration, Calibration]:
+        """The images that score, and those that measure candidates."""
+
+    def options(self, survey: Survey, group: Group, count: int) -> list[Choice]:
+        """Distinct candidates of `count` channels of a group, the most promising first."""
+
+    def decide(self, trial: "Trial", options: Options) -> Decided:
+        """One candidate for every group."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Trial:
+    """Where candidates are tried: the network, what is known of it, and what follows the cut."""
+
+    model: nn.Module
+    survey: Survey
+    recalibrate: bool
+    """Whether BatchNorm is recalibrated after the cut, so that losses are measured accordingly."""
+    whole: bool = False
+    """Whether what the whole plan does is measured, too, where candidates are verified."""
+    progress: bool = False
+
+
 def survey_network(
-    model: nn.Module, batches: Batches, stage: Stage, method: Method, *, loss: Loss | None
+    model: nn.Module,
+    calibration: Calibration,
+    stage: Stage,
+    criterion: Criterion,
+    *,
+    compensate: bool = False,
 ) -> Survey:
-    """Read the scoring images: once for all scores, once more for the means that are to be kept."""
-    groups = stage.groups
-    scoring = measuring = batches
-    if method.measures:
-        half, measuring = split_batches(batches, 2, "verification by the oracle")
-        scoring = half if method.criterion == "oracle" else batches
-    # Only the selector asks what channels do together.
-    needs = needs_of(method.metrics) | (PAIRS if method.criterion == "selector" else FORWARD)
-    signals = measure_signals(model, scoring, groups.prunable, needs=needs, loss=loss)
-    decisions = {
-        name: _decision(model, group, stage, signals[name], method.metrics)
-        for name, group in groups.prunable.items()
-    }
-    run = next(iter(signals.values())).run if signals else None
-    compensation = None
-    if method.compensate:
-        compensation = Compensation.measured(model, batches, groups.prunable.values())
-    base_loss = float("nan") if run is None else run.loss
-    return Survey(decisions, scoring, measuring, base_loss, compensation)
+    """Score every group of a network.
 
+    One pass over the scoring images, forward and backward where a metric needs it; none for metrics
+    of weights alone. One more forward pass for the means that compensate.
 
-def _decision(
-    model: nn.Module, group: Group, stage: Stage, found: Signals, metrics: Sequence[str]
-) -> Decision:
-    scores = score_signals({group.name: found}, metrics)[group.name]
-    assert found.run is not None
-    return Decision(
-        facts=describe_group(model, group, stage.groups.costs, found),
-        context=describe_run(found.run, stage.macs_kept),
-        scores={name: values.numpy() for name, values in scores.items()},
-        count=1,
-        pairs=found.pairs,
-    )
-
-
-def options_of(decision: Decision, group: Group, method: Method) -> list[Choice]:
-    """Distinct candidates of a group, the most promising first.
-
-    Where they are measured, runner-ups are set later.
+    Args:
+        model: The network; left exactly as found.
+        calibration: The user's data.
+        stage: Where the network stands.
+        criterion: Whose metrics are scored.
+        compensate: Whether the removed channels' means will be kept.
     """
-    if method.criterion == "selector":
-        assert method.selector is not None
-        prediction, why = predicted_and_explained(method.selector, decision)
-        kept = None if method.verify == "all" else max(2, method.verify)
-        return [
-            Choice(
-                group=group.name,
-                channels=group.channels,
-                remove=prediction.proposals[arm],
-                metric=arm,
-                runner_up=prediction.runner_up,
-                fell_back=prediction.fell_back and arm == prediction.trusted,
-                predicted_nats=prediction.loss_change_nats[arm],
-                measured=None,
-                predicted_interval=prediction.loss_change_interval[arm],
-                explanation=why,
-            )
-            for arm in prediction.shortlist(kept)
-        ]
-    oracle = method.criterion == "oracle"
-    names = arms() if oracle else [_named(method.criterion, decision, group.name)]
-    proposals = candidates(decision, names)
-    return [
-        Choice(group.name, group.channels, proposals[arm], arm, None, False, None, None)
-        for arm in distinct(proposals, proposals)
-    ]
-
-
-def _named(metric: str, decision: Decision, group: str) -> str:
-    if metric not in decision.scores:
-        raise SelectorError(
-            f"metric {metric!r} needs {find_metric(metric).needs}, and group {group!r} has none; "
-            f"name the group in ignore, or use another criterion"
+    prunable = stage.groups.prunable
+    scoring, measuring = criterion.images(calibration)
+    views: dict[str, Decision] = {}
+    base_loss = float("nan")
+    if criterion.asks_selector:
+        views = describe_network(
+            model,
+            stage.groups,
+            scoring,
+            [find_metric(name) for name in criterion.metrics],
+            macs_kept=stage.macs_kept,
         )
-    return metric
+        scores = {name: view.scores for name, view in views.items()}
+        base_loss = next((view.context.base_loss for view in views.values()), base_loss)
+    else:
+        signals = measure_signals(
+            model, scoring, prunable, needs=needs_of(criterion.metrics), loss=scoring.loss
+        )
+        found = score_signals(signals, criterion.metrics)
+        scores = {
+            name: {metric: values.numpy() for metric, values in of_group.items()}
+            for name, of_group in found.items()
+        }
+    compensation = None
+    if compensate:
+        compensation = Compensation.measured(model, calibration, prunable.values())
+    return Survey(
+        scores=scores,
+        views=views,
+        scoring=scoring,
+        measuring=measuring,
+        base_loss=base_loss,
+        compensation=compensation,
+    )

@@ -6,24 +6,25 @@ from dataclasses import replace
 from torch import nn
 from typing_extensions import Unpack
 
-from selector.data.batches import Batches, check_batches
+from selector.data.batches import Batches
+from selector.data.calibration import Calibration
 from selector.data.forward import probe_inputs
 from selector.data.loss import Loss
 from selector.errors import SelectorError
 from selector.learning.selector import SaliencySelector
 from selector.network.latency import Clock
 from selector.network.tracing import find_groups
-from selector.planning.allocation import allocated, asked_widths
-from selector.planning.candidates import Survey, options_of, survey_network
+from selector.planning.allocation import asked_widths
+from selector.planning.candidates import Trial, survey_network
 from selector.planning.composition.myopic import Myopic
 from selector.planning.composition.plan import plan_myopically
+from selector.planning.criteria import Verify
 from selector.planning.forecast import expected_of
-from selector.planning.limits import Shares, Widths, by_group, without
-from selector.planning.method import Allocation, Method, Verify
+from selector.planning.limits import Limits, Shares
+from selector.planning.method import AllocationName, Method, method_of
 from selector.planning.plan import Goal, Plan
 from selector.planning.stage import Stage
 from selector.planning.target import Target, Targets
-from selector.planning.verification import Referee, composed
 
 
 def choose(
@@ -35,7 +36,7 @@ def choose(
     selector: SaliencySelector | None = None,
     loss: Loss | None = None,
     ignore: Iterable[str] = (),
-    allocation: Allocation = "auto",
+    allocation: AllocationName = "auto",
     myopic: Myopic | None = None,
     compensate: bool = False,
     max_ratio: float = 0.9,
@@ -88,120 +89,96 @@ def choose(
     Raises:
         SelectorError: Unusable input, unknown names, or a target that cannot be met.
     """
+    calibration = Calibration(batches, loss)
     wanted = Target.of(target, ratios)
-    method = Method(criterion, verify, selector, allocation, myopic, compensate).ready(wanted)
-    stage = first_stage(
-        model,
-        batches,
+    method = method_of(
+        criterion,
         wanted,
+        verify=verify,
+        selector=selector,
+        allocation=allocation,
+        myopic=myopic,
+        compensate=compensate,
+    )
+    limits = Limits.of(
         ignore=ignore,
         max_ratio=max_ratio,
         max_ratios=max_ratios,
         ratios=ratios,
         round_to=round_to,
         min_channels=min_channels,
-        latency_inputs=latency_inputs,
     )
-    if method.allocation == "myopic":
-        return plan_stage(model, batches, stage, method, loss=loss, progress=progress)
-    survey = survey_network(model, batches, stage, method, loss=loss)
-    plan = plan_surveyed(model, survey, stage, method, loss=loss, whole=True, progress=progress)
-    return replace(plan, expected=expected_of(model, plan, survey, loss))
+    stage = first_stage(model, calibration, wanted, limits, latency_inputs)
+    if method.myopic is not None:
+        return plan_stage(model, calibration, stage, method)
+    survey = survey_network(
+        model, calibration, stage, method.criterion, compensate=method.compensate
+    )
+    trial = Trial(
+        model=model,
+        survey=survey,
+        recalibrate=method.recalibrate,
+        whole=True,
+        progress=progress,
+    )
+    plan = plan_surveyed(trial, stage, method)
+    return replace(plan, expected=expected_of(model, plan, survey))
 
 
 def first_stage(
     model: nn.Module,
-    batches: Batches,
+    calibration: Calibration,
     target: Target,
-    *,
-    ignore: Iterable[str],
-    max_ratio: float,
-    max_ratios: Shares | None,
-    ratios: Shares | None,
-    round_to: int,
-    min_channels: int,
-    latency_inputs: object | None,
+    limits: Limits,
+    latency_inputs: object | None = None,
 ) -> Stage:
     """An unpruned network's groups, limits and costs, with all of the way to the target ahead.
 
     Raises:
-        SelectorError: Unusable batches, unknown names, limits out of range or in contradiction.
+        SelectorError: Unknown names, or limits in contradiction.
     """
-    check_batches(batches)
     if latency_inputs is not None and target.measure != "latency":
         raise SelectorError(
             f"latency_inputs does nothing with {target.name}; leave it out, or use keep_latency"
         )
-    groups = without(find_groups(model, probe_inputs(model, batches)), ignore)
-    widths = Widths.of(
-        groups.required(),
-        max_ratio,
-        round_to,
-        min_channels=min_channels,
-        max_ratios=by_group(groups, max_ratios, "max_ratios"),
-        ratios=by_group(groups, ratios, "ratios"),
-    )
+    groups = limits.groups(find_groups(model, probe_inputs(model, calibration)))
+    widths = limits.widths(groups)
     clock = None
     if target.measure == "latency":
-        clock = Clock.of(model, groups.prunable, batches, latency_inputs)
+        clock = Clock.of(model, groups.prunable, calibration, latency_inputs)
     return Stage(groups, widths, target, 1.0, groups.costs, clock)
 
 
-def plan_stage(
-    model: nn.Module,
-    batches: Batches,
-    stage: Stage,
-    method: Method,
-    *,
-    loss: Loss | None,
-    progress: bool = False,
-) -> Plan:
+def plan_stage(model: nn.Module, calibration: Calibration, stage: Stage, method: Method) -> Plan:
     """Choose how many channels go from every group in this round, and which."""
-    if method.allocation == "myopic":
-        how = method.myopic or Myopic()
-        plan = plan_myopically(model, batches, stage, how, criterion=str(method), loss=loss)
+    if method.myopic is not None:
+        plan = plan_myopically(model, calibration, stage, method.myopic, criterion=str(method))
         return _judged(plan, stage)
-    survey = survey_network(model, batches, stage, method, loss=loss)
-    return plan_surveyed(model, survey, stage, method, loss=loss, progress=progress)
+    survey = survey_network(
+        model, calibration, stage, method.criterion, compensate=method.compensate
+    )
+    trial = Trial(model=model, survey=survey, recalibrate=method.recalibrate)
+    return plan_surveyed(trial, stage, method)
 
 
-def plan_surveyed(
-    model: nn.Module,
-    survey: Survey,
-    stage: Stage,
-    method: Method,
-    *,
-    loss: Loss | None,
-    whole: bool = False,
-    progress: bool = False,
-) -> Plan:
+def plan_surveyed(trial: Trial, stage: Stage, method: Method) -> Plan:
     """The same once the network has been surveyed: for trying several step sizes.
 
     Args:
-        model: The network.
-        survey: Of it.
+        trial: The network, its scores, and how candidates are tried.
         stage: Where it stands, and how far to go.
         method: How channels are chosen.
-        loss: Mean loss of a batch; cross-entropy by default.
-        whole: Whether what the whole plan does is measured too, where candidates are verified.
-        progress: Show progress bars.
     """
+    survey = trial.survey
     options = {
-        group: options_of(replace(survey.decisions[name], count=count), group, method)
-        for name, count in allocated(stage, survey.decisions, method).items()
+        group: method.criterion.options(survey, group, count)
+        for name, count in method.allocation.counts(stage, survey.views).items()
         if count
         for group in [stage.groups.prunable[name]]
     }
-    choices, images, measured = [some[0] for some in options.values()], 0, None
-    if method.criterion == "oracle":
-        choices, images = composed(model, survey, options, loss=loss, progress=progress)
-    elif method.verify and options:
-        referee = Referee(model, survey, method, loss)
-        choices = referee.best(options, progress=progress)
-        measured = referee.change(dict(zip(options, choices, strict=True))) if whole else None
-        images = referee.images
-    plan = Plan.of_groups(str(method), choices, stage.groups, images)
-    return _judged(replace(plan, measured=measured), stage)
+    decided = method.criterion.decide(trial, options)
+    plan = Plan.of_groups(str(method), decided.choices, stage.groups, decided.oracle_images)
+    return _judged(replace(plan, measured=decided.measured), stage)
 
 
 def _judged(plan: Plan, stage: Stage) -> Plan:

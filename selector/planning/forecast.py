@@ -6,11 +6,9 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
-from selector.data.loss import Loss
 from selector.network.reindexing import shrink_all
-from selector.planning.allocation import allocated
 from selector.planning.candidates import Survey
-from selector.planning.expectation import Expected, classes_said, expect
+from selector.planning.expectation import Expected, Logits, classes_said, expect
 from selector.planning.method import Method
 from selector.planning.plan import Plan
 from selector.planning.stage import Stage
@@ -18,7 +16,7 @@ from selector.records.decision import Decision
 from selector.typing import Interval
 
 
-def expected_of(model: nn.Module, plan: Plan, survey: Survey, loss: Loss | None) -> Expected | None:
+def expected_of(model: nn.Module, plan: Plan, survey: Survey) -> Expected | None:
     """Loss and accuracy that are expected of a plan; None where it was not predicted."""
     changes = [choice.predicted_nats for choice in plan.choices]
     intervals = [choice.predicted_interval for choice in plan.choices]
@@ -26,27 +24,25 @@ def expected_of(model: nn.Module, plan: Plan, survey: Survey, loss: Loss | None)
     ends = [interval for interval in intervals if interval is not None]
     if not known or len(known) < len(changes) or len(ends) < len(changes):
         return None
-    logits = classes_said(model, survey.scoring) if loss is None else None
-    return expect(known, ends, survey.base_loss, logits)
+    return expect(known, ends, survey.base_loss, _logits(model, survey))
 
 
-PAPER_ROUNDS = 3
-"""On paper the way is gone in so many rounds at most: predictions cost time, too."""
+def _logits(model: nn.Module, survey: Survey) -> Logits | None:
+    """What the network says of the scoring images; None where the loss is the user's own."""
+    return classes_said(model, survey.scoring) if survey.scoring.loss is None else None
+
+
+SIMULATED_ROUNDS = 3
+"""Rounds that are simulated at most: predictions cost time, too."""
 
 
 def foresee(
-    model: nn.Module,
-    survey: Survey,
-    stage: Stage,
-    method: Method,
-    rounds: int,
-    *,
-    loss: Loss | None,
+    model: nn.Module, survey: Survey, stage: Stage, method: Method, rounds: int
 ) -> Expected | None:
-    """What all rounds together are expected to do, as far as can be told before the first.
+    """What all rounds together are expected to do, before the first; None without a selector.
 
-    The rounds are gone through on paper: allocated, predicted and cut with the scores of today,
-    those of the channels that are left. Nothing is read but the images for today's accuracy.
+    The rounds are simulated: allocated, predicted and cut with the scores of now, those of the
+    channels that are left. One forward pass over the scoring images, for the accuracy of now.
 
     Args:
         model: The network as it is.
@@ -54,20 +50,20 @@ def foresee(
         stage: Where it stands.
         method: How channels are chosen; only the selector predicts what it costs.
         rounds: Rounds to come.
-        loss: Mean loss of a batch; cross-entropy by default.
     """
-    if method.criterion != "selector" or method.selector is None:
+    selector = method.selector
+    if selector is None:
         return None
-    groups, decisions = stage.groups, dict(survey.decisions)
+    groups, views = stage.groups, dict(survey.views)
     changes: list[float] = []
     ends: list[Interval] = []
-    steps = min(rounds, PAPER_ROUNDS)
+    steps = min(rounds, SIMULATED_ROUNDS)
     for step in range(1, steps + 1):
         now = replace(stage, groups=groups, share=step / steps)
         removals = []
-        for name, count in allocated(now, decisions, method).items():
+        for name, count in method.allocation.counts(now, views).items():
             if count:
-                prediction = method.selector.predict(replace(decisions[name], count=count))
+                prediction = selector.predict(replace(views[name], count=count))
                 arm = prediction.trusted
                 changes.append(prediction.loss_change_nats[arm])
                 ends.append(prediction.loss_change_interval[arm])
@@ -76,12 +72,11 @@ def foresee(
         kept = groups.costs.total("macs") / stage.start.total("macs")
         gone = {group.name: channels for group, channels in removals}
         loss_now = survey.base_loss + sum(changes)
-        decisions = {
-            name: _after(decisions[name], gone.get(name, ()), kept, loss_now)
+        views = {
+            name: _after(views[name], gone.get(name, ()), kept, loss_now)
             for name in groups.prunable
         }
-    logits = classes_said(model, survey.scoring) if loss is None else None
-    return expect(changes, ends, survey.base_loss, logits, rounds=rounds)
+    return expect(changes, ends, survey.base_loss, _logits(model, survey), rounds=rounds)
 
 
 def _after(decision: Decision, gone: Sequence[int], macs_kept: float, loss: float) -> Decision:
@@ -94,7 +89,7 @@ def _after(decision: Decision, gone: Sequence[int], macs_kept: float, loss: floa
     return replace(decision, scores=scores, context=context, pairs=pairs)
 
 
-def highest_foreseen(plan: Plan) -> float | None:
+def highest_predicted(plan: Plan) -> float | None:
     """The ends of the groups' predicted intervals, summed; None where nothing was predicted."""
     ends = [choice.predicted_interval for choice in plan.choices]
     return None if None in ends else sum(end[1] for end in ends if end is not None)

@@ -12,6 +12,85 @@ Shares = Mapping[str, float]
 """Group -> a share of its channels."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a caller allows: which groups are pruned, how far, and to which widths.
+
+    Raises:
+        SelectorError: A number out of range; the option is named.
+    """
+
+    ignore: tuple[str, ...] = ()
+    """Groups that are not pruned, by name; a producer's name stands for its whole group."""
+    max_ratio: float = 0.9
+    """Largest share of a group's channels that may go, in (0, 1)."""
+    max_ratios: Shares = field(default_factory=dict)
+    """The same for single groups, by name."""
+    ratios: Shares = field(default_factory=dict)
+    """Shares of the channels that single groups lose, by name."""
+    round_to: int = 1
+    """Widths that are left are multiples of this."""
+    min_channels: int = 1
+    """Channels of a layer that are left at least."""
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        ignore: Iterable[str],
+        max_ratio: float,
+        max_ratios: Shares | None,
+        ratios: Shares | None,
+        round_to: int,
+        min_channels: int,
+    ) -> "Limits":
+        """The options of `choose` and `prune` as one value.
+
+        Raises:
+            SelectorError: A number out of range, or one name instead of a list of names.
+        """
+        if isinstance(ignore, str):
+            raise SelectorError(f"ignore={ignore!r} must be names in a list: ignore=[{ignore!r}]")
+        return cls(
+            ignore=tuple(ignore),
+            max_ratio=max_ratio,
+            max_ratios=max_ratios or {},
+            ratios=ratios or {},
+            round_to=round_to,
+            min_channels=min_channels,
+        )
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        check_share("max_ratio", self.max_ratio)
+        for name, value in (("round_to", self.round_to), ("min_channels", self.min_channels)):
+            if not isinstance(value, int) or value < 1:
+                raise SelectorError(f"{name}={value!r} must be a whole number, 1 or more")
+
+    def groups(self, found: Groups) -> Groups:
+        """The groups of a network without those to ignore.
+
+        Raises:
+            SelectorError: A name in `ignore` that is no layer of any group.
+        """
+        return without(found, self.ignore)
+
+    def widths(self, groups: Groups) -> "Widths":
+        """The widths that these groups may have.
+
+        Raises:
+            SelectorError: A name that is no group, or a ratio beyond its group's limit.
+        """
+        return Widths.of(
+            groups.required(),
+            self.max_ratio,
+            self.round_to,
+            min_channels=self.min_channels,
+            max_ratios=by_group(groups, self.max_ratios, "max_ratios"),
+            ratios=by_group(groups, self.ratios, "ratios"),
+        )
+
+
 @dataclass(frozen=True)
 class Widths:
     """Widths of the groups before anything was removed, and how far they may shrink."""
@@ -44,10 +123,7 @@ class Widths:
         Raises:
             SelectorError: A limit out of range, or a ratio beyond its group's limit.
         """
-        check_share("max_ratio", max_ratio)
-        for name, value in (("round_to", round_to), ("min_channels", min_channels)):
-            if not isinstance(value, int) or value < 1:
-                raise SelectorError(f"{name}={value!r} must be a whole number, 1 or more")
+        Limits(max_ratio=max_ratio, round_to=round_to, min_channels=min_channels)
         widths = {name: group.channels for name, group in groups.items()}
         found = cls(widths, max_ratio, round_to, min_channels, max_ratios or {}, ratios or {})
         for name, ratio in found.ratios.items():
@@ -142,8 +218,6 @@ def without(groups: Groups, ignore: Iterable[str]) -> Groups:
     Raises:
         SelectorError: A name that is no layer of any group; the nearest are offered.
     """
-    if isinstance(ignore, str):
-        raise SelectorError(f"ignore={ignore!r} must be names in a list: ignore=[{ignore!r}]")
     named = [
         name if name in groups.refused else group_of(groups, name, "ignore") for name in ignore
     ]

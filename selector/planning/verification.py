@@ -5,52 +5,45 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate
+from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from selector.data.batches import batch_size
 from selector.data.forward import evaluating
-from selector.data.loss import Loss, LossChange, Objective, image_losses, summary
+from selector.data.loss import LossChange, image_losses, summary
 from selector.network.batchnorm import batch_statistics
 from selector.network.compensation import removed
 from selector.network.groups import Group
 from selector.network.layers import NORMALISATION
 from selector.oracle.oracle import Oracle
-from selector.planning.candidates import Survey
+from selector.planning.candidates import Options, Trial
 from selector.planning.choice import Choice
-from selector.planning.method import Method
-
-Options = Mapping[Group, Sequence[Choice]]
-"""Groups that lose channels -> their candidates, the most promising first."""
 
 AT_STAKE = 0.5
-"""Groups are verified, the dearest first, until they make up this share of the predicted damage."""
+"""Groups are verified, the most damaging first, up to this share of the predicted damage."""
 
 LEAST_BATCH = 16
 """Fewer images do not have the statistics that BatchNorm will have after recalibration."""
 
 
-class Referee:
-    """Tries candidates in a whole plan, and keeps those that make the loss of all of it lower."""
+class Verifier:
+    """Tries candidates in a whole plan, and keeps those that make the loss of all of it lower.
 
-    def __init__(self, model: nn.Module, survey: Survey, method: Method, loss: Loss | None) -> None:
-        """Measure nothing yet.
+    Args:
+        trial: The network, and the images that measure. Where BatchNorm is recalibrated after the
+            cut, losses are measured as that will leave them.
+        verify: How many candidates are tried where most is at stake; `all` for every one.
+    """
 
-        Args:
-            model: The network.
-            survey: The images that measure, and the means that compensate.
-            method: How many candidates are tried, and whether BatchNorm is recalibrated after the
-                cut: then losses are measured as that will leave them.
-            loss: Mean loss of a batch; cross-entropy by default.
-        """
-        self._model, self._survey, self._objective = model, survey, Objective(loss)
-        self._method = method
+    def __init__(self, trial: Trial, verify: int | Literal["all"]) -> None:
+        self._trial, self._verify = trial, verify
         self._now: Tensor | None = None
         self.images = 0
         """Images times networks evaluated so far."""
 
-    def best(self, options: Options, *, progress: bool = False) -> list[Choice]:
+    def best(self, options: Options) -> list[Choice]:
         """A choice for every group: the selector's first, or one that makes the plan's loss lower.
 
         The plan of all first choices is measured; then, in the groups where most of the damage is
@@ -59,16 +52,15 @@ class Referee:
 
         Args:
             options: The candidates.
-            progress: Show a progress bar.
         """
         chosen = {group: some[0] for group, some in options.items()}
-        verify = self._method.verify
+        verify = self._verify
         if verify == 1:
             return list(chosen.values())
         count, share = (None, 1.0) if verify == "all" else (verify, AT_STAKE)
         now = self._losses(chosen)
-        groups = dearest(options, share)
-        for group in tqdm(groups, "verification", disable=not progress, leave=False):
+        groups = most_damaging(options, share)
+        for group in tqdm(groups, "verification", disable=not self._trial.progress, leave=False):
             if others := options[group][1:count]:
                 chosen[group], now = self._tried(chosen, group, others, now)
         self._now = now
@@ -84,9 +76,9 @@ class Referee:
     def _recalibrated(self) -> bool:
         """Whether BatchNorm goes by every batch's own statistics; asked when something is tried."""
         return (
-            self._method.recalibrate
-            and any(isinstance(layer, NORMALISATION) for layer in self._model.modules())
-            and all(batch_size(inputs) >= LEAST_BATCH for inputs, _ in self._survey.measuring)
+            self._trial.recalibrate
+            and any(isinstance(layer, NORMALISATION) for layer in self._trial.model.modules())
+            and all(batch_size(inputs) >= LEAST_BATCH for inputs, _ in self._trial.survey.measuring)
         )
 
     def _tried(
@@ -109,18 +101,19 @@ class Referee:
     def _losses(self, choices: Mapping[Group, Choice]) -> Tensor:
         """Loss of every image, shape (images,), without the channels of these choices."""
         gone = [(group, choice.remove) for group, choice in choices.items()]
+        model, survey = self._trial.model, self._trial.survey
         with ExitStack() as stack:
-            stack.enter_context(evaluating(self._model))
-            stack.enter_context(removed(self._model, gone, self._survey.compensation))
+            stack.enter_context(evaluating(model))
+            stack.enter_context(removed(model, gone, survey.compensation))
             if self._recalibrated:
-                stack.enter_context(batch_statistics(self._model))
-            losses, _ = image_losses(self._model, self._survey.measuring, self._objective)
+                stack.enter_context(batch_statistics(model))
+            losses, _ = image_losses(model, survey.measuring, survey.measuring.objective)
         self.images += len(losses)
         return losses
 
 
-def dearest(options: Options, share: float) -> list[Group]:
-    """The groups that make up this share of the predicted damage, the dearest first."""
+def most_damaging(options: Options, share: float) -> list[Group]:
+    """The groups that make up this share of the predicted damage, the most damaging first."""
     nats = {group: max(0.0, some[0].predicted_nats or 0.0) for group, some in options.items()}
     order = sorted(nats, key=nats.__getitem__, reverse=True)
     if share >= 1:
@@ -130,20 +123,12 @@ def dearest(options: Options, share: float) -> list[Group]:
     return order[: 1 + sum(so_far < enough for so_far in sums)]
 
 
-def composed(
-    model: nn.Module, survey: Survey, options: Options, *, loss: Loss | None, progress: bool
-) -> tuple[list[Choice], int]:
+def composed(trial: Trial, options: Options) -> tuple[list[Choice], int]:
     """The best measured of every group's candidates; and the images evaluated.
 
     One group after the other: the next one's are measured in the network that this choice leaves.
-
-    Args:
-        model: The network.
-        survey: The images that measure, and the means that compensate.
-        options: The candidates.
-        loss: Mean loss of a batch; cross-entropy by default.
-        progress: Show a progress bar.
     """
+    model, survey = trial.model, trial.survey
     oracle = Oracle()
     if survey.compensation is not None:
         oracle = Oracle("compensated", survey.compensation.means)
@@ -154,8 +139,8 @@ def composed(
                 model,
                 survey.measuring,
                 {group: [option.remove for option in some]},
-                loss=loss,
-                progress=progress,
+                loss=survey.measuring.loss,
+                progress=trial.progress,
             )
             images += found.image_forwards
             changes = found.changes[group]

@@ -4,14 +4,27 @@ from collections.abc import Mapping, Sequence
 
 from selector.network.tracing import Groups
 from selector.planning.choice import Choice
-from selector.planning.plan import Plan
-from selector.pruning.rounds import Walk
+from selector.planning.plan import Goal, Plan
 from selector.typing import Interval
 
 
-def combined(walk: Walk) -> Plan:
-    """All rounds as one plan, in the channel numbers of the network before the first."""
-    first, last, plans = walk.start, walk.groups, walk.plans
+def combined(
+    plans: Sequence[Plan],
+    first: Groups,
+    last: Groups,
+    *,
+    criterion: str = "",
+    goal: Goal | None = None,
+) -> Plan:
+    """All rounds as one plan, in the channel numbers of the network before the first.
+
+    Args:
+        plans: Of the rounds, each in the channel numbers that the network had then.
+        first: The groups before the first round.
+        last: The groups after the last.
+        criterion: As the plan is to name it.
+        goal: What was asked of all rounds, and what there is now.
+    """
     kept = {name: list(range(group.channels)) for name, group in first.prunable.items()}
     rows: dict[str, list[Choice]] = {}
     for plan in plans:
@@ -20,10 +33,8 @@ def combined(walk: Walk) -> Plan:
             rows.setdefault(choice.group, []).append(choice)
             kept[choice.group] = [c for i, c in enumerate(kept[choice.group]) if i not in gone]
     choices = [_merged(rows[name], first, kept) for name in first.prunable if name in rows]
-    goal = walk.goal
-    warnings = tuple(dict.fromkeys(text for plan in plans for text in plan.warnings))
     return Plan(
-        criterion=walk.criterion,
+        criterion=criterion,
         choices=tuple(choices),
         macs_before=first.costs.total("macs"),
         macs_after=last.costs.total("macs"),
@@ -32,8 +43,7 @@ def combined(walk: Walk) -> Plan:
         refused=dict(first.refused),
         oracle_images=sum(plan.oracle_images for plan in plans),
         goal=goal,
-        expected=walk.expected,
-        warnings=warnings if walk.stopped is None else (*warnings, walk.stopped),
+        warnings=tuple(dict.fromkeys(text for plan in plans for text in plan.warnings)),
     )
 
 

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from selector.errors import SelectorError
 from selector.network.surgery import apply_cuts
-from selector.pruning.prune import PruneResult
+from selector.pruning.result import PruneResult
 
 
 def rebind(optimizer: Optimizer, result: PruneResult) -> None:

@@ -2,49 +2,33 @@
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from torch import nn
 from typing_extensions import Unpack
 
-from selector.data.batches import Batches, check_batches
+from selector.data.batches import Batches
+from selector.data.calibration import Calibration
 from selector.data.loss import Evaluation, Loss, evaluate
 from selector.errors import SelectorError
 from selector.learning.selector import SaliencySelector
-from selector.network.surgery import Cut, cuts_of
+from selector.network.surgery import cuts_of
 from selector.planning.choose import first_stage
 from selector.planning.composition.myopic import Myopic
-from selector.planning.limits import Shares
-from selector.planning.method import Allocation, Method, Verify
-from selector.planning.plan import Plan
+from selector.planning.criteria import Verify
+from selector.planning.limits import Limits, Shares
+from selector.planning.method import AllocationName, method_of
 from selector.planning.target import Target, Targets
 from selector.pruning.apply import FineTune
 from selector.pruning.merge import combined
-from selector.pruning.report import Report, report_of
-from selector.pruning.rounds import Procedure, Walk, default_rounds
+from selector.pruning.report import report_of
+from selector.pruning.result import PruneResult, PruningError
+from selector.pruning.resume import RoundStore, fingerprint_of
+from selector.pruning.rounds import Procedure, PruningRun, default_rounds
 
-
-@dataclass(frozen=True, eq=False)
-class PruneResult:
-    """A smaller network, and how it came about."""
-
-    model: nn.Module
-    """The pruned copy; the caller's network is as it was."""
-    plan: Plan
-    """All rounds as one plan, in the channel numbers of the unpruned network."""
-    rounds: tuple[Plan, ...]
-    """The plan of each round, in the channel numbers that the network had then."""
-    report: Report
-    unpruned: nn.Module
-    """The caller's network; `rebind` finds an optimizer's parameters by it."""
-    cuts: tuple[Cut, ...]
-    """What all rounds took from every layer, in the positions of the unpruned network."""
-
-
-class PruningError(SelectorError):
-    """Pruning had to stop in some round; `result` holds the network as it was before that."""
-
-    result: PruneResult
+CALIBRATION, TEST = "calibration images", "test images"
+"""Which images a report is about."""
 
 
 def prune(
@@ -61,7 +45,7 @@ def prune(
     loss: Loss | None = None,
     max_loss_change: float | None = None,
     ignore: Iterable[str] = (),
-    allocation: Allocation = "auto",
+    allocation: AllocationName = "auto",
     myopic: Myopic | None = None,
     max_ratio: float = 0.9,
     max_ratios: Shares | None = None,
@@ -70,6 +54,7 @@ def prune(
     min_channels: int = 1,
     latency_inputs: object | None = None,
     test_batches: Batches | None = None,
+    checkpoint: str | Path | None = None,
     progress: bool = False,
     **target: Unpack[Targets],
 ) -> PruneResult:
@@ -118,6 +103,8 @@ def prune(
             at a few widths, the whole network between rounds; up to three rounds are added where it
             is still too slow.
         test_batches: Images for the losses and accuracies of the report; `batches` by default.
+        checkpoint: Folder that holds the state after every round: where a run was stopped, the same
+            call goes on from the last whole round.
         progress: Show progress bars.
         **target: One of `keep_macs`, `keep_params`, `keep_weights`, `keep_latency` or `ratio`; see
             `choose`.
@@ -125,50 +112,58 @@ def prune(
     Raises:
         SelectorError: Unusable input, unknown names, or a target that cannot be met. The caller's
             network is untouched in every case.
-        PruningError: A round failed: a loss that is no number any more, a cut that does not do what
-            masking promised, a fine-tuning that changed shapes. The round is taken back, and
-            `result` holds what had been reached before it.
+        PruningError: A round failed, whatever the reason: a loss that is not a number, a cut that
+            does not do what masking promised, an exception of the caller's own loss, data or
+            fine-tuning, memory, Ctrl-C. The round is undone, and `result` holds what had been
+            reached before it.
     """
     wanted = Target.of(target, ratios)
-    how = Method(criterion, verify, selector, allocation, myopic, compensate, recalibrate)
-    method = how.ready(wanted)
-    _check_numbers(rounds, max_loss_change)
-    check_batches(batches)
-    before = evaluate(model, batches if test_batches is None else test_batches, loss)
-    first = first_stage(
-        model,
-        batches,
+    method = method_of(
+        criterion,
         wanted,
+        verify=verify,
+        selector=selector,
+        allocation=allocation,
+        myopic=myopic,
+        compensate=compensate,
+        recalibrate=recalibrate,
+    )
+    _check_numbers(rounds, max_loss_change)
+    limits = Limits.of(
         ignore=ignore,
         max_ratio=max_ratio,
         max_ratios=max_ratios,
         ratios=ratios,
         round_to=round_to,
         min_channels=min_channels,
-        latency_inputs=latency_inputs,
     )
-    judge = Judge(model, batches, test_batches, loss, before)
+    calibration = Calibration(batches, loss)
+    test = None if test_batches is None else Calibration(test_batches, loss)
+    judge = Judge.of(model, calibration, test)
+    first = first_stage(model, calibration, wanted, limits, latency_inputs)
+    if rounds is None:
+        rounds = 1 if method.myopic else default_rounds(wanted, first.widths)
+    store = None
+    if checkpoint is not None:
+        options = (method, wanted, first.widths, rounds, max_loss_change)
+        store = RoundStore(checkpoint, fingerprint_of(model, calibration, *options))
     procedure = Procedure(
         method=method,
-        first=first,
-        batches=batches,
-        recalibrate=recalibrate,
+        rounds=rounds,
         finetune=finetune,
-        loss=loss,
         max_loss_change=max_loss_change,
         base_loss=judge.base_loss(needed=max_loss_change is not None),
         progress=progress,
+        store=store,
     )
-    if rounds is None:
-        rounds = 1 if allocation == "myopic" else default_rounds(wanted, first.widths)
-    walk = Walk(copy.deepcopy(model), procedure, rounds)
+    run = PruningRun(copy.deepcopy(model), calibration, first, procedure)
     try:
-        walk.finish()
-    except SelectorError as error:
-        if not walk.cut:
+        run.finish()
+    except BaseException as error:
+        if not run.begun or (isinstance(error, SelectorError) and not run.cut):
             raise
-        raise _with_result(error, walk, judge) from error
-    return judge.result(walk)
+        raise judge.stopped(run, error) from error
+    return judge.result(run)
 
 
 def _check_numbers(rounds: int | None, max_loss_change: float | None) -> None:
@@ -178,47 +173,70 @@ def _check_numbers(rounds: int | None, max_loss_change: float | None) -> None:
         raise SelectorError(f"max_loss_change={max_loss_change!r} must be above 0, in nats")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Judge:
     """What the result is compared with, and on which images."""
 
     model: nn.Module
-    batches: Batches
-    test_batches: Batches | None
-    loss: Loss | None
+    calibration: Calibration
+    test: Calibration | None
     before: Evaluation
+    """Of the unpruned network, on the test images where there are any."""
+
+    @classmethod
+    def of(cls, model: nn.Module, calibration: Calibration, test: Calibration | None) -> "Judge":
+        """Evaluate the unpruned network: one reading of the images that it is judged on."""
+        judged_on = test or calibration
+        before = evaluate(model, judged_on, judged_on.loss)
+        return cls(model=model, calibration=calibration, test=test, before=before)
 
     def base_loss(self, *, needed: bool) -> float | None:
         """Loss of the unpruned network on the calibration images; None where it has none."""
-        if self.test_batches is None:
+        if self.test is None:
             return self.before.loss
         try:
-            return evaluate(self.model, self.batches, self.loss).loss
+            return evaluate(self.model, self.calibration, self.calibration.loss).loss
         except SelectorError:
             # Metrics of weights alone need no targets; what is wrong otherwise, scoring will say.
             if needed:
                 raise
             return None
 
-    def result(self, walk: Walk) -> PruneResult:
+    def result(self, run: PruningRun) -> PruneResult:
         """What has been reached, with its report."""
-        judged_on = self.batches if self.test_batches is None else self.test_batches
-        after = evaluate(walk.model, judged_on, self.loss) if walk.plans else self.before
-        whole = combined(walk)
-        on = "calibration images" if self.test_batches is None else "test images"
-        cuts = cuts_of((walk.start.prunable[name], gone) for name, gone in whole.removals.items())
-        report = report_of(walk.plans, whole, self.before, after, on, walk.timed)
-        return PruneResult(walk.model, whole, tuple(walk.plans), report, self.model, cuts)
+        return self._reported(run, *self._after(run))
 
+    def stopped(self, run: PruningRun, error: BaseException) -> PruningError:
+        """The error that keeps what was reached before the round that failed."""
+        try:
+            after, on = self._after(run)
+        except Exception:  # What stopped the run may stop this, too.
+            after, on = run.evaluation or self.before, CALIBRATION
+        what = (
+            str(error) if isinstance(error, SelectorError) else f"{type(error).__name__}: {error}"
+        )
+        stopped = PruningError(
+            f"round {len(run.plans) + 1} was undone: {what}; what had been reached before it is "
+            "this error's result"
+        )
+        stopped.result = self._reported(run, after, on)
+        return stopped
 
-def _with_result(error: SelectorError, walk: Walk, judge: Judge) -> SelectorError:
-    try:
-        result = judge.result(walk)
-    except SelectorError:
-        return error
-    stopped = PruningError(
-        f"round {len(walk.plans) + 1} was taken back: {error}; what had been reached before it is "
-        "this error's result"
-    )
-    stopped.result = result
-    return stopped
+    def _after(self, run: PruningRun) -> tuple[Evaluation, str]:
+        """How the network does now, and on which images; the last round has looked already."""
+        on = CALIBRATION if self.test is None else TEST
+        if not run.plans:
+            return self.before, on
+        if self.test is not None:
+            return evaluate(run.model, self.test, self.test.loss), on
+        if run.evaluation is not None:
+            return run.evaluation, on
+        return evaluate(run.model, self.calibration, self.calibration.loss), on
+
+    def _reported(self, run: PruningRun, after: Evaluation, on: str) -> PruneResult:
+        whole = combined(run.plans, run.start, run.groups, criterion=str(run.method), goal=run.goal)
+        warnings = whole.warnings if run.stopped is None else (*whole.warnings, run.stopped)
+        whole = replace(whole, expected=run.expected, warnings=warnings)
+        cuts = cuts_of((run.start.prunable[name], gone) for name, gone in whole.removals.items())
+        report = report_of(run.plans, whole, self.before, after, on, run.timed)
+        return PruneResult(run.model, whole, tuple(run.plans), report, self.model, cuts)

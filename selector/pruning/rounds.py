@@ -1,32 +1,36 @@
-"""Rounds of plan, cut, recalibrate: how far each one goes, and what is taken back."""
+"""Rounds of plan, cut, recalibrate: how far each one goes, and what is undone."""
 
 import copy
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from selector.data.batches import Batches
+from selector.data.calibration import Calibration
 from selector.data.forward import probe_inputs
-from selector.data.loss import Loss, evaluate
-from selector.errors import SelectorError
+from selector.data.loss import Evaluation, evaluate
 from selector.network.batchnorm import recalibrate_batchnorm
+from selector.network.checkpoint import load_tensors
 from selector.network.latency import REPEATS, Timed
-from selector.network.tracing import retrace_groups
-from selector.planning.candidates import Survey, survey_network
+from selector.network.surgery import apply_cuts, cuts_of
+from selector.network.tracing import Groups, retrace_groups
+from selector.planning.candidates import Survey, Trial, survey_network
 from selector.planning.choose import goal_of, plan_stage, plan_surveyed
 from selector.planning.expectation import Expected
-from selector.planning.forecast import foresee, highest_foreseen
+from selector.planning.forecast import foresee, highest_predicted
 from selector.planning.limits import Widths
 from selector.planning.method import Method
 from selector.planning.plan import Goal, Outcome, Plan
 from selector.planning.stage import Stage
 from selector.planning.target import Target
 from selector.pruning.apply import FineTune, cut_as_promised, fine_tune
+from selector.pruning.merge import combined
+from selector.pruning.resume import Progress, RoundStore
 
 LOG = logging.getLogger("selector")
 
@@ -42,15 +46,12 @@ FEW_REPEATS = 5
 HALVINGS = 2
 """A round's step is halved so many times at most."""
 
-Came = Literal["done", "too much", "worse than foreseen"]
-"""What came of a cut; all but the first were taken back."""
+CutResult = Literal["kept", "above the limit", "above the prediction"]
+"""Whether a cut was kept, or why it was undone."""
 
 
 def default_rounds(target: Target, widths: Widths) -> int:
     """So many rounds that each takes about a tenth of what the one before it left.
-
-    Every round costs a forward and backward pass over the scoring images, and a forward pass each
-    for recalibration, for the means that compensate, and for the loss of what is left.
 
     >>> default_rounds(Target("macs", 0.5), Widths({}, 0.9, 1))
     7
@@ -59,42 +60,68 @@ def default_rounds(target: Target, widths: Widths) -> int:
     return max(1, math.ceil(math.log(min(shares)) / math.log(1 - STEP) - 1e-9))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Procedure:
     """What is done in every round, and when to stop."""
 
     method: Method
-    first: Stage
-    """The unpruned network, with all of the way ahead."""
-    batches: Batches
-    recalibrate: bool
-    finetune: FineTune | None
-    loss: Loss | None
-    max_loss_change: float | None
-    base_loss: float | None
-    """Loss of the unpruned network on the batches; None where they have no targets."""
-    progress: bool
+    rounds: int
+    finetune: FineTune | None = None
+    max_loss_change: float | None = None
+    base_loss: float | None = None
+    """Loss of the unpruned network on the calibration images; None where they have no targets."""
+    progress: bool = False
+    store: RoundStore | None = None
+    """Where the state is written after every round."""
 
 
-class Walk:
-    """A network on its way to the target; what it was before a round comes back if that fails."""
+class PruningRun:
+    """A network on its way to the target; a round that fails leaves it as it was before.
 
-    def __init__(self, model: nn.Module, procedure: Procedure, rounds: int) -> None:
-        self.model, self.groups = model, procedure.first.groups
+    A round reads the calibration images once to score (not at all for metrics of weights alone),
+    once to recalibrate, once for the loss of what is left, and once for the means that compensate,
+    where that is asked for. Before the first cut one more reading gives today's accuracy for the
+    forecast.
+
+    Args:
+        model: The network, which is cut in place.
+        calibration: The user's data.
+        first: The unpruned network, with all of the way ahead.
+        procedure: What is done in every round.
+    """
+
+    def __init__(
+        self, model: nn.Module, calibration: Calibration, first: Stage, procedure: Procedure
+    ) -> None:
+        self.model, self.groups = model, first.groups
         self.plans: list[Plan] = []
         self.stopped: str | None = None
         """Why the target was not met."""
         self.expected: Expected | None = None
         """What was expected before the first cut; None where a metric was named by hand."""
-        self.cut = False
-        """Whether a cut has been begun."""
+        self.begun = self.cut = False
+        """Whether a round, and a cut, has been begun."""
         self.timed: Timed | None = None
         """Latency of the unpruned network and of this one, where it is the target."""
-        self.start, self.criterion = procedure.first.groups, str(procedure.method)
-        self._do, self._clock = procedure, procedure.first.clock
-        self._probe = probe_inputs(model, procedure.batches)
-        self._done, self._step = Fraction(0), Fraction(1, rounds)
+        self.evaluation: Evaluation | None = None
+        """Of the network as it is, on the calibration images."""
+        self._calibration, self._first, self._do = calibration, first, procedure
+        self._clock = first.clock
+        self._probe = probe_inputs(model, calibration)
+        self._done, self._step = Fraction(0), Fraction(1, procedure.rounds)
         self._smallest = self._step / 2**HALVINGS
+        if procedure.store is not None and (found := procedure.store.load()) is not None:
+            self._resume(*found)
+
+    @property
+    def start(self) -> Groups:
+        """The groups of the unpruned network."""
+        return self._first.groups
+
+    @property
+    def method(self) -> Method:
+        """How channels are chosen."""
+        return self._do.method
 
     @property
     def goal(self) -> Goal:
@@ -106,20 +133,51 @@ class Walk:
         """Go on until the target is met, or `max_loss_change` forbids to.
 
         Raises:
-            SelectorError: A round failed; the network is as it was before that round.
+            Exception: A round failed; the network is as it was before that round.
         """
         with tqdm(total=1.0, desc="pruning", disable=not self._do.progress, leave=False) as bar:
+            bar.update(float(self._done))
             while self._done < 1 and self.stopped is None:
                 before = self._done
                 self._round()
                 bar.update(float(self._done - before))
             self._close_in()
 
+    def _resume(self, found: Progress, tensors: Mapping[str, Tensor]) -> None:
+        """Continue from a state that was written after a round."""
+        self.plans = list(found.plans)
+        removals = combined(found.plans, self.start, self.start).removals
+        apply_cuts(
+            self.model,
+            cuts_of((self.start.prunable[name], gone) for name, gone in removals.items()),
+        )
+        load_tensors(self.model, tensors, "the checkpoint")
+        self.groups = retrace_groups(self.model, self._probe, self.start)
+        self._done, self._step = found.done, found.step
+        self.expected, self.evaluation = found.expected, found.evaluation
+        self.stopped = found.stopped
+        if self._done < 1:
+            self._time(FEW_REPEATS)
+        LOG.info("resumed after round %d", len(self.plans))
+
+    def _keep_state(self) -> None:
+        """Write the state down, for a call that resumes."""
+        if self._do.store is not None:
+            state = Progress(
+                plans=tuple(self.plans),
+                done=self._done,
+                step=self._step,
+                stopped=self.stopped,
+                expected=self.expected,
+                evaluation=self.evaluation,
+            )
+            self._do.store.save(state, self.model)
+
     def _close_in(self) -> None:
-        """Where whole passes take longer than was foretold, a few more rounds."""
+        """Where whole passes take longer than predicted, a few more rounds."""
         if self._clock is None or not self.plans:
             return
-        enough = self._do.first.target.keep + NEAR_ENOUGH
+        enough = self._first.target.keep + NEAR_ENOUGH
         for number in range(EXTRA_ROUNDS + 1):
             self._time(REPEATS)
             late = self.timed is not None and self.timed.ratio > enough
@@ -128,18 +186,24 @@ class Walk:
             self._round()
 
     def _time(self, repeats: int) -> None:
-        """Time the network as it is, and correct by that what is foretold of the next round."""
+        """Time the network as it is, and correct by that what is predicted of the next round."""
         if self._clock is not None:
             lost = self._stage(Fraction(0)).lost({})
             self._clock, self.timed = self._clock.checked(self.model, lost, repeats)
 
     def _round(self) -> None:
-        """One round; smaller steps are tried where what is measured is worse than it may be."""
-        method, do = self._do.method, self._do
-        survey = None
-        if method.allocation != "myopic":
+        """One round; smaller steps are tried where the measured loss is above what is allowed."""
+        self.begun = True
+        method, survey = self._do.method, None
+        if method.myopic is None:
             stage = self._stage(self._step)
-            survey = survey_network(self.model, do.batches, stage, method, loss=do.loss)
+            survey = survey_network(
+                self.model,
+                self._calibration,
+                stage,
+                method.criterion,
+                compensate=method.compensate,
+            )
             if not self.plans and self.expected is None:
                 self._announce(survey, stage)
         halved = images = 0
@@ -150,12 +214,13 @@ class Walk:
             # What was measured for a step that was not taken has been paid for, too.
             images += plan.oracle_images
             plan = replace(plan, oracle_images=images)
-            came = self._carried_out(plan, survey, stage.share, halved)
-            if came == "worse than foreseen":
+            result = self._carried_out(plan, survey, stage.share, halved)
+            if result == "above the prediction":
                 halved += 1
                 continue
-            if came == "done":
+            if result == "kept":
                 self._done += step
+                self._keep_state()
                 if self._done < 1:
                     self._time(FEW_REPEATS)
                 return
@@ -164,83 +229,97 @@ class Walk:
             if self._step < self._smallest:
                 self.stopped = (
                     f"the target was not met: another round would have raised the loss by more than"
-                    f" max_loss_change={do.max_loss_change:.4g}"
+                    f" max_loss_change={self._do.max_loss_change:.4g}"
                 )
+                self._keep_state()
                 return
 
     def _announce(self, survey: Survey, stage: Stage) -> None:
-        """Say before the first cut what is to be expected of all of them."""
+        """Log before the first cut what is expected of all of them."""
         rounds = round(1 / self._step)
-        self.expected = foresee(
-            self.model, survey, stage, self._do.method, rounds, loss=self._do.loss
-        )
+        self.expected = foresee(self.model, survey, stage, self._do.method, rounds)
         if self.expected is not None:
             level = logging.WARNING if self.expected.alarming else logging.INFO
             LOG.log(level, "%s", self.expected)
 
     def _stage(self, step: Fraction) -> Stage:
         share = float(min(Fraction(1), self._done + step))
-        return replace(self._do.first, groups=self.groups, share=share, clock=self._clock)
+        return replace(self._first, groups=self.groups, share=share, clock=self._clock)
 
     def _planned(self, stage: Stage, survey: Survey | None) -> Plan:
-        do = self._do
+        method = self._do.method
         if survey is None:
-            return plan_stage(self.model, do.batches, stage, do.method, loss=do.loss)
-        return plan_surveyed(
-            self.model, survey, stage, do.method, loss=do.loss, progress=do.progress
+            return plan_stage(self.model, self._calibration, stage, method)
+        trial = Trial(
+            model=self.model,
+            survey=survey,
+            recalibrate=method.recalibrate,
+            progress=self._do.progress,
         )
+        return plan_surveyed(trial, stage, method)
 
-    def _carried_out(self, plan: Plan, survey: Survey | None, share: float, halved: int) -> Came:
-        """Cut, recalibrate, fine-tune; all as before where the loss says that this was too much.
+    def _carried_out(
+        self, plan: Plan, survey: Survey | None, share: float, halved: int
+    ) -> CutResult:
+        """Cut, recalibrate, fine-tune; all is undone where the loss is above what is allowed.
 
         Args:
             plan: What to cut.
             survey: Of the network as it is.
             share: The part of the way to the target that it reaches.
             halved: How often the step was halved; while it can be again, a loss above the plan's
-                predicted interval is reason enough.
+                predicted interval undoes the cut.
 
         Raises:
-            SelectorError: A loss that is no number any more, a cut that does not do what masking
-                promised, or a fine-tuning that changed shapes; all is as before.
+            Exception: Anything that failed; all is as before.
         """
-        do = self._do
-        kept = copy.deepcopy(self.model), self.groups
+        kept = copy.deepcopy(self.model), self.groups, self.evaluation
         self.cut = True
         try:
-            compensation = survey.compensation if survey is not None else None
-            cut_as_promised(self.model, self.groups, plan, self._probe, compensation)
-            if do.recalibrate:
-                recalibrate_batchnorm(self.model, do.batches)
-            highest = highest_foreseen(plan) if halved < HALVINGS else None
-            loss = self._loss()
-            rise = self._rise(loss)
-            too_much = loss is not None and self._too_much(loss)
-            if too_much or (rise is not None and highest is not None and rise > highest):
-                self.model, self.groups = kept
-                return "too much" if too_much else "worse than foreseen"
-            if do.finetune is not None:
-                fine_tune(self.model, do.finetune, len(self.plans) + 1)
-                loss = self._loss()
-            self.groups = retrace_groups(self.model, self._probe, self.groups)
-        except SelectorError:
-            self.model, self.groups = kept
+            result, rise = self._cut(plan, survey, halved)
+            if result == "kept":
+                if self._do.finetune is not None:
+                    fine_tune(self.model, self._do.finetune, len(self.plans) + 1)
+                    self.evaluation = self._evaluated()
+                self.groups = retrace_groups(self.model, self._probe, self.groups)
+        except BaseException:
+            self.model, self.groups, self.evaluation = kept
             raise
+        if result != "kept":
+            self.model, self.groups, self.evaluation = kept
+            return result
+        loss = None if self.evaluation is None else self.evaluation.loss
         self.plans.append(replace(plan, outcome=Outcome(share, rise, halved, loss)))
-        return "done"
+        return result
 
-    def _loss(self) -> float | None:
-        """Loss on the calibration images; where they have no targets, outputs are looked at."""
+    def _cut(
+        self, plan: Plan, survey: Survey | None, halved: int
+    ) -> tuple[CutResult, float | None]:
+        """Cut and recalibrate, and judge by the loss; with its rise, where there is one."""
+        compensation = survey.compensation if survey is not None else None
+        cut_as_promised(self.model, self.groups, plan, self._probe, compensation)
+        if self._do.method.recalibrate:
+            recalibrate_batchnorm(self.model, self._calibration)
+        highest = highest_predicted(plan) if halved < HALVINGS else None
+        before, self.evaluation = self._loss_before(), self._evaluated()
+        if self.evaluation is None:
+            return "kept", None
+        loss, limit = self.evaluation.loss, self._do.max_loss_change
+        rise = None if before is None else loss - before
+        base = self._do.base_loss
+        if limit is not None and base is not None and loss - base > limit:
+            return "above the limit", rise
+        if rise is not None and highest is not None and rise > highest:
+            return "above the prediction", rise
+        return "kept", rise
+
+    def _evaluated(self) -> Evaluation | None:
+        """How the network does on the calibration images; None where they have no targets."""
         if self._do.base_loss is None:
             return None
-        return evaluate(self.model, self._do.batches, self._do.loss).loss
+        return evaluate(self.model, self._calibration, self._calibration.loss)
 
-    def _rise(self, loss: float | None) -> float | None:
-        """By how much a loss is above what the round before has left."""
+    def _loss_before(self) -> float | None:
+        """Loss that the round before has left."""
         last = self.plans[-1].outcome if self.plans else None
-        before = self._do.base_loss if last is None else last.loss
-        return None if loss is None or before is None else loss - before
-
-    def _too_much(self, loss: float) -> bool:
-        limit, base = self._do.max_loss_change, self._do.base_loss
-        return limit is not None and base is not None and loss - base > limit
+        return self._do.base_loss if last is None else last.loss

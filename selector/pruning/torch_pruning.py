@@ -8,15 +8,16 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor, nn
 
-from selector.data.batches import Batches, check_batches
+from selector.data.batches import Batches
+from selector.data.calibration import Calibration
 from selector.data.forward import probe_inputs
 from selector.data.loss import Loss
 from selector.learning.selector import SaliencySelector
 from selector.network.tracing import Groups, find_groups
 from selector.planning.allocation import Curve, damage_curve
 from selector.planning.candidates import survey_network
+from selector.planning.criteria import SelectorCriterion
 from selector.planning.limits import Widths, check_share
-from selector.planning.method import Method
 from selector.planning.stage import Stage
 from selector.planning.target import Target
 from selector.records.decision import Decision
@@ -57,11 +58,11 @@ class SelectorImportance:
         loss: Loss | None = None,
         ratio: float = 0.25,
     ) -> None:
-        check_batches(batches)
         check_share("ratio", ratio)
-        self._model, self._batches, self._loss, self._ratio = model, batches, loss, ratio
+        self._model, self._ratio = model, ratio
+        self._calibration = Calibration(batches, loss)
         self._target = Target("macs", 0.5)
-        self._method = Method(selector=selector).ready(self._target)
+        self._criterion = SelectorCriterion(selector or SaliencySelector.shipped())
         self._shapes: tuple[torch.Size, ...] | None = None
         self._first: Groups | None = None
         self._groups: Groups | None = None
@@ -94,22 +95,20 @@ class SelectorImportance:
         shapes = tuple(p.shape for p in self._model.parameters())
         if shapes == self._shapes:
             return
-        probe = probe_inputs(self._model, self._batches)
+        probe = probe_inputs(self._model, self._calibration)
         groups = find_groups(self._model, probe)
         self._groups, self._first = groups, self._first or groups
         widths = Widths.of(groups.required(), 0.9, 1)
         stage = Stage(groups, widths, self._target, share=1.0, start=self._first.costs)
-        survey = survey_network(self._model, self._batches, stage, self._method, loss=self._loss)
+        survey = survey_network(self._model, self._calibration, stage, self._criterion)
         self._scores = {
-            name: self._nats(decision, stage.options(name))
-            for name, decision in survey.decisions.items()
+            name: self._nats(view, stage.options(name)) for name, view in survey.views.items()
         }
         self._shapes = shapes
 
     def _nats(self, decision: Decision, options: list[int]) -> Tensor:
         """Predicted loss change of each channel, taken after those that its metric ranks lower."""
-        selector = self._method.selector
-        assert selector is not None
+        selector = self._criterion.selector
         channels = len(next(iter(decision.scores.values())))
         count = max(1, round(self._ratio * channels))
         trusted = selector.predict(replace(decision, count=count)).trusted

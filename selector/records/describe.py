@@ -1,15 +1,99 @@
-"""The facts of groups and the context of decisions, read off a network."""
+"""`describe_network`: every group of a network as records keep it and the selector sees it."""
 
 import math
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from selector.data.calibration import Calibration
 from selector.network.costs import Costs
 from selector.network.groups import Group
 from selector.network.layers import CONVOLUTION
-from selector.records.decision import Context, GroupFacts
+from selector.network.tracing import Groups
+from selector.records.decision import Context, Decision, GroupFacts
 from selector.statistics.channel_statistics import Run, Signals
+from selector.statistics.collect import PAIRS, Need, measure_signals
+
+
+class ScoredMetric(Protocol):
+    """What describing needs of a saliency metric; those of the registry have it."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the records."""
+
+    @property
+    def needs(self) -> Need:
+        """What the pass must measure for it."""
+
+    def applies(self, signals: Signals) -> bool:
+        """Whether the group has what the metric needs."""
+
+    def checked(self, group: str, signals: Signals) -> Tensor:
+        """One finite score for each channel, shape (channels,), float64."""
+
+
+def describe_network(
+    model: nn.Module,
+    groups: Groups,
+    calibration: Calibration,
+    metrics: Sequence[ScoredMetric],
+    *,
+    macs_kept: float,
+    generator: torch.Generator | None = None,
+) -> dict[str, Decision]:
+    """Every prunable group as records keep it and the selector sees it.
+
+    One forward and backward pass over the data, from which all scores come. This is the only way
+    in which a network is described, in recording and in pruning.
+
+    Args:
+        model: The network; left exactly as found.
+        groups: Its groups and costs.
+        calibration: The images that score.
+        metrics: Those that score every group that has what they need.
+        macs_kept: Share of the unpruned network's multiply-accumulates that is left.
+        generator: Source of the `random` metric; seeded with 0 by default.
+
+    Returns:
+        Group name -> the group described, with one channel to remove.
+    """
+    signals = measure_signals(
+        model,
+        calibration,
+        groups.prunable,
+        needs=frozenset(metric.needs for metric in metrics) | PAIRS,
+        loss=calibration.loss,
+        generator=generator,
+    )
+    return {
+        name: _described(model, group, groups, signals[name], metrics, macs_kept)
+        for name, group in groups.prunable.items()
+    }
+
+
+def _described(
+    model: nn.Module,
+    group: Group,
+    groups: Groups,
+    signals: Signals,
+    metrics: Sequence[ScoredMetric],
+    macs_kept: float,
+) -> Decision:
+    assert signals.run is not None
+    return Decision(
+        facts=describe_group(model, group, groups.costs, signals),
+        context=describe_run(signals.run, macs_kept),
+        scores={
+            metric.name: metric.checked(group.name, signals).numpy()
+            for metric in metrics
+            if metric.applies(signals)
+        },
+        count=1,
+        pairs=signals.pairs,
+    )
 
 
 def describe_run(run: Run, macs_kept: float) -> Context:

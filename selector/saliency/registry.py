@@ -51,6 +51,26 @@ class Metric:
         """Whether the group has what the metric needs."""
         return self.needs != "normalisation" or signals.normalisation_scale is not None
 
+    def checked(self, group: str, signals: Signals) -> Tensor:
+        """One finite score for each channel of a group, shape (channels,), float64.
+
+        Raises:
+            SelectorError: The metric gives something else; it and the group are named.
+        """
+        values = self(signals)
+        if not isinstance(values, Tensor) or values.shape != (signals.channels,):
+            shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise SelectorError(
+                f"metric {self.name!r} gives {shape} in group {group!r}, not one score for each of "
+                f"its {signals.channels} channels"
+            )
+        if not bool(torch.isfinite(values).all()):
+            raise SelectorError(
+                f"metric {self.name!r} gives a score that is not finite in group {group!r}; "
+                "check the network's weights there"
+            )
+        return values.double()
+
     @property
     def summary(self) -> str:
         """First line of the docstring."""

@@ -10,7 +10,7 @@ from selector.data.forward import probe_inputs
 from selector.data.loss import Loss
 from selector.errors import SelectorError
 from selector.network.tracing import find_groups
-from selector.saliency.registry import Metric, find_metric, first_order_metrics
+from selector.saliency.registry import find_metric, first_order_metrics
 from selector.statistics.channel_statistics import Signals
 from selector.statistics.collect import FIRST_ORDER, Need, measure_signals
 
@@ -28,30 +28,9 @@ def score_signals(
     """
     chosen = [find_metric(name) for name in (first_order_metrics() if metrics is None else metrics)]
     return {
-        group: {m.name: checked_scores(m, group, found) for m in chosen if m.applies(found)}
+        group: {m.name: m.checked(group, found) for m in chosen if m.applies(found)}
         for group, found in signals.items()
     }
-
-
-def checked_scores(metric: Metric, group: str, signals: Signals) -> Tensor:
-    """One finite score for each channel of a group, shape (channels,), float64.
-
-    Raises:
-        SelectorError: The metric gives something else; it and the group are named.
-    """
-    values = metric(signals)
-    if not isinstance(values, Tensor) or values.shape != (signals.channels,):
-        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise SelectorError(
-            f"metric {metric.name!r} gives {shape} in group {group!r}, not one score for each of "
-            f"its {signals.channels} channels"
-        )
-    if not bool(torch.isfinite(values).all()):
-        raise SelectorError(
-            f"metric {metric.name!r} gives a score that is not finite in group {group!r}; "
-            "check the network's weights there"
-        )
-    return values.double()
 
 
 def needs_of(metrics: Iterable[str]) -> frozenset[Need]:

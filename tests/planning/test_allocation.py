@@ -10,13 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selector.errors import SelectorError
+from selector.learning.selector import SaliencySelector
 from selector.network.tracing import Groups, find_groups
-from selector.planning.allocation import allocate_by_damage, allocate_evenly, damage_curve
+from selector.planning.allocation import (
+    EvenShares,
+    LeastDamage,
+    allocate_by_damage,
+    allocate_evenly,
+    damage_curve,
+)
 from selector.planning.choose import choose
 from selector.planning.limits import Widths
-from selector.planning.method import Method
+from selector.planning.method import method_of
 from selector.planning.stage import Stage
-from selector.planning.target import Target
+from selector.planning.target import Target, Targets
 from selector.records.decision import Decision
 from tests.networks import data, small
 
@@ -144,14 +151,13 @@ def test_allocations_that_are_none(options: dict[str, object], culprit: str) -> 
         ("oracle", {"keep_weights": 0.5}, "even"),
     ],
 )
-def test_a_budget_goes_where_damage_is_foretold(
-    criterion: str, target: dict[str, float], settled: str
+def test_a_budget_goes_where_damage_is_predicted(
+    criterion: str, target: Targets, settled: str
 ) -> None:
-    told = Method(criterion, selector=SimpleNamespace())  # type: ignore[arg-type]
-    assert told.ready(Target.of(target)).allocation == settled  # type: ignore[arg-type]
+    found = method_of(criterion, Target.of(target), selector=SaliencySelector.shipped())
+    assert isinstance(found.allocation, {"damage": LeastDamage, "even": EvenShares}[settled])
 
 
 def test_a_ratio_is_even() -> None:
-    method = Method(allocation="damage", selector=SimpleNamespace())  # type: ignore[arg-type]
     with pytest.raises(SelectorError, match="ratio takes the same share of every group"):
-        method.check(Target.of({"ratio": 0.5}))
+        method_of("selector", Target.of({"ratio": 0.5}), allocation="damage")

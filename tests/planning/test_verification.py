@@ -7,20 +7,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from selector.data.calibration import Calibration
 from selector.data.loss import evaluate
 from selector.learning.selector import SaliencySelector
 from selector.network.batchnorm import batch_statistics, recalibrate_batchnorm
 from selector.network.compensation import removed
 from selector.network.groups import Group
 from selector.network.tracing import find_groups
-from selector.planning.candidates import Survey, options_of, survey_network
+from selector.planning.candidates import Trial, survey_network
 from selector.planning.choice import Choice
 from selector.planning.choose import choose, first_stage
-from selector.planning.method import Method, Verify
+from selector.planning.criteria import SelectorCriterion, Verify
+from selector.planning.limits import Limits
 from selector.planning.plan import Plan
-from selector.planning.stage import Stage
 from selector.planning.target import Target
-from selector.planning.verification import AT_STAKE, LEAST_BATCH, Referee, dearest
+from selector.planning.verification import AT_STAKE, LEAST_BATCH, Verifier, most_damaging
 from selector.pruning.apply import apply_plan
 from tests.networks import data, small, state_of
 
@@ -29,26 +30,17 @@ Batches = list[tuple[Tensor, Tensor]]
 
 def surveyed(
     model: nn.Module, batches: Batches, verify: Verify, *, recalibrate: bool = False
-) -> tuple[Survey, Method, dict[Group, list[Choice]]]:
-    """What verification is told when every group loses a third of its channels."""
-    target = Target("channels", 0.67)
-    method = Method("selector", verify, SaliencySelector.shipped(), recalibrate=recalibrate)
-    limits = {"max_ratio": 0.9, "max_ratios": None, "ratios": None, "round_to": 1}
-    stage: Stage = first_stage(
-        model,
-        batches,
-        target,
-        ignore=(),
-        min_channels=1,
-        latency_inputs=None,
-        **limits,  # type: ignore[arg-type]
-    )
-    survey = survey_network(model, batches, stage, method, loss=None)
+) -> tuple[Trial, dict[Group, list[Choice]]]:
+    """What verification starts from when every group loses a third of its channels."""
+    criterion = SelectorCriterion(SaliencySelector.shipped(), verify)
+    calibration = Calibration(batches)
+    stage = first_stage(model, calibration, Target("channels", 0.67), Limits())
+    survey = survey_network(model, calibration, stage, criterion)
     options = {
-        group: options_of(replace(survey.decisions[name], count=group.channels // 3), group, method)
-        for name, group in stage.groups.prunable.items()
+        group: criterion.options(survey, group, group.channels // 3)
+        for group in stage.groups.prunable.values()
     }
-    return survey, method, options
+    return Trial(model=model, survey=survey, recalibrate=recalibrate), options
 
 
 def loss_of(model: nn.Module, batches: Batches, choices: Sequence[tuple[Group, Choice]]) -> float:
@@ -61,27 +53,27 @@ def loss_of(model: nn.Module, batches: Batches, choices: Sequence[tuple[Group, C
 def test_candidates_are_tried_in_the_whole_plan(verify: Verify, seed: int) -> None:
     model, batches = small("plain", 12), data(24, 4, seed=seed)
     untouched = state_of(model)
-    survey, method, options = surveyed(model, batches, verify)
-    referee = Referee(model, survey, method, None)
-    found = dict(zip(options, referee.best(options), strict=True))
+    trial, options = surveyed(model, batches, verify)
+    verifier = Verifier(trial, verify)
+    found = dict(zip(options, verifier.best(options), strict=True))
     assert state_of(model) == untouched
     # The slow twin.
     best, tried = {group: some[0] for group, some in options.items()}, 1
     count, share = (None, 1.0) if verify == "all" else (verify, AT_STAKE)
-    for group in dearest(options, share):
+    for group in most_damaging(options, share):
         trials = {loss_of(model, batches[1::2], list(best.items())): best[group]}
         for option in options[group][1:count]:
             trials[loss_of(model, batches[1::2], list({**best, group: option}.items()))] = option
             tried += 1
         best[group] = trials[min(trials)]
     assert {g: c.remove for g, c in found.items()} == {g: c.remove for g, c in best.items()}
-    assert referee.images == 12 * tried
+    assert verifier.images == 12 * tried
     first = [(group, some[0]) for group, some in options.items()]
     change = loss_of(model, batches[1::2], list(found.items())) - loss_of(
         model, batches[1::2], first
     )
     against = [c.against_trusted.nats for c in found.values() if c.against_trusted is not None]
-    assert len(against) == len([g for g in dearest(options, share) if len(options[g]) > 1])
+    assert len(against) == len([g for g in most_damaging(options, share) if len(options[g]) > 1])
     assert sum(against) == pytest.approx(change, rel=1e-6, abs=1e-12)
     assert max(against) <= 0
 
@@ -103,9 +95,9 @@ def test_the_whole_plan_is_measured(verify: int) -> None:
         assert plan.oracle_images == 2 * 12
 
 
-def test_the_dearest_groups_are_verified_until_enough_is_at_stake() -> None:
+def test_the_most_damaging_groups_are_verified_until_enough_is_at_stake() -> None:
     model, batches = small("plain", 12), data(24, 4)
-    _, _, options = surveyed(model, batches, 3)
+    _, options = surveyed(model, batches, 3)
     first, second = options
 
     def dear(*nats: float) -> list[Group]:
@@ -113,8 +105,8 @@ def test_the_dearest_groups_are_verified_until_enough_is_at_stake() -> None:
             group: [replace(options[group][0], predicted_nats=value)]
             for group, value in zip((first, second), nats, strict=True)
         }
-        assert set(dearest(some, 1.0)) == {first, second}
-        return dearest(some, AT_STAKE)
+        assert set(most_damaging(some, 1.0)) == {first, second}
+        return most_damaging(some, AT_STAKE)
 
     assert 0 < AT_STAKE < 1
     assert dear(0.1, 0.9) == [second]
@@ -127,10 +119,10 @@ def test_losses_are_those_that_recalibration_will_leave() -> None:
     # One batch, so that its own statistics are all that recalibration sees.
     (batch,) = data(64, 64)
     model, batches = small("plain", 12, norm=True), [batch, batch]
-    survey, method, options = surveyed(model, batches, 1, recalibrate=True)
+    trial, options = surveyed(model, batches, 1, recalibrate=True)
     chosen = {group: some[0] for group, some in options.items()}
-    plain = Referee(model, survey, replace(method, recalibrate=False), None)._losses(chosen)
-    found = Referee(model, survey, method, None)._losses(chosen).mean()
+    plain = Verifier(replace(trial, recalibrate=False), 1)._losses(chosen)
+    found = Verifier(trial, 1)._losses(chosen).mean()
     plan = choose(model, batches, ratio=0.33)
     plan = replace(plan, choices=tuple(chosen.values()))
     smaller = apply_plan(model, plan, batches)
@@ -146,10 +138,10 @@ def test_small_batches_have_no_statistics_to_go_by() -> None:
     model = small("plain", 12, norm=True)
     chosen = []
     for size in (LEAST_BATCH - 1, LEAST_BATCH):
-        survey, method, options = surveyed(model, data(2 * size, size), 1, recalibrate=True)
+        trial, options = surveyed(model, data(2 * size, size), 1, recalibrate=True)
         first = {group: some[0] for group, some in options.items()}
-        kept = Referee(model, survey, method, None)._losses(first)
-        plain = Referee(model, survey, replace(method, recalibrate=False), None)._losses(first)
+        kept = Verifier(trial, 1)._losses(first)
+        plain = Verifier(replace(trial, recalibrate=False), 1)._losses(first)
         chosen.append(torch.equal(kept, plain))
     assert chosen == [True, False]
 

@@ -197,7 +197,7 @@ def test_no_number_any_more_is_rolled_back_with_nothing_lost() -> None:
         if number == 3:
             network.next.weight.data[0] = torch.nan
 
-    with pytest.raises(PruningError, match=r"round 3 was taken back: the .* is NaN") as caught:
+    with pytest.raises(PruningError, match=r"round 3 was undone: the .* is NaN") as caught:
         prune(model, batches, criterion="l1", keep_macs=0.5, rounds=4, finetune=diverge)
     assert isinstance(caught.value, SelectorError)
     result = caught.value.result

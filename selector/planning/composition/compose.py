@@ -30,7 +30,6 @@ from selector.network.surgery import apply_cuts, cuts_of, outputs_gone
 from selector.network.tracing import Groups
 from selector.oracle.oracle import Oracle
 from selector.planning.composition.myopic import Channel, Myopic, nominate
-from selector.saliency.scoring import checked_scores
 from selector.statistics.collect import measure_signals
 
 
@@ -173,7 +172,7 @@ class _Walk:
             scored: list[tuple[float, Channel]] = []
             for name, group in groups.items():
                 if metric.applies(signals[name]):
-                    values = checked_scores(metric, name, signals[name])
+                    values = metric.checked(name, signals[name])
                     if self._myopic.per_weight_scores:
                         values = values / self._saved(group)
                     scored += [(value, (name, c)) for c, value in enumerate(values.tolist())]

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from selector.data.batches import Batches
-from selector.data.loss import Loss
+from selector.data.calibration import Calibration
 from selector.data.sampling import drawn_from
 from selector.errors import SelectorError
 from selector.network.groups import Group
@@ -23,12 +22,11 @@ Nominated = tuple[int, tuple[str, ...]]
 
 def plan_myopically(
     model: nn.Module,
-    batches: Batches,
+    calibration: Calibration,
     stage: Stage,
     myopic: Myopic,
     *,
     criterion: str,
-    loss: Loss | None,
 ) -> Plan:
     """The channels that the composition removes until this round's limit is met.
 
@@ -36,11 +34,10 @@ def plan_myopically(
 
     Args:
         model: The network; a copy is cut.
-        batches: What scores and candidates draw their images from.
+        calibration: What scores and candidates draw their images from.
         stage: Where the network stands, and how far this round goes.
         myopic: How the composition goes about it.
         criterion: As the plan is to name it.
-        loss: Mean loss of a batch; cross-entropy by default.
 
     Raises:
         SelectorError: A target that cannot be met, widths that must be multiples, too few images.
@@ -61,12 +58,12 @@ def plan_myopically(
     steps = compose_myopically(
         model,
         groups,
-        drawn_from(batches),
+        drawn_from(calibration),
         myopic,
         generator=torch.Generator().manual_seed(0),
         measure=stage.measure,
         least=least,
-        loss=loss,
+        loss=calibration.loss,
     )
     nominated, oracle_images = _followed(steps, stage)
     chosen = [group for name, group in groups.prunable.items() if name in nominated]

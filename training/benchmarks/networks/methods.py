@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, Literal, get_args
 
-from selector.planning.method import Allocation, Verify
+from selector.planning.criteria import Verify
+from selector.planning.method import AllocationName
 from selector.saliency.registry import arms
 from training.benchmarks.networks.torch_pruning_rival import IMPORTANCES, Ranking
 
-OWN_ALLOCATION: Allocation = "damage"
+OWN_ALLOCATION: AllocationName = "damage"
 """Where the selector spends the budget unless told otherwise."""
 
 VERIFICATION = 2, 3
@@ -23,7 +24,7 @@ class Ours:
 
     criterion: str = "selector"
     verify: Verify = 0
-    allocation: Allocation = "even"
+    allocation: AllocationName = "even"
     learnt: Literal["nothing", "selector", "portfolio"] = "nothing"
     """What it is told of other networks."""
     recalibrate: bool = True
@@ -82,7 +83,7 @@ def always(metric: str) -> str:
 _SELECTOR = Ours("selector", 0, OWN_ALLOCATION, "selector")
 
 
-def _selector(verify: Verify, allocation: Allocation = OWN_ALLOCATION) -> Ours:
+def _selector(verify: Verify, allocation: AllocationName = OWN_ALLOCATION) -> Ours:
     return replace(_SELECTOR, verify=verify, allocation=allocation)
 
 

@@ -1,0 +1,43 @@
+"""A user's calibration data as one value: batches that were checked once, and the loss."""
+
+from selector.data.batches import Batches, CheckedBatches, split_batches
+from selector.data.loss import Loss, Objective
+
+
+class Calibration(CheckedBatches):
+    """The images that everything is measured on, and the loss that measures it.
+
+    Made once by each public function and handed on, so that a user's data is checked once: making
+    it starts one reading, and the first batch is kept for every probe.
+
+    Args:
+        batches: Re-iterable of (inputs, targets).
+        loss: Mean loss of a batch; cross-entropy by default.
+
+    Raises:
+        SelectorError: Batches that cannot be used; see `check_batches`.
+    """
+
+    def __init__(self, batches: Batches, loss: Loss | None = None) -> None:
+        super().__init__(batches)
+        self.loss = loss
+
+    @property
+    def objective(self) -> Objective:
+        """The loss, as a mean over a batch and image by image."""
+        return Objective(self.loss)
+
+    def split(self, parts: int, purpose: str) -> tuple["Calibration", ...]:
+        """Disjoint parts with the same loss; the batches go to the parts in turn.
+
+        Args:
+            parts: How many.
+            purpose: What they are needed for, for the message.
+
+        Raises:
+            SelectorError: Fewer batches than parts, or batches that change between readings.
+        """
+        found = tuple(Calibration(part, self.loss) for part in split_batches(self, parts, purpose))
+        for part in found:
+            part.repeatable = True  # As the whole is, which was compared.
+        return found

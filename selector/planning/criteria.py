@@ -1,0 +1,209 @@
+"""The criteria behind the public strings: the selector, one metric, or the oracle over all arms."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from selector.data.calibration import Calibration
+from selector.errors import SelectorError
+from selector.learning.explain import predicted_and_explained
+from selector.learning.features import distinct, lowest_sets
+from selector.learning.selector import SaliencySelector
+from selector.network.groups import Group
+from selector.planning.candidates import Criterion, Decided, Options, Survey, Trial
+from selector.planning.choice import Choice
+from selector.planning.verification import Verifier, composed
+from selector.saliency.registry import METRICS, arms, find_metric
+
+Verify = int | Literal["all"]
+
+HALVES = "verification by the oracle"
+"""What two parts of the data are needed for."""
+
+
+@dataclass(frozen=True)
+class SelectorCriterion:
+    """Every group by the metric that the selector trusts there; verified where that is asked."""
+
+    selector: SaliencySelector
+    verify: Verify = 0
+    """Candidates that are tried where most is at stake; `all` for every arm's in every group."""
+
+    name = "selector"
+    asks_selector = True
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that the selector has learnt with.
+
+        Raises:
+            SelectorError: The selector is not fitted.
+        """
+        self.selector.check_fitted()
+        return list(self.selector.metrics_)
+
+    def images(self, calibration: Calibration) -> tuple[Calibration, Calibration]:
+        """All images score; with `verify`, every second batch measures."""
+        if not self.verify:
+            return calibration, calibration
+        return calibration, calibration.split(2, HALVES)[1]
+
+    def options(self, survey: Survey, group: Group, count: int) -> list[Choice]:
+        """The trusted metric's candidate, then those that complement it best."""
+        decision = replace(survey.views[group.name], count=count)
+        prediction, why = predicted_and_explained(self.selector, decision)
+        kept = None if self.verify == "all" else max(2, self.verify)
+        return [
+            Choice(
+                group=group.name,
+                channels=group.channels,
+                remove=prediction.proposals[arm],
+                metric=arm,
+                runner_up=prediction.runner_up,
+                fell_back=prediction.fell_back and arm == prediction.trusted,
+                predicted_nats=prediction.loss_change_nats[arm],
+                measured=None,
+                predicted_interval=prediction.loss_change_interval[arm],
+                explanation=why,
+            )
+            for arm in prediction.shortlist(kept)
+        ]
+
+    def decide(self, trial: Trial, options: Options) -> Decided:
+        """The first candidate of every group, or what verification finds to be better."""
+        if not self.verify or not options:
+            return Decided(tuple(some[0] for some in options.values()))
+        verifier = Verifier(trial, self.verify)
+        choices = verifier.best(options)
+        measured = None
+        if trial.whole:
+            measured = verifier.change(dict(zip(options, choices, strict=True)))
+        return Decided(tuple(choices), verifier.images, measured)
+
+    def __str__(self) -> str:
+        """As plans and reports name it."""
+        return f"selector, verify={self.verify}" if self.verify else "selector"
+
+
+@dataclass(frozen=True)
+class MetricCriterion:
+    """Every group by one metric."""
+
+    name: str
+
+    asks_selector = False
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metric."""
+        return [self.name]
+
+    def images(self, calibration: Calibration) -> tuple[Calibration, Calibration]:
+        """All images score; nothing is measured."""
+        return calibration, calibration
+
+    def options(self, survey: Survey, group: Group, count: int) -> list[Choice]:
+        """The channels with the lowest scores.
+
+        Raises:
+            SelectorError: The group does not have what the metric needs.
+        """
+        scores = survey.scores[group.name]
+        if self.name not in scores:
+            raise SelectorError(
+                f"metric {self.name!r} needs {find_metric(self.name).needs}, and group "
+                f"{group.name!r} has none; name the group in ignore, or use another criterion"
+            )
+        return _choices(group, lowest_sets(scores, [self.name], count))
+
+    def decide(self, trial: Trial, options: Options) -> Decided:
+        """The only candidate of every group."""
+        return Decided(tuple(some[0] for some in options.values()))
+
+    def __str__(self) -> str:
+        """As plans and reports name it."""
+        return self.name
+
+
+@dataclass(frozen=True)
+class OracleCriterion:
+    """Every arm's candidate is measured, group after group, and the best one taken."""
+
+    name = "oracle"
+    asks_selector = False
+
+    @property
+    def metrics(self) -> list[str]:
+        """The arms."""
+        return arms()
+
+    def images(self, calibration: Calibration) -> tuple[Calibration, Calibration]:
+        """Every second batch scores, the others measure."""
+        scoring, measuring = calibration.split(2, HALVES)
+        return scoring, measuring
+
+    def options(self, survey: Survey, group: Group, count: int) -> list[Choice]:
+        """Every arm's candidate, equal ones once."""
+        return _choices(group, lowest_sets(survey.scores[group.name], arms(), count))
+
+    def decide(self, trial: Trial, options: Options) -> Decided:
+        """The best measured candidate of every group, given what went before."""
+        choices, images = composed(trial, options)
+        return Decided(tuple(choices), images)
+
+    def __str__(self) -> str:
+        """As plans and reports name it."""
+        return "oracle"
+
+
+def _choices(group: Group, proposals: dict[str, tuple[int, ...]]) -> list[Choice]:
+    return [
+        Choice(group.name, group.channels, proposals[arm], arm, None, False, None, None)
+        for arm in distinct(proposals, proposals)
+    ]
+
+
+def criterion_of(
+    name: str, *, verify: Verify = 0, selector: SaliencySelector | None = None
+) -> Criterion:
+    """The criterion of that name.
+
+    Args:
+        name: `selector`, `oracle`, or a metric of the table or the grammar.
+        verify: Candidates that the selector's criterion tries.
+        selector: Asked by criterion `selector`; the shipped one by default.
+
+    Raises:
+        SelectorError: An unknown name, or `verify` where it would do nothing.
+    """
+    _check_verify(verify)
+    if name == "selector":
+        return SelectorCriterion(selector or SaliencySelector.shipped(), verify)
+    if name == "oracle":
+        if verify:
+            raise SelectorError(
+                f"criterion 'oracle' measures every arm's candidate, so verify={verify!r} says"
+                " nothing; leave it out, or use criterion='selector'"
+            )
+        return OracleCriterion()
+    try:
+        find_metric(name)
+    except SelectorError:
+        known = ", ".join(["selector", "oracle", *METRICS])
+        raise SelectorError(
+            f"unknown criterion {name!r}; known: {known}; or a combination of the grammar, such as "
+            "activation.taylor.l2"
+        ) from None
+    if verify:
+        raise SelectorError(
+            f"verify={verify!r} compares several metrics' candidates and criterion {name!r} has "
+            "one; use criterion='selector', or verify=0"
+        )
+    return MetricCriterion(name)
+
+
+def _check_verify(verify: object) -> None:
+    whole = isinstance(verify, int | np.integer) and not isinstance(verify, bool)
+    if verify != "all" and not (whole and int(verify) >= 0):  # type: ignore[call-overload]
+        raise SelectorError(f"verify={verify!r} must be 0, 1, 2, ... or 'all'")

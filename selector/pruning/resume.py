@@ -1,0 +1,151 @@
+"""The state of a pruning after a round, in one file: a run that was stopped goes on from there."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from selector.data.calibration import Calibration
+from selector.data.loss import Evaluation
+from selector.errors import SelectorError
+from selector.files import write_whole
+from selector.planning.expectation import Expected
+from selector.planning.plan import Plan
+
+FILE = "state.safetensors"
+HEADER = "pruning"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a pruning has come; the tensors of the network are kept with it."""
+
+    plans: tuple[Plan, ...]
+    """Of the rounds so far."""
+    done: Fraction
+    """The part of the way to the target that is done."""
+    step: Fraction
+    """The part that the next round will do."""
+    stopped: str | None
+    """Why the target was not met, where the run had ended."""
+    expected: Expected | None
+    evaluation: Evaluation | None
+
+
+class RoundStore:
+    """A folder that holds the state of one pruning.
+
+    Args:
+        folder: Made where it is missing.
+        fingerprint: Of the network, the data and the options; see `fingerprint_of`.
+
+    Raises:
+        SelectorError: The folder cannot be made.
+    """
+
+    def __init__(self, folder: str | Path, fingerprint: str) -> None:
+        self._file, self._fingerprint = Path(folder) / FILE, fingerprint
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SelectorError(f"checkpoint={str(folder)!r} cannot be made: {error}") from error
+
+    def save(self, progress: Progress, model: nn.Module) -> None:
+        """Write the state, whole or not at all.
+
+        Raises:
+            SelectorError: The file cannot be written.
+        """
+        from safetensors.torch import save_file
+
+        header = {
+            "fingerprint": self._fingerprint,
+            "plans": [plan.to_json() for plan in progress.plans],
+            "done": str(progress.done),
+            "step": str(progress.step),
+            "stopped": progress.stopped,
+            "expected": None if progress.expected is None else asdict(progress.expected),
+            "evaluation": None if progress.evaluation is None else asdict(progress.evaluation),
+        }
+        tensors = {
+            name: tensor.detach().cpu().contiguous().clone()
+            for name, tensor in model.state_dict().items()
+        }
+        about = {HEADER: json.dumps(header)}
+        write_whole(self._file, lambda partial: save_file(tensors, partial, about))
+
+    def load(self) -> tuple[Progress, dict[str, Tensor]] | None:
+        """The state and the network's tensors; None where nothing was written yet.
+
+        Raises:
+            SelectorError: The file is damaged, or of another pruning.
+        """
+        from safetensors import SafetensorError, safe_open
+        from safetensors.torch import load_file
+
+        if not self._file.exists():
+            return None
+        try:
+            with safe_open(self._file, "pt") as opened:
+                header = json.loads(opened.metadata()[HEADER])
+            if header["fingerprint"] != self._fingerprint:
+                raise SelectorError(
+                    f"checkpoint={str(self._file.parent)!r} holds the state of another pruning: "
+                    "the network, the data or an option is not the same; pass another folder, or "
+                    f"delete {FILE} there to begin again"
+                )
+            return _progress(header), load_file(self._file)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, SelectorError):
+                raise
+            raise SelectorError(
+                f"{self._file} is damaged ({error}); delete it to begin again"
+            ) from error
+
+
+def _progress(header: dict[str, Any]) -> Progress:
+    expected, evaluation = header["expected"], header["evaluation"]
+    if expected is not None:
+        for name in ("loss_change_interval", "accuracy_interval"):
+            expected[name] = None if expected[name] is None else tuple(expected[name])
+    return Progress(
+        plans=tuple(Plan.from_json(text) for text in header["plans"]),
+        done=Fraction(header["done"]),
+        step=Fraction(header["step"]),
+        stopped=header["stopped"],
+        expected=None if expected is None else Expected(**expected),
+        evaluation=None if evaluation is None else Evaluation(**evaluation),
+    )
+
+
+def fingerprint_of(model: nn.Module, calibration: Calibration, *options: object) -> str:
+    """A digest of the network's tensors, the first batch, the loss, and some options.
+
+    Args:
+        model: The unpruned network.
+        calibration: The user's data; the first batch stands for all.
+        options: Whatever else decides what pruning does; by their text.
+    """
+    digest = hashlib.sha256()
+    loss = calibration.loss
+    text = [*map(str, options), getattr(loss, "__qualname__", str(type(loss)))]
+    digest.update(json.dumps(text).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        _add(digest, tensor)
+    for leaf in pytree.tree_leaves(calibration.first):
+        if isinstance(leaf, Tensor):
+            _add(digest, leaf)
+    return digest.hexdigest()
+
+
+def _add(digest: "hashlib._Hash", tensor: Tensor) -> None:
+    values = tensor.detach().cpu().contiguous()
+    digest.update(f"{values.dtype} {tuple(values.shape)}".encode())
+    digest.update(values.flatten().view(torch.uint8).numpy().tobytes() if values.numel() else b"")
