@@ -11,6 +11,7 @@ from selector.data.loss import LossChange
 from selector.errors import SelectorError
 from selector.files import write_text
 from selector.learning.explanation import Explanation
+from selector.network.surgery import Cut, cuts_of
 from selector.network.tracing import Groups
 from selector.planning.choice import Choice
 from selector.planning.expectation import Expected
@@ -66,6 +67,8 @@ class Plan:
     warnings: tuple[str, ...] = ()
     """Where what was asked is not what will be done."""
     outcome: Outcome | None = None
+    cuts: tuple[Cut, ...] = ()
+    """What goes from every layer; empty in plans saved by earlier versions."""
 
     @classmethod
     def of_groups(
@@ -82,6 +85,7 @@ class Plan:
             parameters_after=groups.costs.total("parameters", removed),
             refused=dict(groups.refused),
             oracle_images=oracle_images,
+            cuts=cuts_of((groups.prunable[one.group], one.remove) for one in choices),
         )
 
     @property
@@ -161,6 +165,10 @@ class Plan:
             fields = json.loads(text)
             fields["choices"] = tuple(Choice.of_dict(row) for row in fields["choices"])
             fields["warnings"] = tuple(fields.get("warnings", ()))
+            fields["cuts"] = tuple(
+                Cut(cut["layer"], cut["side"], tuple(cut["indices"]))
+                for cut in fields.get("cuts", ())
+            )
             for name, read in (
                 ("goal", Goal),
                 ("expected", _expected),

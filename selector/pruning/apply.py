@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from selector.data.batches import Batches
+from selector.data.calibration import Calibration
 from selector.data.forward import call, evaluating, probe_inputs
 from selector.errors import SelectorError
 from selector.network.compensation import Compensation, apply_shifts, removed
@@ -91,7 +92,7 @@ def _floats(outputs: object) -> list[torch.Tensor]:
 
 
 def apply_plan(
-    model: nn.Module, plan: Plan, batches: Batches, *, compensate: bool = False
+    model: nn.Module, plan: Plan, batches: Batches | None = None, *, compensate: bool = False
 ) -> nn.Module:
     """Carry out a plan on a copy of the network that it was made for.
 
@@ -99,17 +100,47 @@ def apply_plan(
         model: The network; it stays as it is.
         plan: A plan of `choose`, or the one of a `PruneResult` (its channels; what rounds did to
             biases and statistics is not in it).
-        batches: A batch of inputs is run to follow the channels; all of them for the means.
-        compensate: Keep the removed channels' means as constants in what reads them.
+        batches: Re-iterable of (inputs, targets). Without them the plan's cuts are carried out as
+            they are written; with them the channels are followed through the network again, and the
+            cut is checked on the first images.
+        compensate: Keep the removed channels' means as constants in what reads them; needs batches.
 
     Raises:
-        SelectorError: The plan names a group or channel that the network does not have.
+        SelectorError: The plan was made for another network, or `compensate` without batches.
     """
-    probe = probe_inputs(model, batches)
     small = copy.deepcopy(model)
+    if batches is None:
+        if compensate:
+            raise SelectorError(
+                "compensate=True measures the removed channels' means; pass batches, too"
+            )
+        _cut_as_written(small, plan)
+        return small
+    calibration = Calibration(batches)
+    probe = probe_inputs(model, calibration)
     groups = find_groups(small, probe)
     compensation = None
     if compensate:
-        compensation = Compensation.measured(small, batches, groups.prunable.values())
+        compensation = Compensation.measured(small, calibration, groups.prunable.values())
     cut_as_promised(small, groups, plan, probe, compensation)
     return small
+
+
+def _cut_as_written(model: nn.Module, plan: Plan) -> None:
+    """Cut what the plan says of every layer.
+
+    Raises:
+        SelectorError: The network has another number of parameters than the plan's.
+    """
+    if plan.choices and not plan.cuts:
+        raise SelectorError(
+            "the plan was saved by an earlier version and does not say what goes from every layer; "
+            "pass batches, so that the channels can be followed"
+        )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if parameters != plan.parameters_before:
+        raise SelectorError(
+            f"the plan was made for a network of {plan.parameters_before:.0f} parameters, and this "
+            f"one has {parameters}; pass the network that the plan was made for"
+        )
+    apply_cuts(model, plan.cuts)

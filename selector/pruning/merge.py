@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from selector.network.surgery import cuts_of
 from selector.network.tracing import Groups
 from selector.planning.choice import Choice
 from selector.planning.plan import Goal, Plan
@@ -33,6 +34,7 @@ def combined(
             rows.setdefault(choice.group, []).append(choice)
             kept[choice.group] = [c for i, c in enumerate(kept[choice.group]) if i not in gone]
     choices = [_merged(rows[name], first, kept) for name in first.prunable if name in rows]
+    removals = [(first.prunable[choice.group], choice.remove) for choice in choices]
     return Plan(
         criterion=criterion,
         choices=tuple(choices),
@@ -44,6 +46,7 @@ def combined(
         oracle_images=sum(plan.oracle_images for plan in plans),
         goal=goal,
         warnings=tuple(dict.fromkeys(text for plan in plans for text in plan.warnings)),
+        cuts=cuts_of(removals),
     )
 
 

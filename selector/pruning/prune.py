@@ -10,10 +10,10 @@ from typing_extensions import Unpack
 
 from selector.data.batches import Batches
 from selector.data.calibration import Calibration
+from selector.data.fingerprint import fingerprint_of
 from selector.data.loss import Evaluation, Loss, evaluate
 from selector.errors import SelectorError
 from selector.learning.selector import SaliencySelector
-from selector.network.surgery import cuts_of
 from selector.planning.choose import first_stage
 from selector.planning.composition.myopic import Myopic
 from selector.planning.criteria import Verify
@@ -24,7 +24,7 @@ from selector.pruning.apply import FineTune
 from selector.pruning.merge import combined
 from selector.pruning.report import report_of
 from selector.pruning.result import PruneResult, PruningError
-from selector.pruning.resume import RoundStore, fingerprint_of
+from selector.pruning.resume import RoundStore
 from selector.pruning.rounds import Procedure, PruningRun, default_rounds
 
 CALIBRATION, TEST = "calibration images", "test images"
@@ -237,6 +237,5 @@ class Judge:
         whole = combined(run.plans, run.start, run.groups, criterion=str(run.method), goal=run.goal)
         warnings = whole.warnings if run.stopped is None else (*whole.warnings, run.stopped)
         whole = replace(whole, expected=run.expected, warnings=warnings)
-        cuts = cuts_of((run.start.prunable[name], gone) for name, gone in whole.removals.items())
         report = report_of(run.plans, whole, self.before, after, on, run.timed)
-        return PruneResult(run.model, whole, tuple(run.plans), report, self.model, cuts)
+        return PruneResult(run.model, whole, tuple(run.plans), report, self.model, whole.cuts)

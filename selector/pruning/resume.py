@@ -1,17 +1,13 @@
 """The state of a pruning after a round, in one file: a run that was stopped goes on from there."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from selector.data.calibration import Calibration
 from selector.data.loss import Evaluation
 from selector.errors import SelectorError
 from selector.files import write_whole
@@ -43,7 +39,7 @@ class RoundStore:
 
     Args:
         folder: Made where it is missing.
-        fingerprint: Of the network, the data and the options; see `fingerprint_of`.
+        fingerprint: Of the network, the data and the options; see `data/fingerprint.py`.
 
     Raises:
         SelectorError: The folder cannot be made.
@@ -122,30 +118,3 @@ def _progress(header: dict[str, Any]) -> Progress:
         expected=None if expected is None else Expected(**expected),
         evaluation=None if evaluation is None else Evaluation(**evaluation),
     )
-
-
-def fingerprint_of(model: nn.Module, calibration: Calibration, *options: object) -> str:
-    """A digest of the network's tensors, the first batch, the loss, and some options.
-
-    Args:
-        model: The unpruned network.
-        calibration: The user's data; the first batch stands for all.
-        options: Whatever else decides what pruning does; by their text.
-    """
-    digest = hashlib.sha256()
-    loss = calibration.loss
-    text = [*map(str, options), getattr(loss, "__qualname__", str(type(loss)))]
-    digest.update(json.dumps(text).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        _add(digest, tensor)
-    for leaf in pytree.tree_leaves(calibration.first):
-        if isinstance(leaf, Tensor):
-            _add(digest, leaf)
-    return digest.hexdigest()
-
-
-def _add(digest: "hashlib._Hash", tensor: Tensor) -> None:
-    values = tensor.detach().cpu().contiguous()
-    digest.update(f"{values.dtype} {tuple(values.shape)}".encode())
-    digest.update(values.flatten().view(torch.uint8).numpy().tobytes() if values.numel() else b"")

@@ -17,7 +17,7 @@ from selector.data.loss import Evaluation, evaluate
 from selector.network.batchnorm import recalibrate_batchnorm
 from selector.network.checkpoint import load_tensors
 from selector.network.latency import REPEATS, Timed
-from selector.network.surgery import apply_cuts, cuts_of
+from selector.network.surgery import apply_cuts
 from selector.network.tracing import Groups, retrace_groups
 from selector.planning.candidates import Survey, Trial, survey_network
 from selector.planning.choose import goal_of, plan_stage, plan_surveyed
@@ -146,11 +146,7 @@ class PruningRun:
     def _resume(self, found: Progress, tensors: Mapping[str, Tensor]) -> None:
         """Continue from a state that was written after a round."""
         self.plans = list(found.plans)
-        removals = combined(found.plans, self.start, self.start).removals
-        apply_cuts(
-            self.model,
-            cuts_of((self.start.prunable[name], gone) for name, gone in removals.items()),
-        )
+        apply_cuts(self.model, combined(found.plans, self.start, self.start).cuts)
         load_tensors(self.model, tensors, "the checkpoint")
         self.groups = retrace_groups(self.model, self._probe, self.start)
         self._done, self._step = found.done, found.step

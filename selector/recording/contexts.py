@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from selector.data.batches import Batches
-from selector.data.loss import Loss
+from selector.data.calibration import Calibration
 from selector.errors import SelectorError
 from selector.network.tracing import Groups
 from selector.planning.limits import Widths
@@ -47,16 +46,16 @@ class PrunedContext:
         """As it stands in the records."""
         return f"{self.metric}-{self.keep_macs:.2f}"
 
-    def reached(self, model: nn.Module, batches: Batches, loss: Loss | None) -> nn.Module:
+    def reached(self, model: nn.Module, calibration: Calibration) -> nn.Module:
         """A copy of the network in this state."""
         result = prune(
             model,
-            batches,
+            calibration,
             criterion=self.metric,
             keep_macs=self.keep_macs,
             rounds=ROUNDS,
             recalibrate=True,
-            loss=loss,
+            loss=calibration.loss,
         )
         return result.model
 

@@ -77,7 +77,7 @@ def test_compensated_columns_are_what_the_oracle_says(found: Records) -> None:
 
 
 def test_a_sample_of_decisions_is_recalibrated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selector.recording.record.RECALIBRATED_SHARE", 0.4)
+    monkeypatch.setattr("selector.recording.measure.RECALIBRATED_SHARE", 0.4)
     rows = record(network(), BATCHES, network="one", contexts=3, seed=3).candidates
     judged = [row for row in rows if row.recalibrated_nats is not None]
     decisions = {(r.context, r.group, r.count) for r in judged}
@@ -129,9 +129,9 @@ def test_a_killed_run_continues_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = record(network(), BATCHES, network="one", contexts=1)
-    from selector.recording import record as recording
+    from selector.recording.measure import NetworkState
 
-    whole = recording._State.measured
+    whole = NetworkState.measured
     calls: list[str] = []
 
     def dies(self, group, ratios):  # type: ignore[no-untyped-def]
@@ -140,7 +140,7 @@ def test_a_killed_run_continues_where_it_was(
         calls.append(group.name)
         return whole(self, group, ratios)
 
-    monkeypatch.setattr(recording._State, "measured", dies)
+    monkeypatch.setattr(NetworkState, "measured", dies)
     with pytest.raises(Killed):
         record(network(), BATCHES, network="one", contexts=1, journal=tmp_path)
     assert len(list(tmp_path.rglob("*.json"))) == 3
@@ -150,7 +150,7 @@ def test_a_killed_run_continues_where_it_was(
         again.append(group.name)
         return whole(self, group, ratios)
 
-    monkeypatch.setattr(recording._State, "measured", counts)
+    monkeypatch.setattr(NetworkState, "measured", counts)
     continued = record(network(), BATCHES, network="one", contexts=1, journal=tmp_path)
     assert continued.candidates == expected.candidates
     assert len(again) == len(expected.groups) - 3
@@ -238,3 +238,28 @@ def test_states_that_cannot_be_reached_are_not_drawn() -> None:
     assert draw_contexts(2, torch.Generator().manual_seed(0), 0.9) == ()
     found = record(model, batches, network="one", ratios=[0.25], contexts=2)
     assert len({row.context for row in found.groups}) == 3
+
+
+@pytest.mark.parametrize("changed", ["network", "data", "loss", "ratios"])
+def test_a_journal_of_another_recording_is_refused(changed: str, tmp_path: Path) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    model = network()
+    asked = {"network": "one", "contexts": 0, "ratios": (0.25,), "journal": tmp_path}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("selector.recording.measure.NetworkState.measured", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            record(model, BATCHES, **asked)  # type: ignore[arg-type]
+    batches = BATCHES
+    if changed == "network":
+        with torch.no_grad():
+            next(model.parameters()).mul_(1.5)
+    elif changed == "data":
+        batches = [(x + 1, y) for x, y in BATCHES]
+    elif changed == "loss":
+        asked["loss"] = nn.CrossEntropyLoss(label_smoothing=0.5)
+    else:
+        asked["ratios"] = (0.5,)
+    with pytest.raises(SelectorError, match="holds measurements of another network"):
+        record(model, batches, **asked)  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ from selector.learning.features import feature_names
 from selector.learning.prediction import Prediction
 from selector.learning.selector import SaliencySelector, names_of
 from selector.learning.table import TrainingTable, single_best, training_table
-from selector.recording.record import BASELINES
+from selector.recording.measure import BASELINES
 from selector.records.decision import CONTEXT, FACTS
 from selector.records.records import Records
 from selector.typing import Matrix, Numbers
