@@ -62,7 +62,7 @@ def choose(
             loss change is measured in any case.
         selector: Asked by criterion `selector` alone; the shipped one by default.
         loss: Mean loss of a batch; cross-entropy by default.
-        ignore: Groups to leave alone, by name; a layer's name takes its whole group.
+        ignore: Groups that are not pruned, by name; a layer's name stands for its whole group.
         allocation: `even`, the same share of every group, or `damage`, where the selector predicts
             the least loss change per unit saved (the default for a budget that the selector
             spends; `even` for a ratio, and for metrics named by hand), or `myopic`, with criterion
@@ -182,7 +182,7 @@ def plan_surveyed(trial: Trial, stage: Stage, method: Method) -> Plan:
 
 
 def _judged(plan: Plan, stage: Stage) -> Plan:
-    """The plan with what was asked beside what it gives."""
+    """The plan with what was asked and what it gives."""
     asked = asked_widths(stage)
     choices = [replace(choice, asked=asked.get(choice.group)) for choice in plan.choices]
     counts = {choice.group: len(choice.remove) for choice in choices}

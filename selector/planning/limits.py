@@ -102,7 +102,7 @@ class Widths:
     round_to: int
     """The root's outputs that are left must be a multiple of this."""
     min_channels: int = 1
-    """The root's outputs that are left are so many at least."""
+    """Least number of the root's outputs that are left."""
     max_ratios: Shares = field(default_factory=dict)
     ratios: Shares = field(default_factory=dict)
     """Groups that lose this share of their channels, whatever the others lose."""
@@ -179,7 +179,7 @@ def by_group(groups: Groups, shares: Shares | None, option: str) -> dict[str, fl
         option: The argument's name, for messages.
 
     Raises:
-        SelectorError: No group of that name, or one that is left alone; a share outside (0, 1);
+        SelectorError: No group of that name, or one that is not pruned; a share outside (0, 1);
             two shares for one group.
     """
     found: dict[str, float] = {}
@@ -198,14 +198,14 @@ def group_of(groups: Groups, name: str, option: str) -> str:
     """The prunable group of that name, or with a producer of that name.
 
     Raises:
-        SelectorError: There is none; the nearest names are offered.
+        SelectorError: No group has that name; the nearest names are offered.
     """
     for group in groups.prunable.values():
         if name == group.name or name in group.producers:
             return group.name
     if name in groups.refused:
         raise SelectorError(
-            f"{option} names {name!r}, which is left alone: {groups.refused[name]}; leave it out"
+            f"{option} names {name!r}, which is not pruned: {groups.refused[name]}; leave it out"
         )
     raise SelectorError(
         f"{option} names {name!r}, which is no group; {nearest(name, groups.prunable)}"

@@ -106,7 +106,7 @@ def _sliced(
         else:
             raise SelectorError(
                 f"the optimizer keeps {key!r} of shape {tuple(value.shape)} for parameter {name!r} "
-                f"of shape {tuple(parameter.shape)}, and no channel of it can be told; make a new "
+                f"of shape {tuple(parameter.shape)}, and its channels cannot be found; make a new "
                 "optimizer for result.model"
             )
     return found

@@ -61,23 +61,26 @@ def prune(
     """Remove channels physically until the target is met, every group by the metric to trust there.
 
     In each round the network is scored, every group is routed to its metric, the channels are cut
-    out, and BatchNorm's running statistics are estimated anew. Before the first cut, the expected
+    out, and BatchNorm's running statistics are estimated again. Before the first cut, the expected
     damage is logged, and kept in the report.
+
+    Passes over the data: one before the first round (two with a forecast, one more over
+    `test_batches`); in every round one to score (forward and backward; none for metrics of weights
+    alone), one to recalibrate, one for the loss of what is left, and one for the means with
+    `compensate`; in every halved round the last two or three again.
 
     Args:
         model: A trained network; a copy is pruned.
         batches: Re-iterable of (inputs, targets), for scores, recalibration and verification; see
             `choose`.
         criterion: `selector`, a metric's name, or `oracle` (every arm's candidate is measured).
-        rounds: Number of cuts; scores and routes are made anew before each. By default so many that
-            each takes about a tenth of what is left (7 for `keep_macs=0.5`, 12 for 0.3). A round
-            costs a forward and backward pass over the batches, and a forward pass each for
-            recalibration, compensation, and the loss of what is left. Where that has risen above
-            the selector's predicted interval, the round is taken back and its step halved, twice at
-            most: so there may be more rounds.
+        rounds: Number of cuts; the network is scored and routed again before each. By default each
+            takes about a tenth of what is left (7 rounds for `keep_macs=0.5`, 12 for 0.3). Where
+            the loss of what is left is above the selector's predicted interval, the round is undone
+            and its step halved, at most twice: so there may be more rounds.
         verify: How many of the selector's candidates are tried in every round, or `all`, as in
             `choose`; measured as recalibration will leave them if batches have 16 images or more.
-        recalibrate: Estimate BatchNorm's running statistics anew after every cut.
+        recalibrate: Estimate BatchNorm's running statistics again after every cut.
         compensate: Keep the removed channels' means, measured in every round, as constants in the
             biases or BatchNorm layers of their consumers.
         finetune: Called with the pruned model and the number of the round after each; it may
@@ -87,7 +90,7 @@ def prune(
         max_loss_change: Stop before the loss on `batches`, right after a cut and before
             fine-tuning, exceeds that of the unpruned network by more than this, in nats; smaller
             steps are tried first. What was reached is returned, and the report says so.
-        ignore: Groups to leave alone, by name; a producer's name takes its whole group.
+        ignore: Groups that are not pruned, by name; a producer's name stands for its whole group.
         allocation: `even`, `damage` or `myopic`, as `choose` says; by default `damage` for a budget
             that the selector spends, else `even`. `myopic` is exactly that of arXiv 2004.03376 with
             `rounds=1`, its default then, and `recalibrate=False`.

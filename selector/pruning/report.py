@@ -78,7 +78,7 @@ class Report:
     """Of a forward pass on this machine, where it was the target."""
 
     def __str__(self) -> str:
-        """Tables of groups, network and rounds, then remarks, and the groups left alone."""
+        """Tables of groups, network and rounds, then remarks, and the groups that are not pruned."""
         groups = text_table(GROUP_COLUMNS, self.group_cells())
         network = text_table(["network", "before", "after", "left"], self.network_cells())
         lines = [
@@ -89,7 +89,7 @@ class Report:
             text_table(STEP_COLUMNS, self.step_cells()),
             *self.remarks(),
             f"loss and accuracy on {self.before.images} {self.images_from}",
-            *(f"left alone: {name}: {why}" for name, why in self.refused),
+            *(f"not pruned: {name}: {why}" for name, why in self.refused),
         ]
         return "\n".join(lines)
 

@@ -44,7 +44,7 @@ FEW_REPEATS = 5
 """Pairs of timings between two rounds."""
 
 HALVINGS = 2
-"""A round's step is halved so many times at most."""
+"""How often a round's step is halved at most."""
 
 CutResult = Literal["kept", "above the limit", "above the prediction"]
 """Whether a cut was kept, or why it was undone."""

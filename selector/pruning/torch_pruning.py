@@ -33,7 +33,7 @@ class SelectorImportance:
     It ranks a group's channels by the metric that the selector trusts there, and gives each the
     loss change, in nats, that the selector predicts of taking it after those below it. So scores
     of different groups compare, and global pruning spends its budget where the least damage is
-    predicted. The network is scored anew whenever its shapes have changed, as between the steps of
+    predicted. The network is scored again when its shapes have changed, as between the steps of
     an iterative pruning. Groups that this library leaves alone are skipped: Torch-Pruning then
     leaves them alone, too.
 

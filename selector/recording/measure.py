@@ -103,7 +103,7 @@ class NetworkState:
             if ratios is None
             else counts_of(group.channels, ratios)
         )
-        dear = [float(torch.rand((), generator=chance)) < RECALIBRATED_SHARE for _ in counts]
+        sampled = [float(torch.rand((), generator=chance)) < RECALIBRATED_SHARE for _ in counts]
         proposals = {
             count: candidates(
                 Decision(row.facts, row.state, row.scores, count, row.pairs), [*arms(), *BASELINES]
@@ -113,7 +113,7 @@ class NetworkState:
         sets = list(dict.fromkeys(s for found in proposals.values() for s in found.values()))
         changes = self._changes(group, sets)
         found: list[CandidateRecord] = []
-        for (count, chosen), recalibrated in zip(proposals.items(), dear, strict=True):
+        for (count, chosen), recalibrated in zip(proposals.items(), sampled, strict=True):
             after = self._recalibrated(group, list(dict.fromkeys(chosen.values())), recalibrated)
             found += [
                 _row(

@@ -60,7 +60,7 @@ def record(
         family: Kind of architecture; what evaluation leaves out together.
         dataset: Name of the data set.
         origin: `own`, or `foreign` for networks that are kept for testing.
-        contexts: Pruned states in which the network is recorded beside the unpruned one, or how
+        contexts: Pruned states in which the network is recorded, besides the unpruned one, or how
             many to draw.
         ratios: Shares of the channels to remove, each in [0, 1), zero standing for one channel;
             drawn for every group by default, most of them between 2 and 25 %.

@@ -201,7 +201,7 @@ def test_prune_writes_network_report_and_plan(here: Path) -> None:
     assert "asked keep_macs=0.5" in page
     limits = ["--ignore", "first", "--round-to", "2", "--keep-macs", "0.8"]
     text = done(*asked, "--no-recalibrate", *limits)
-    assert "left alone: first: ignored, as asked" in text
+    assert "not pruned: first: ignored, as asked" in text
     single = ["--ratios", "first=0.5", "--min-channels", "4", "--compensate"]
     own = on_images("prune", "--criterion", "taylor", *single, "--max-loss-change", "99", "--json")
     report = json.loads(done(*own))

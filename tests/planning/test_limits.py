@@ -119,7 +119,7 @@ def test_floors_hold_whatever_the_budget(allocation: str) -> None:
         ({"ratios": {"stam": 0.3}}, r"ratios names 'stam', which is no group; did you mean stem\?"),
         ({"max_ratios": {"nxt": 0.3}, "ratio": 0.2}, r"max_ratios names 'nxt'.*mean next\?"),
         ({"ignore": ["stm"], "ratio": 0.2}, r"ignore names 'stm'.*mean stem\?.*known: stem, next"),
-        ({"ratios": {"head": 0.3}}, r"ratios names 'head', which is left alone: no layer reads it"),
+        ({"ratios": {"head": 0.3}}, r"ratios names 'head', which is not pruned: no layer reads it"),
         ({"ratios": {"stem": 1.3}}, r"ratios\['stem'\]=1.3 must be a share between 0 and 1"),
         ({"ratios": {"stem": 0.6}, "max_ratio": 0.5}, r"'stem' lose 0.6 .* max_ratio=0.5"),
         ({"ratios": {"stem": 0.6}, "max_ratios": {"stem": 0.5}}, "lower the one, or raise the"),

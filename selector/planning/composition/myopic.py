@@ -1,4 +1,4 @@
-"""What the myopic composition of arXiv 2004.03376 is told: its metrics, and how many of what.
+"""Options of the myopic composition of arXiv 2004.03376: its metrics, and how many of what.
 
 The numbers of the paper are the defaults of `Myopic`; its other fields are what we vary.
 """
@@ -70,7 +70,7 @@ class Myopic:
     per_weight_loss: bool = False
     """Prefer the lowest loss change per unit of cost removed to the lowest loss change."""
     channels_per_step: int = 1
-    """The best so many candidates go together, each measured alone; any number from one group."""
+    """How many of the best candidates go together, each measured alone; any number from one group."""
     mode: Mode = "plain"
     """`compensated`: a channel's mean takes its place, here from the scoring images."""
 
@@ -108,7 +108,7 @@ def nominate(rankings: Mapping[str, Sequence[Channel]], count: int) -> dict[Chan
 
     Args:
         rankings: Metric -> channels, the first to go in front.
-        count: Stop with so many; fewer where the rankings end.
+        count: Candidates to nominate; fewer where the rankings end.
 
     Returns:
         Channel -> the metrics that had named it by then, in the order of nomination.
