@@ -78,7 +78,7 @@ class Report:
     """Of a forward pass on this machine, where it was the target."""
 
     def __str__(self) -> str:
-        """Tables of groups, network and rounds, then remarks, and the groups that are not pruned."""
+        """Tables of groups, network and rounds, then remarks, and what is not pruned."""
         groups = text_table(GROUP_COLUMNS, self.group_cells())
         network = text_table(["network", "before", "after", "left"], self.network_cells())
         lines = [

@@ -70,7 +70,7 @@ class Myopic:
     per_weight_loss: bool = False
     """Prefer the lowest loss change per unit of cost removed to the lowest loss change."""
     channels_per_step: int = 1
-    """How many of the best candidates go together, each measured alone; any number from one group."""
+    """How many of the best candidates go together, each measured alone, from any groups."""
     mode: Mode = "plain"
     """`compensated`: a channel's mean takes its place, here from the scoring images."""
 
