@@ -1,28 +1,118 @@
-"""Which pruning saliency to trust in each layer of a trained network, and pruning by it."""
+"""Which pruning saliency to trust in each layer of a trained network, and pruning by it.
 
-from selector.data.loss import LossChange as LossChange
-from selector.data.loss import evaluate as evaluate
-from selector.errors import SelectorError as SelectorError
-from selector.learning.compare import compare as compare
-from selector.learning.explain import explain as explain
-from selector.learning.selector import SaliencySelector as SaliencySelector
-from selector.network.checkpoint import load_pruned as load_pruned
-from selector.network.checkpoint import save_pruned as save_pruned
-from selector.network.tracing import find_groups as find_groups
-from selector.oracle.oracle import Oracle as Oracle
-from selector.oracle.oracle import loss_changes as loss_changes
-from selector.planning.choose import choose as choose
-from selector.planning.composition.myopic import Myopic as Myopic
-from selector.planning.plan import Plan as Plan
-from selector.pruning.apply import apply_plan as apply_plan
-from selector.pruning.optimizer import rebind as rebind
-from selector.pruning.prune import prune as prune
-from selector.pruning.result import PruneResult as PruneResult
-from selector.pruning.result import PruningError as PruningError
-from selector.recording.record import record as record
-from selector.records.records import Records as Records
-from selector.saliency.checks import check_metric as check_metric
-from selector.saliency.registry import METRICS as METRICS
-from selector.saliency.registry import Metric as Metric
-from selector.saliency.registry import register_metric as register_metric
-from selector.saliency.scoring import score as score
+The names below are the public face. Each is loaded from its room when it is first used, so that
+`import selector` costs next to nothing: the rooms need PyTorch, LightGBM, SciPy and pyarrow.
+"""
+
+from importlib import import_module
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from selector.data.loss import LossChange as LossChange
+    from selector.data.loss import evaluate as evaluate
+    from selector.errors import SelectorError as SelectorError
+    from selector.learning.compare import compare as compare
+    from selector.learning.explain import explain as explain
+    from selector.learning.selector import SaliencySelector as SaliencySelector
+    from selector.network.checkpoint import load_pruned as load_pruned
+    from selector.network.checkpoint import save_pruned as save_pruned
+    from selector.network.tracing import find_groups as find_groups
+    from selector.oracle.oracle import Oracle as Oracle
+    from selector.oracle.oracle import loss_changes as loss_changes
+    from selector.planning.choose import choose as choose
+    from selector.planning.composition.compose import compose_myopically as compose_myopically
+    from selector.planning.composition.myopic import Myopic as Myopic
+    from selector.planning.plan import Plan as Plan
+    from selector.pruning.apply import apply_plan as apply_plan
+    from selector.pruning.optimizer import rebind as rebind
+    from selector.pruning.prune import prune as prune
+    from selector.pruning.result import PruneResult as PruneResult
+    from selector.pruning.result import PruningError as PruningError
+    from selector.pruning.torch_pruning import SelectorImportance as SelectorImportance
+    from selector.recording.record import record as record
+    from selector.records.records import Records as Records
+    from selector.saliency.checks import check_metric as check_metric
+    from selector.saliency.registry import METRICS as METRICS
+    from selector.saliency.registry import Metric as Metric
+    from selector.saliency.registry import register_metric as register_metric
+    from selector.saliency.scoring import score as score
+
+__version__: str = _version("saliency-selector")
+
+__all__ = [
+    "METRICS",
+    "LossChange",
+    "Metric",
+    "Myopic",
+    "Oracle",
+    "Plan",
+    "PruneResult",
+    "PruningError",
+    "Records",
+    "SaliencySelector",
+    "SelectorError",
+    "SelectorImportance",
+    "apply_plan",
+    "check_metric",
+    "choose",
+    "compare",
+    "compose_myopically",
+    "evaluate",
+    "explain",
+    "find_groups",
+    "load_pruned",
+    "loss_changes",
+    "prune",
+    "rebind",
+    "record",
+    "register_metric",
+    "save_pruned",
+    "score",
+]
+
+_MODULES = {
+    "METRICS": "saliency.registry",
+    "LossChange": "data.loss",
+    "Metric": "saliency.registry",
+    "Myopic": "planning.composition.myopic",
+    "Oracle": "oracle.oracle",
+    "Plan": "planning.plan",
+    "PruneResult": "pruning.result",
+    "PruningError": "pruning.result",
+    "Records": "records.records",
+    "SaliencySelector": "learning.selector",
+    "SelectorError": "errors",
+    "SelectorImportance": "pruning.torch_pruning",
+    "apply_plan": "pruning.apply",
+    "check_metric": "saliency.checks",
+    "choose": "planning.choose",
+    "compare": "learning.compare",
+    "compose_myopically": "planning.composition.compose",
+    "evaluate": "data.loss",
+    "explain": "learning.explain",
+    "find_groups": "network.tracing",
+    "load_pruned": "network.checkpoint",
+    "loss_changes": "oracle.oracle",
+    "prune": "pruning.prune",
+    "rebind": "pruning.optimizer",
+    "record": "recording.record",
+    "register_metric": "saliency.registry",
+    "save_pruned": "network.checkpoint",
+    "score": "saliency.scoring",
+}
+"""Public name -> the module that defines it, as in the imports above; a test compares the two."""
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its module when it is first used."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'selector' has no attribute {name!r}")
+    value: object = getattr(import_module(f"selector.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names, for tab completion."""
+    return [*__all__, "__version__"]

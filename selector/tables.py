@@ -2,10 +2,6 @@
 
 from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> str:
     """A plain-text table; columns after the first are aligned to the right where they hold numbers.
@@ -16,6 +12,11 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: 
       conv1         16
       conv2          8
     """
+    # Loaded when a table is printed: it takes longer than the rest of the package.
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(box=SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=True)
     for number, column in enumerate(columns):
         numeric = number > 0 and all(_is_number(row[number]) for row in rows)

@@ -18,6 +18,7 @@ from training.benchmarks.labels import modes as modes_benchmark
 from training.benchmarks.labels import records as records_benchmark
 from training.benchmarks.networks import report as network_report
 from training.benchmarks.networks.runs import Folders, Settings
+from training.benchmarks.speed import imports as imports_benchmark
 from training.benchmarks.speed import oracle as oracle_benchmark
 from training.benchmarks.speed import resnet50 as resnet50_cost
 from training.benchmarks.speed import saliency as saliency_benchmark
@@ -191,6 +192,12 @@ def benchmark_selector(
 ) -> None:
     """Time to load the selector, and to predict all decisions of a ResNet-50 at ten ratios."""
     selector_benchmark.run(selector, repeats)
+
+
+@app.command()
+def benchmark_imports(repeats: int = imports_benchmark.REPEATS) -> None:
+    """Time of `import selector`, over that of `import torch`."""
+    imports_benchmark.run(repeats)
 
 
 @app.command()

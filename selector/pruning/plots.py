@@ -3,9 +3,6 @@
 import io
 from collections.abc import Sequence
 
-from matplotlib import rc_context
-from matplotlib.figure import Figure
-
 from selector.planning.expectation import Expected
 
 
@@ -19,6 +16,10 @@ def loss_plot(rounds: Sequence[tuple[float, float | None]], expected: Expected |
     Returns:
         An `<svg>` element; nothing where no round knows its loss.
     """
+    # Loaded when a page is written: Matplotlib takes a while.
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     points = [(share, loss) for share, loss in rounds if loss is not None]
     if not points:
         return ""

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, select_autoescape
-
 from selector.data.loss import Evaluation
 from selector.files import write_text
 from selector.network.latency import Timed
 from selector.planning.choice import Choice
 from selector.planning.expectation import Expected
 from selector.planning.plan import Goal, Plan, goal_text
+from selector.pruning.plots import loss_plot
 from selector.tables import count_text, nats_text, text_table
 
 
@@ -160,7 +159,7 @@ class Report:
 
     def save_html(self, path: str | Path) -> None:
         """Write one self-contained HTML file, with its plots."""
-        from selector.pruning.plots import loss_plot  # Only here: it takes long to import.
+        from jinja2 import Environment, PackageLoader, select_autoescape  # Slow to import.
 
         environment = Environment(
             loader=PackageLoader("selector"), autoescape=select_autoescape(default=True)

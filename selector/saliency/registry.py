@@ -11,7 +11,6 @@ from functools import cache
 from typing import cast
 
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from selector.errors import SelectorError
@@ -168,6 +167,8 @@ def rank_mean(members: Iterable[str]) -> Score:
     names = tuple(members)
 
     def score(signals: Signals) -> Tensor:
+        from scipy.stats import rankdata  # Slow to import.
+
         found = [METRICS[name] for name in names if METRICS[name].applies(signals)]
         ranks = [torch.from_numpy(rankdata(metric(signals).numpy())) for metric in found]
         return torch.stack(ranks).mean(0) / signals.channels
