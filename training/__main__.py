@@ -17,7 +17,7 @@ from training.benchmarks.founding.methods import METHODS
 from training.benchmarks.labels import modes as modes_benchmark
 from training.benchmarks.labels import records as records_benchmark
 from training.benchmarks.networks import report as network_report
-from training.benchmarks.networks.runs import Folders, Settings
+from training.benchmarks.networks.runs import Folders, RunSettings
 from training.benchmarks.speed import imports as imports_benchmark
 from training.benchmarks.speed import oracle as oracle_benchmark
 from training.benchmarks.speed import resnet50 as resnet50_cost
@@ -26,7 +26,7 @@ from training.benchmarks.speed import selector as selector_benchmark
 from training.campaign import campaign as campaigns
 from training.campaign import log as campaign_log
 from training.campaign.backends import BackendName
-from training.campaign.tasks import Task, foreign_task
+from training.campaign.tasks import RecordingTask, foreign_task
 from training.evaluation import ablation as ablations
 from training.evaluation import report as evaluation_report
 from training.reporting.result_file import RESULTS
@@ -47,7 +47,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 
 def _recorded(
-    what: Sequence[NetworkSpec | Task],
+    what: Sequence[NetworkSpec | RecordingTask],
     data: Path,
     weights: Path,
     jobs: int,
@@ -234,9 +234,9 @@ def benchmark_networks(
     finetune: Annotated[
         bool, typer.Option(help="Prune to half the MACs and train for one short epoch instead.")
     ] = False,
-    rounds: int = Settings.rounds,
-    calibration_images: int = Settings.calibration_images,
-    test_images: int = Settings.test_images,
+    rounds: int = RunSettings.rounds,
+    calibration_images: int = RunSettings.calibration_images,
+    test_images: int = RunSettings.test_images,
     data: Annotated[Path, typer.Option(help="Records.")] = ROOT / "data",
     weights: Annotated[Path, typer.Option(help="Trained networks.")] = ROOT / "runs" / "zoo",
     learnt: Annotated[Path, typer.Option(help="Refitted selectors.")] = ROOT / "runs" / "networks",
@@ -249,7 +249,7 @@ def benchmark_networks(
     named = None if networks is None else networks.split(",")
     chosen = None if methods is None else methods.split(";")
     wanted = network_report.Wanted(named, chosen, jobs, minutes)
-    settings = Settings(rounds, calibration_images, test_images)
+    settings = RunSettings(rounds, calibration_images, test_images)
     work = network_report.tune if finetune else network_report.run
     work(wanted, settings, Folders(data, weights, learnt), results)
     if readme:

@@ -28,7 +28,7 @@ from selector.statistics.collect import measure_signals
 from tests.networks import STYLES, data, randomise, small, small_networks, state_of
 from training.benchmarks.founding import runs as founding
 from training.benchmarks.founding.methods import METHODS
-from training.benchmarks.founding.runs import Point, Run, run_missing
+from training.benchmarks.founding.runs import FoundingPoint, FoundingRun, run_missing
 from training.benchmarks.founding.tables import SECOND, crossing
 from training.zoo.families import FAMILIES
 from training.zoo.skeletons import NetworkShape
@@ -395,10 +395,10 @@ def test_every_kind_of_coupling_can_be_composed() -> None:
 
 def test_where_a_curve_crosses_is_interpolated() -> None:
     points = [
-        Point(0.0, (0.7, 0.8), 0, 0, {}),
-        Point(0.1, (0.7, 0.76), 100, 10, {}),
-        Point(0.2, (0.6, 0.76), 200, 20, {}),
-        Point(0.3, (0.8, 0.8), 300, 30, {}),
+        FoundingPoint(0.0, (0.7, 0.8), 0, 0, {}),
+        FoundingPoint(0.1, (0.7, 0.76), 100, 10, {}),
+        FoundingPoint(0.2, (0.6, 0.76), 200, 20, {}),
+        FoundingPoint(0.3, (0.8, 0.8), 300, 30, {}),
     ]
     assert crossing(points) == pytest.approx((0.16, 160.0, 16.0))
     assert crossing(points, SECOND) is None
@@ -408,9 +408,11 @@ def test_where_a_curve_crosses_is_interpolated() -> None:
 def test_finished_runs_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, int]] = []
 
-    def pretend(network: str, method: str, repeat: int) -> Run:
+    def pretend(network: str, method: str, repeat: int) -> FoundingRun:
         asked.append((method, repeat))
-        return Run(network, method, repeat, [Point(0.0, (0.5, 0.25), 1, 2, {"conv1": 3})])
+        return FoundingRun(
+            network, method, repeat, [FoundingPoint(0.0, (0.5, 0.25), 1, 2, {"conv1": 3})]
+        )
 
     monkeypatch.setattr(founding, "run_one", pretend)
     lenet = ["founding_lenet-5"]

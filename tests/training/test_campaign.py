@@ -25,8 +25,8 @@ from selector.records.records import Records
 from training.__main__ import app
 from training.campaign import campaign, tasks
 from training.campaign.backends import running_on
-from training.campaign.log import LOG, Outcome, exit_status, summary, write_line
-from training.campaign.tasks import Made, Task, foreign_task, own_task
+from training.campaign.log import LOG, NetworkOutcome, exit_status, summary, write_line
+from training.campaign.tasks import Made, RecordingTask, foreign_task, own_task
 from training.datasets.catalogue import load, shared_folder
 from training.zoo.catalogue import FIRST_ZOO, zoo_of
 from training.zoo.families import FAMILIES
@@ -138,7 +138,7 @@ def test_a_network_that_kills_its_workers_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path.cwd()), *sys.path]))
-    killer = Task("killer", "made", "digits", "own", 0, deadly)
+    killer = RecordingTask("killer", "made", "digits", "own", 0, deadly)
     outcomes = campaign.run(
         [killer, *SPECS[:3]], tmp_path / "data", tmp_path / "w", jobs=2, minutes=None
     )
@@ -286,9 +286,11 @@ class Untraceable(nn.Module):
 def test_a_network_that_fails_is_skipped_with_its_reason(whole: Path, tmp_path: Path) -> None:
     weights = trained_before(whole, tmp_path)
     tasks = [
-        Task("diverges", "made", "digits", "own", 0, failing(SelectorError("the loss became nan"))),
-        Task("breaks", "made", "digits", "own", 0, failing(RuntimeError("CUDA error"))),
-        Task("untraceable", "made", "digits", "own", 0, untraceable),
+        RecordingTask(
+            "diverges", "made", "digits", "own", 0, failing(SelectorError("the loss became nan"))
+        ),
+        RecordingTask("breaks", "made", "digits", "own", 0, failing(RuntimeError("CUDA error"))),
+        RecordingTask("untraceable", "made", "digits", "own", 0, untraceable),
         SPECS[0],
     ]
     outcomes = campaign.run(tasks, tmp_path / "data", weights, jobs=1, minutes=None)
@@ -315,14 +317,14 @@ def test_what_a_lost_worker_had_finished_counts_as_recorded(whole: Path, tmp_pat
         shutil.copytree(whole / "data" / SPECS[0].name, tmp_path / "data" / SPECS[0].name)
         raise RuntimeError("somebody else was faster")
 
-    task = Task(SPECS[0].name, "plain", "digits", "own", 0, finishes)
+    task = RecordingTask(SPECS[0].name, "plain", "digits", "own", 0, finishes)
     (outcome,) = campaign.run([task], tmp_path / "data", tmp_path / "w", jobs=1, minutes=None)
     assert (outcome.status, outcome.reason) == ("recorded", "by another worker")
 
 
 def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(SelectorError, match=rf"absent/{LOG} cannot be written"):
-        write_line(tmp_path / "absent", Outcome("a", "failed", "x"))
+        write_line(tmp_path / "absent", NetworkOutcome("a", "failed", "x"))
 
 
 def test_records_of_another_schema_are_not_added_to(whole: Path, tmp_path: Path) -> None:

@@ -9,14 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.benchmarks.common.curves import Point, accuracy_at, area, first_below, removed_at_drop
+from training.benchmarks.common.curves import (
+    CurvePoint,
+    accuracy_at,
+    area,
+    first_below,
+    removed_at_drop,
+)
 from training.reporting.run_file import Key, RunFile
 
 shares = st.floats(0, 1)
 
 
 @st.composite
-def curves(draw: st.DrawFn) -> list[Point]:
+def curves(draw: st.DrawFn) -> list[CurvePoint]:
     """From the unpruned network to at most 30 % of its MACs."""
     steps = draw(st.lists(st.floats(0.5, 0.95), min_size=1, max_size=8))
     macs = [1.0]
@@ -24,10 +30,10 @@ def curves(draw: st.DrawFn) -> list[Point]:
         macs.append(macs[-1] * step)
     if macs[-1] > 0.3:
         macs.append(draw(st.floats(0.05, 0.3)))
-    return [Point(kept, 1 - kept, draw(shares)) for kept in macs]
+    return [CurvePoint(kept, 1 - kept, draw(shares)) for kept in macs]
 
 
-def integral_in_small_steps(curve: list[Point], high: float, low: float) -> float:
+def integral_in_small_steps(curve: list[CurvePoint], high: float, low: float) -> float:
     """The slow twin: the mean of many readings."""
     count = 400
     places = [low + (high - low) * (i + 0.5) / count for i in range(count)]
@@ -36,7 +42,7 @@ def integral_in_small_steps(curve: list[Point], high: float, low: float) -> floa
 
 
 @given(curves())
-def test_the_area_is_the_mean_of_all_readings(curve: list[Point]) -> None:
+def test_the_area_is_the_mean_of_all_readings(curve: list[CurvePoint]) -> None:
     found = area(curve)
     assert found is not None
     assert found == pytest.approx(integral_in_small_steps(curve, 0.9, 0.3), abs=5e-3)
@@ -45,11 +51,11 @@ def test_the_area_is_the_mean_of_all_readings(curve: list[Point]) -> None:
 
 @given(curves(), st.integers(0, 6), st.floats(0.1, 0.9))
 def test_a_point_between_two_others_changes_nothing(
-    curve: list[Point], place: int, part: float
+    curve: list[CurvePoint], place: int, part: float
 ) -> None:
     place = min(place, len(curve) - 2)
     one, other = curve[place], curve[place + 1]
-    between = Point(
+    between = CurvePoint(
         one.macs_kept + part * (other.macs_kept - one.macs_kept),
         one.weights_removed + part * (other.weights_removed - one.weights_removed),
         one.accuracy + part * (other.accuracy - one.accuracy),
@@ -60,7 +66,7 @@ def test_a_point_between_two_others_changes_nothing(
 
 
 def test_outside_its_ends_a_curve_says_nothing() -> None:
-    short = [Point(1.0, 0.0, 0.9), Point(0.5, 0.4, 0.7)]
+    short = [CurvePoint(1.0, 0.0, 0.9), CurvePoint(0.5, 0.4, 0.7)]
     assert accuracy_at(short, 0.5) == pytest.approx(0.7)
     assert accuracy_at(short, 0.75) == pytest.approx(0.8)
     assert accuracy_at(short, 0.49) is None
@@ -69,7 +75,9 @@ def test_outside_its_ends_a_curve_says_nothing() -> None:
 
 
 @given(curves(), st.floats(0.01, 0.5))
-def test_weights_are_read_where_the_accuracy_first_falls(curve: list[Point], drop: float) -> None:
+def test_weights_are_read_where_the_accuracy_first_falls(
+    curve: list[CurvePoint], drop: float
+) -> None:
     found = removed_at_drop(curve, drop)
     limit = curve[0].accuracy - drop
     if found is None:

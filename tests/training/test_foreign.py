@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from selector.data.image_data import ImageData
 from selector.errors import SelectorError
 from training.datasets.catalogue import load, shared_folder
-from training.zoo.recipes import accuracy
+from training.reporting.accuracy import accuracy
 from training.zoo.third_party import FOREIGN, foreign_batches, load_foreign
-from training.zoo.third_party_networks import PaddedShortcut
+from training.zoo.third_party_networks import CentredShortcut
 
 needs_shared = pytest.mark.skipif(
     shared_folder() is None, reason="no shared folder; set SALIENCY_SHARED"
@@ -62,7 +62,7 @@ def test_every_network_runs_forward_and_backward(name: str) -> None:
 
 def test_option_a_keeps_every_second_pixel_between_zero_channels() -> None:
     maps = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(0))
-    carried = PaddedShortcut(8)(maps)
+    carried = CentredShortcut(8)(maps)
     expected = torch.zeros(2, 8, 3, 3)
     for channel in range(4):
         for row in range(3):

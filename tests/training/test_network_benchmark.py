@@ -15,8 +15,7 @@ from selector.network.costs import count_costs
 from selector.network.tracing import find_groups
 from tests.networks import CLASSES, data, small
 from training.benchmarks.common import subjects
-from training.benchmarks.common.accuracy import right
-from training.benchmarks.common.curves import Point, area
+from training.benchmarks.common.curves import CurvePoint, area
 from training.benchmarks.common.subjects import Subject, held_out_specs
 from training.benchmarks.networks import finetuning
 from training.benchmarks.networks import runs as networks
@@ -32,7 +31,14 @@ from training.benchmarks.networks.methods import (
     always,
 )
 from training.benchmarks.networks.report import update_readme
-from training.benchmarks.networks.runs import Folders, Run, Settings, Task, run_missing, tasks_for
+from training.benchmarks.networks.runs import (
+    CurveRun,
+    Folders,
+    PruningTask,
+    RunSettings,
+    run_missing,
+    tasks_for,
+)
 from training.benchmarks.networks.tables import BEST_RIVAL, BEST_SINGLE, SBS, rows_of, summary_of
 from training.benchmarks.networks.torch_pruning_rival import (
     IMPORTANCES,
@@ -40,6 +46,7 @@ from training.benchmarks.networks.torch_pruning_rival import (
     prune_with_torch_pruning,
 )
 from training.benchmarks.speed import resnet50 as resnet50_cost
+from training.reporting.accuracy import correct, quick
 from training.zoo.families import FAMILIES
 from training.zoo.recipes import Recipe
 from training.zoo.sampling import sample_zoo
@@ -59,7 +66,7 @@ DIGITS = NetworkSpec(
     seed=3,
 )
 SUBJECT = Subject(DIGITS.name, DIGITS)
-FEW = Settings(rounds=4, calibration_images=128, test_images=200)
+FEW = RunSettings(rounds=4, calibration_images=128, test_images=200)
 
 START, END = "<!-- networks: begin -->", "<!-- networks: end -->"
 
@@ -79,7 +86,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
 def test_quick_reading_sees_the_same_images_right(style: str) -> None:
     model, images = small(style, 6, norm=True), data(60, 20)
     plain = torch.cat([model(x).argmax(1) == y for x, y in images])
-    assert torch.equal(right(model, images), plain)
+    assert torch.equal(correct(quick(model), images), plain)
     assert 0 < int(plain.sum()) < len(plain)
 
 
@@ -94,7 +101,7 @@ def test_networks_that_cannot_be_traced_are_read_as_they_are() -> None:
 
     model, images = Moody().eval(), data(12, 12)
     inputs, labels = images[0]
-    assert torch.equal(right(model, images), model(inputs).argmax(1) == labels)
+    assert torch.equal(correct(quick(model), images), model(inputs).argmax(1) == labels)
 
 
 @pytest.mark.parametrize("ranking", ["local", "global"])
@@ -153,7 +160,7 @@ def test_what_torch_pruning_cannot_do_is_said() -> None:
         prune_with_torch_pruning(small("plain"), data(), "size", "local", keep_macs=0.5, rounds=1)
 
 
-def task(method: str, folders: Folders) -> Task:
+def task(method: str, folders: Folders) -> PruningTask:
     return tasks_for([SUBJECT], [method], FEW, folders)[0]
 
 
@@ -181,9 +188,9 @@ def test_no_run_is_made_twice_until_something_changes(
 ) -> None:
     made: list[str] = []
 
-    def pretend(task: Task) -> Run:
+    def pretend(task: PruningTask) -> CurveRun:
         made.append(task.method)
-        return Run(*task.key, [Point(1.0, 0.0, 0.9)], 0, 1.0)
+        return CurveRun(*task.key, [CurvePoint(1.0, 0.0, 0.9)], 0, 1.0)
 
     monkeypatch.setattr(networks, "run_one", pretend)
     file, names = tmp_path / "runs.jsonl", [always("l1"), SELECTOR]
@@ -192,7 +199,7 @@ def test_no_run_is_made_twice_until_something_changes(
     assert made == names
     assert run_missing(tasks, file, 1, None) == first == networks.finished(tasks, file)
     assert made == names
-    more = tasks_for([SUBJECT], names, Settings(rounds=5), folders)
+    more = tasks_for([SUBJECT], names, RunSettings(rounds=5), folders)
     assert networks.finished(more, file) == []
     run_missing(more, file, 1, None)
     assert made == names * 2
@@ -264,9 +271,13 @@ def test_a_network_is_fit_when_its_groups_allow_the_target() -> None:
     assert not subjects.can_be_pruned(DIGITS, 0.001)
 
 
-def run_of(network: str, method: str, accuracy: float, forwards: int = 0) -> Run:
-    points = [Point(1.0, 0.0, 0.9), Point(0.9, 0.1, accuracy), Point(0.3, 0.7, accuracy)]
-    return Run(network, method, "", points, forwards, 1.0)
+def run_of(network: str, method: str, accuracy: float, forwards: int = 0) -> CurveRun:
+    points = [
+        CurvePoint(1.0, 0.0, 0.9),
+        CurvePoint(0.9, 0.1, accuracy),
+        CurvePoint(0.3, 0.7, accuracy),
+    ]
+    return CurveRun(network, method, "", points, forwards, 1.0)
 
 
 def test_the_summary_counts_networks_and_takes_the_best_in_hindsight() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from selector.errors import SelectorError
-from training.zoo.recipes import accuracy
+from training.reporting.accuracy import accuracy
 from training.zoo.shared_third_party import (
     load_third_party,
     missing_images,

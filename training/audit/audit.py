@@ -23,7 +23,7 @@ STATES = (0.7,)
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class Audit:
     """All decisions, one row each; regrets are normalised and capped at 3."""
 
     arms: Sequence[str]
@@ -72,7 +72,7 @@ def _part(share: float, bounds: Sequence[float], what: str) -> str:
     return f"{edges[place]:.0%} to {edges[place + 1]:.0%} {what}"
 
 
-def judge(records: Records) -> Judged:
+def judge(records: Records) -> Audit:
     """Every decision of the records: how sure its labels are, and how every arm does."""
     arms = [a for a in known_metrics({r.arm for r in records.candidates}) if find_metric(a).arm]
     about = {p.network: p for p in records.networks}
@@ -87,7 +87,7 @@ def judge(records: Records) -> Judged:
     judged = np.minimum(regrets(evaluation), CAP)
     chosen = np.nanargmin(selection, 1)
     first = again == 0
-    return Judged(
+    return Audit(
         arms,
         {key: np.array([one[key] for one in labels]) for key in labels[0]},
         _agreement(selection, evaluation, first),

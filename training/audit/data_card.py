@@ -11,6 +11,7 @@ from selector.files import write_text
 from selector.records.provenance import Provenance
 from selector.records.records import Records
 from training.audit.columns import COLUMNS
+from training.reporting.markdown import markdown_table
 from training.reporting.result_file import RESULTS
 from training.zoo.third_party import FOREIGN
 
@@ -182,5 +183,4 @@ def _number(value: float | None, form: str) -> str:
 def table(rows: Sequence[Mapping[str, object]]) -> str:
     """Rows as a Markdown table; the columns are those of the first."""
     columns = list(rows[0])
-    lines = [columns, ["---"] * len(columns), *([str(row[c]) for c in columns] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(columns, [[str(row[c]) for c in columns] for row in rows])

@@ -20,8 +20,8 @@ from selector.recording.record import record
 from selector.records.parquet import check_versions
 from selector.records.records import FILES, SCHEMA_VERSION
 from training.campaign.backends import BackendName, ReturnAs, running_on
-from training.campaign.log import Outcome, write_line
-from training.campaign.tasks import Task, own_task
+from training.campaign.log import NetworkOutcome, write_line
+from training.campaign.tasks import RecordingTask, own_task
 from training.campaign.tasks import trained as trained
 from training.zoo.specs import NetworkSpec
 
@@ -33,7 +33,7 @@ BLAMED = 3
 
 
 def run(
-    networks: Sequence[NetworkSpec | Task],
+    networks: Sequence[NetworkSpec | RecordingTask],
     data: Path,
     weights: Path,
     *,
@@ -42,7 +42,7 @@ def run(
     backend: BackendName = "local",
     address: str | None = None,
     device: str | None = None,
-) -> list[Outcome]:
+) -> list[NetworkOutcome]:
     """Train and record what is not there yet; what is there stays.
 
     A network that cannot be made or recorded is skipped, with the reason in its outcome and in the
@@ -67,13 +67,13 @@ def run(
         SelectorError: `data` holds records of another schema version, the backend cannot be used,
             or workers are lost again and again.
     """
-    tasks = [item if isinstance(item, Task) else own_task(item) for item in networks]
+    tasks = [item if isinstance(item, RecordingTask) else own_task(item) for item in networks]
     data, weights = data.resolve(), weights.resolve()
     data.mkdir(parents=True, exist_ok=True)
     weights.mkdir(parents=True, exist_ok=True)
     check_versions(data, FILES, str(SCHEMA_VERSION))
     names = [task.network for task in tasks]
-    done = {n: Outcome(n, "there", "was there") for n in names if (data / n).exists()}
+    done = {n: NetworkOutcome(n, "there", "was there") for n in names if (data / n).exists()}
     deadline = None if minutes is None else time.time() + 60 * minutes
     with (
         running_on(backend, address, jobs) as how,
@@ -93,10 +93,10 @@ class _Campaign:
     device: str | None
     how: ReturnAs
     bar: "tqdm[None]"
-    done: dict[str, Outcome]
+    done: dict[str, NetworkOutcome]
     blame: Counter[str] = field(default_factory=Counter)
 
-    def finish(self, tasks: Sequence[Task]) -> None:
+    def finish(self, tasks: Sequence[RecordingTask]) -> None:
         """Try what is left, again after workers were lost."""
         losses = 0
         while left := [task for task in tasks if task.network not in self.done]:
@@ -113,7 +113,7 @@ class _Campaign:
                 self.bar.write(f"a worker was lost ({type(error).__name__}); going on without it")
                 self._alone([task for task in left if task.network not in self.done])
 
-    def _attempt(self, tasks: Sequence[Task]) -> None:
+    def _attempt(self, tasks: Sequence[RecordingTask]) -> None:
         todo = (
             delayed(_one)(task, self.data, self.weights, self.deadline, self.device, number)
             for number, task in enumerate(tasks)
@@ -121,7 +121,7 @@ class _Campaign:
         for outcome in Parallel(return_as=self.how)(todo):
             self._tell(outcome)
 
-    def _alone(self, left: Sequence[Task]) -> None:
+    def _alone(self, left: Sequence[RecordingTask]) -> None:
         """Try networks during which workers were lost again and again, one at a time."""
         for task in left:
             note = _note(self.weights, task)
@@ -135,12 +135,14 @@ class _Campaign:
             except Exception as error:
                 _note(self.weights, task).unlink(missing_ok=True)
                 reason = f"its worker was lost {BLAMED + 1} times ({type(error).__name__})"
-                self._tell(Outcome(task.network, "failed", reason))
+                self._tell(NetworkOutcome(task.network, "failed", reason))
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _tell(self, outcome: NetworkOutcome) -> None:
         if outcome.status != "recorded" and (self.data / outcome.network).exists():
             # It was not there at first: a worker that was lost, or given up for lost, has done it.
-            outcome = Outcome(outcome.network, "recorded", "by another worker", outcome.worker)
+            outcome = NetworkOutcome(
+                outcome.network, "recorded", "by another worker", outcome.worker
+            )
         self.done[outcome.network] = outcome
         write_line(self.weights, outcome)
         self.bar.update()
@@ -148,44 +150,44 @@ class _Campaign:
             self.bar.write(f"{outcome.network}: {outcome.reason}")
 
 
-def _note(weights: Path, task: Task) -> Path:
+def _note(weights: Path, task: RecordingTask) -> Path:
     """For whoever wonders which process is at which network."""
     return weights / f"{task.network}.worker"
 
 
 def _one(
-    task: Task,
+    task: RecordingTask,
     data: Path,
     weights: Path,
     deadline: float | None,
     device: str | None,
     number: int,
-) -> Outcome:
+) -> NetworkOutcome:
     worker, started = f"{os.getpid()} {socket.gethostname()}", time.time()
     if deadline is not None and started > deadline:
-        return Outcome(task.network, "stopped", "not begun: the time is up", worker)
+        return NetworkOutcome(task.network, "stopped", "not begun: the time is up", worker)
     if (data / task.network).exists():
-        return Outcome(task.network, "there", "was there", worker)
+        return NetworkOutcome(task.network, "there", "was there", worker)
     torch.set_num_threads(1)
     note = _note(weights, task)
     try:
         write_text(note, f"{worker}\n")
         reason = _recorded(task, data, weights, deadline, _device(device, number))
-        outcome = Outcome(task.network, "recorded", reason, worker, time.time() - started)
+        outcome = NetworkOutcome(task.network, "recorded", reason, worker, time.time() - started)
     except TimeIsUpError:
         reason = "begun: the time is up; what was measured is in the journal"
-        outcome = Outcome(task.network, "stopped", reason, worker, time.time() - started)
+        outcome = NetworkOutcome(task.network, "stopped", reason, worker, time.time() - started)
     except SelectorError as error:
-        outcome = Outcome(task.network, "failed", str(error), worker, time.time() - started)
+        outcome = NetworkOutcome(task.network, "failed", str(error), worker, time.time() - started)
     except Exception as error:  # One network's fault, whatever it is, must not end the campaign.
         reason = f"{type(error).__name__}: {error}"
-        outcome = Outcome(task.network, "failed", reason, worker, time.time() - started)
+        outcome = NetworkOutcome(task.network, "failed", reason, worker, time.time() - started)
     note.unlink(missing_ok=True)
     return outcome
 
 
 def _recorded(
-    task: Task, data: Path, weights: Path, deadline: float | None, device: torch.device
+    task: RecordingTask, data: Path, weights: Path, deadline: float | None, device: torch.device
 ) -> str:
     model, batches = task.make(weights, device)
     records = record(

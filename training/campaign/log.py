@@ -27,7 +27,7 @@ ALL_DONE, SOME_FAILED, TIME_UP = 0, 1, 3
 
 
 @dataclass(frozen=True)
-class Outcome:
+class NetworkOutcome:
     """What became of one network."""
 
     network: str
@@ -44,7 +44,7 @@ class Outcome:
         return self.status in ("there", "recorded")
 
 
-def write_line(weights: Path, outcome: Outcome) -> None:
+def write_line(weights: Path, outcome: NetworkOutcome) -> None:
     """Add an outcome to the log.
 
     Raises:
@@ -58,7 +58,7 @@ def write_line(weights: Path, outcome: Outcome) -> None:
         raise SelectorError(f"{weights / LOG} cannot be written: {error}") from error
 
 
-def summary(outcomes: Sequence[Outcome], weights: Path) -> str:
+def summary(outcomes: Sequence[NetworkOutcome], weights: Path) -> str:
     """Counts, and the networks that were skipped with their reasons."""
     counts = Counter(outcome.status for outcome in outcomes)
     parts = [f"{counts[status]} {text}" for status, text in MEANINGS.items() if counts[status]]
@@ -71,7 +71,7 @@ def summary(outcomes: Sequence[Outcome], weights: Path) -> str:
     return "\n".join(lines)
 
 
-def exit_status(outcomes: Sequence[Outcome]) -> int:
+def exit_status(outcomes: Sequence[NetworkOutcome]) -> int:
     """0 if all networks are recorded, 1 if one failed, 3 if only time was lacking."""
     found = {outcome.status for outcome in outcomes}
     return SOME_FAILED if "failed" in found else TIME_UP if "stopped" in found else ALL_DONE

@@ -25,7 +25,7 @@ Made = tuple[nn.Module, TensorBatches]
 
 
 @dataclass(frozen=True)
-class Task:
+class RecordingTask:
     """One network to record.
 
     Attributes:
@@ -45,19 +45,23 @@ class Task:
     make: Callable[[Path, torch.device], Made]
 
 
-def own_task(spec: NetworkSpec) -> Task:
+def own_task(spec: NetworkSpec) -> RecordingTask:
     """A network of the zoo: trained unless its weights are there, on images it never saw."""
-    return Task(spec.name, spec.family, spec.dataset, "own", spec.seed, partial(_make_own, spec))
+    return RecordingTask(
+        spec.name, spec.family, spec.dataset, "own", spec.seed, partial(_make_own, spec)
+    )
 
 
-def foreign_task(name: str) -> Task:
+def foreign_task(name: str) -> RecordingTask:
     """A network that others trained, on test images: it was trained on all others.
 
     Raises:
         SelectorError: If the name is unknown.
     """
     info = foreign_info(name)
-    return Task(name, info.family, "cifar10-test", "foreign", 0, partial(_make_foreign, name))
+    return RecordingTask(
+        name, info.family, "cifar10-test", "foreign", 0, partial(_make_foreign, name)
+    )
 
 
 def _make_own(spec: NetworkSpec, weights: Path, device: torch.device) -> Made:

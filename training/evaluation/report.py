@@ -18,6 +18,7 @@ from selector.records.records import Records
 from selector.tables import text_table
 from training.evaluation.protocol import RATIO_BINS, evaluated, in_bin, table_of
 from training.evaluation.splits import SplitName
+from training.reporting.markdown import cell, markdown_table
 from training.reporting.readme_part import put
 from training.reporting.result_file import RESULTS, write_result
 
@@ -157,7 +158,7 @@ def _parts(one: Judged) -> list[Row]:
 
 
 def _methods_table(one: Judged) -> str:
-    rows = [[_cell(value) for value in row.values()] for row in _rows(one)]
+    rows = [[cell(value) for value in row.values()] for row in _rows(one)]
     return text_table(list(_rows(one)[0]), rows)
 
 
@@ -199,20 +200,14 @@ def markdown(rows: Sequence[Row]) -> str:
     family = {row["method"]: row for row in rows if row["split"] == "family" and "method" in row}
     columns = ["method", "oracle calls a decision", "normalised regret", "loss change, nats"]
     columns += ["gap closed", "gap closed, nats"]
-    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+    lines = []
     for method, name in SHOWN.items():
         if method in family:
             row = family[method]
             cells = [f"{row['oracle_calls']:.0f}", f"{row['capped_regret']:.3f}"]
             cells += [f"{row['nats']:.4f}", f"{row['gap_closed_capped']:.0%}"]
-            lines.append(
-                f"| {name} | " + " | ".join([*cells, f"{row['gap_closed_nats']:.0%}"]) + " |"
-            )
-    return "\n".join(lines)
-
-
-def _cell(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+            lines.append([name, *cells, f"{row['gap_closed_nats']:.0%}"])
+    return markdown_table(columns, lines)
 
 
 def plot(one: Judged, path: Path) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selector.data.forward import device_of
-from selector.data.image_data import ImageData, TensorBatches, normalised
+from selector.data.image_data import ImageData, normalised
 from selector.errors import SelectorError
 from training.datasets.catalogue import DatasetInfo
 
@@ -171,16 +171,6 @@ def augmented(pixels: Tensor, *, mirror: bool, generator: torch.Generator) -> Te
     rows, columns = rows.to(pixels.device), columns.to(pixels.device)
     image = torch.arange(count, device=pixels.device)[:, None, None]
     return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
-def accuracy(model: nn.Module, batches: TensorBatches) -> float:
-    """Return the share of images, 0 to 1, whose largest logit is that of their label."""
-    model.eval()
-    right, device = 0, device_of(model)
-    with torch.inference_mode():
-        for inputs, targets in batches:
-            right += int((model(inputs.to(device)).argmax(1) == targets.to(device)).sum())
-    return right / len(batches.data)
 
 
 def _rate(progress: float) -> float:

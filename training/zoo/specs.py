@@ -11,9 +11,10 @@ from torch import nn
 from selector.data.image_data import TensorBatches
 from selector.errors import SelectorError
 from training.datasets.catalogue import DATASETS, load
+from training.reporting.accuracy import accuracy
 from training.zoo.blocks import ACTIVATIONS
 from training.zoo.families import FAMILIES
-from training.zoo.recipes import Recipe, TrainingSummary, accuracy, follow
+from training.zoo.recipes import Recipe, TrainingSummary, follow
 from training.zoo.skeletons import NetworkShape
 
 

@@ -110,7 +110,7 @@ class FoundingResNet(nn.Module):
         return logits
 
 
-class PaddedShortcut(nn.Module):
+class CentredShortcut(nn.Module):
     """Option A of arXiv 1512.03385: every second pixel, and zeros for the channels that are new.
 
     The channels that were there land in the middle: a quarter of the outputs are zeros before
@@ -157,7 +157,7 @@ class PaddedBlock(CifarBlock):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         """Build one block."""
         super().__init__(inputs, outputs, stride)
-        self.shortcut = nn.Identity() if stride == 1 else PaddedShortcut(outputs)
+        self.shortcut = nn.Identity() if stride == 1 else CentredShortcut(outputs)
 
     def carry(self, maps: Tensor) -> Tensor:
         """Return the input, padded where the shape changes."""

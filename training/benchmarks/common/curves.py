@@ -13,7 +13,7 @@ DROP = 0.05
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """A network at one moment of its pruning."""
 
     macs_kept: float
@@ -24,7 +24,7 @@ class Point:
     """Top-1 on the test images, 0 to 1."""
 
 
-def accuracy_at(curve: Sequence[Point], macs_kept: float) -> float | None:
+def accuracy_at(curve: Sequence[CurvePoint], macs_kept: float) -> float | None:
     """Accuracy at a share of the MACs, linear between points; None outside the curve.
 
     Args:
@@ -38,7 +38,7 @@ def accuracy_at(curve: Sequence[Point], macs_kept: float) -> float | None:
     return float(np.interp(macs_kept, macs[::-1], values[::-1]))
 
 
-def area(curve: Sequence[Point], high: float = HIGH, low: float = LOW) -> float | None:
+def area(curve: Sequence[CurvePoint], high: float = HIGH, low: float = LOW) -> float | None:
     r"""Mean accuracy over the MACs between two shares, by trapezoids; None where the curve ends.
 
     .. math:: \frac{1}{h - l} \int_l^h \mathrm{accuracy}(m)\, dm
@@ -53,7 +53,7 @@ def area(curve: Sequence[Point], high: float = HIGH, low: float = LOW) -> float 
     return float(-trapezoid(values, macs) / (high - low))
 
 
-def removed_at_drop(curve: Sequence[Point], drop: float = DROP) -> float | None:
+def removed_at_drop(curve: Sequence[CurvePoint], drop: float = DROP) -> float | None:
     """Share of the weights removed when accuracy first falls by `drop`; None where it never does.
 
     Linear between the last point above and the first below.

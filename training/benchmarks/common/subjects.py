@@ -14,10 +14,10 @@ from selector.network.tracing import find_groups
 from selector.planning.limits import Widths
 from selector.planning.stage import Stage
 from selector.planning.target import Target
-from training.benchmarks.common.accuracy import Images, laid_out
 from training.benchmarks.common.curves import LOW
 from training.campaign.tasks import trained
 from training.datasets.catalogue import DATASETS, DatasetInfo, load
+from training.reporting.accuracy import Images, laid_out
 from training.zoo.sampling import sample_zoo
 from training.zoo.specs import NetworkSpec, build, fingerprint
 from training.zoo.third_party import FOREIGN, foreign_batches, load_foreign

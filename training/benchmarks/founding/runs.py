@@ -22,9 +22,9 @@ from selector.data.sampling import Draw
 from selector.errors import SelectorError
 from selector.network.tracing import find_groups
 from selector.planning.composition.compose import Step, compose_myopically, of_convolutions
-from training.benchmarks.common.accuracy import Images, laid_out, right
 from training.benchmarks.founding.methods import METHODS
 from training.datasets.catalogue import load
+from training.reporting.accuracy import Images, correct, laid_out, quick
 from training.reporting.result_file import RESULTS
 from training.reporting.run_file import Key, RunFile
 from training.zoo.third_party import foreign_batches, load_foreign
@@ -43,7 +43,7 @@ FILE = "founding_runs.jsonl"
 
 
 @dataclass(frozen=True)
-class Point:
+class FoundingPoint:
     """The network at one moment of a run."""
 
     removed: float
@@ -57,13 +57,13 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Run:
+class FoundingRun:
     """One finished run, as it lies in the file."""
 
     network: str
     method: str
     repeat: int
-    points: list[Point]
+    points: list[FoundingPoint]
     held_out: bool = False
 
     @property
@@ -72,15 +72,17 @@ class Run:
         return self.network, self.method, self.repeat
 
     @classmethod
-    def of(cls, fields: dict[str, Any]) -> "Run":
+    def of(cls, fields: dict[str, Any]) -> "FoundingRun":
         """Read a line of the file."""
-        points = [Point(**{**p, "accuracy": tuple(p["accuracy"])}) for p in fields["points"]]
+        points = [
+            FoundingPoint(**{**p, "accuracy": tuple(p["accuracy"])}) for p in fields["points"]
+        ]
         return cls(**{**fields, "points": points})
 
 
-def read_runs(folder: Path) -> list[Run]:
+def read_runs(folder: Path) -> list[FoundingRun]:
     """All finished runs, in the order in which they ended."""
-    return list(RunFile(folder / FILE, Run.of).read().values())
+    return list(RunFile(folder / FILE, FoundingRun.of).read().values())
 
 
 def run_missing(
@@ -90,7 +92,7 @@ def run_missing(
     jobs: int,
     minutes: float | None,
     folder: Path = FOLDER,
-) -> list[Run]:
+) -> list[FoundingRun]:
     """Run what is not in the file yet, repeat after repeat; all runs of these that are there.
 
     Raises:
@@ -102,11 +104,11 @@ def run_missing(
             raise SelectorError(f"unknown network {network!r}; known: {', '.join(NETWORKS)}")
         if method not in METHODS:
             raise SelectorError(f"unknown method {method!r}; known: {'; '.join(METHODS)}")
-    calls: dict[Key, Callable[[], Run]] = {key: partial(run_one, *key) for key in wanted}
-    return RunFile(folder / FILE, Run.of).complete(calls, jobs=jobs, minutes=minutes)
+    calls: dict[Key, Callable[[], FoundingRun]] = {key: partial(run_one, *key) for key in wanted}
+    return RunFile(folder / FILE, FoundingRun.of).complete(calls, jobs=jobs, minutes=minutes)
 
 
-def run_one(network: str, name: str, repeat: int) -> Run:
+def run_one(network: str, name: str, repeat: int) -> FoundingRun:
     """Prune once; every repeat draws other images."""
     method = METHODS[name]
     model = load_foreign(network)
@@ -118,7 +120,7 @@ def run_one(network: str, name: str, repeat: int) -> Run:
     steps = compose_myopically(model, groups, _draw(pool), method.myopic, generator=generator)
     trace = _Trace(network, groups.costs.total("weights"))
     points = list(trace.follow(steps))
-    return Run(network, name, repeat, points, method.held_out)
+    return FoundingRun(network, name, repeat, points, method.held_out)
 
 
 @cache
@@ -143,13 +145,13 @@ def _test_images(network: str) -> Images:
 
 
 @cache
-def _unpruned_accuracy(network: str) -> tuple[float, float]:
-    return _accuracy(network, load_foreign(network))
+def _unpruned_halves(network: str) -> tuple[float, float]:
+    return _halves(network, load_foreign(network))
 
 
-def _accuracy(network: str, model: nn.Module) -> tuple[float, float]:
+def _halves(network: str, model: nn.Module) -> tuple[float, float]:
     """Top-1 on the first and on the second half of the test images."""
-    found = right(model, _test_images(network))
+    found = correct(quick(model), _test_images(network))
     first, second = found.double().view(2, -1).mean(1).tolist()
     return first, second
 
@@ -163,9 +165,9 @@ class _Trace:
     channels: dict[str, int] = field(default_factory=dict)
     unread: list[tuple[nn.Module, Step, dict[str, int]]] = field(default_factory=list)
 
-    def follow(self, steps: Iterator[Step]) -> Iterator[Point]:
+    def follow(self, steps: Iterator[Step]) -> Iterator[FoundingPoint]:
         """The points of a run, until top-1 has fallen far enough."""
-        start = Point(0.0, _unpruned_accuracy(self.network), 0, 0, {})
+        start = FoundingPoint(0.0, _unpruned_halves(self.network), 0, 0, {})
         base = sum(start.accuracy) / 2
         crossed = False
         yield start
@@ -185,7 +187,7 @@ class _Trace:
             if fall > STOP:
                 return
 
-    def _point(self, model: nn.Module, step: Step, channels: Mapping[str, int]) -> Point:
+    def _point(self, model: nn.Module, step: Step, channels: Mapping[str, int]) -> FoundingPoint:
         removed = 1 - step.costs.total("weights") / self.weights
         forwards = step.oracle_forwards, step.scoring_forwards
-        return Point(removed, _accuracy(self.network, model), *forwards, channels)
+        return FoundingPoint(removed, _halves(self.network, model), *forwards, channels)

@@ -16,11 +16,12 @@ from training.benchmarks.founding.runs import (
     FOLDER,
     NETWORKS,
     REPEATS,
-    Point,
-    Run,
+    FoundingPoint,
+    FoundingRun,
     read_runs,
     run_missing,
 )
+from training.reporting.markdown import cell
 from training.reporting.result_file import RESULTS, write_result
 
 mpl.use("Agg")
@@ -53,14 +54,20 @@ def run(
         # What was chosen on the first half of the test images is judged on the second.
         held_out = [m for m in (PAPER, "+ held-out") if m in found]
         table += [_row(network, m, found[m], SECOND) for m in held_out]
-        print(text_table(list(table[0]), [[*map(_cell, row.values())] for row in table]))
+        print(
+            text_table(
+                list(table[0]), [[cell(value, "") for value in row.values()] for row in table]
+            )
+        )
         print(_plot(network, found))
         summary |= _summary(network, table)
         rows += table
     print(write_result("founding", summary, rows))
 
 
-def crossing(points: Sequence[Point], halves: Halves = ALL) -> tuple[float, float, float] | None:
+def crossing(
+    points: Sequence[FoundingPoint], halves: Halves = ALL
+) -> tuple[float, float, float] | None:
     """Where top-1 first falls by `DROP`: share removed, oracle's forwards, scoring forwards.
 
     Interpolated between the last point above and the first below; None where it never falls.
@@ -76,7 +83,9 @@ def crossing(points: Sequence[Point], halves: Halves = ALL) -> tuple[float, floa
     return float(removed), float(oracle), float(scoring)
 
 
-def _row(network: str, method: str, runs: Sequence[Run], halves: Halves) -> dict[str, object]:
+def _row(
+    network: str, method: str, runs: Sequence[FoundingRun], halves: Halves
+) -> dict[str, object]:
     found = [c for c in (crossing(run.points, halves) for run in runs) if c is not None]
     table = np.array(found) if found else np.full((1, 3), np.nan)
     removed, oracle, scoring = table.mean(0)
@@ -95,7 +104,7 @@ def _row(network: str, method: str, runs: Sequence[Run], halves: Halves) -> dict
     }
 
 
-def _channels(runs: Sequence[Run], halves: Halves) -> dict[str, float]:
+def _channels(runs: Sequence[FoundingRun], halves: Halves) -> dict[str, float]:
     """Mean channels gone from each group at the last point above the limit."""
     total: dict[str, float] = {}
     for run in runs:
@@ -130,13 +139,7 @@ def _summary(network: str, table: Sequence[Mapping[str, object]]) -> dict[str, f
     return summary
 
 
-def _cell(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{group} {count:g}" for group, count in value.items())
-    return "-" if value is None else f"{value}"
-
-
-def _plot(network: str, found: Mapping[str, Sequence[Run]]) -> Path:
+def _plot(network: str, found: Mapping[str, Sequence[FoundingRun]]) -> Path:
     """Accuracy over the share of convolution weights removed: mean, and one deviation."""
     figure, axes = plt.subplots(figsize=(7, 4.5))
     for method in [m for m in PLOTTED if m in found]:
@@ -167,7 +170,7 @@ def _plot(network: str, found: Mapping[str, Sequence[Run]]) -> Path:
     return path
 
 
-def _curve(run: Run, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _curve(run: FoundingRun, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     removed = [point.removed for point in run.points]
     curve: npt.NDArray[np.float64] = np.interp(
         shares, removed, [float(np.mean(point.accuracy)) for point in run.points]

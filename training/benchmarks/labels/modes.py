@@ -29,6 +29,7 @@ from selector.statistics.collect import measure_signals
 from selector.tables import text_table
 from training.campaign.tasks import held_out, trained
 from training.datasets.catalogue import load
+from training.reporting.markdown import cell
 from training.reporting.result_file import write_result
 from training.zoo.catalogue import FIRST_ZOO
 from training.zoo.third_party import foreign_batches, load_foreign
@@ -48,7 +49,7 @@ def run(weights: Path = WEIGHTS, jobs: int = 2) -> None:
         delayed(_network)(name, weights) for name in names
     )
     rows = [row for row in tqdm(found, "networks", total=len(names)) if row is not None]
-    print(text_table(list(rows[0]), [[_cell(v) for v in row.values()] for row in rows]))
+    print(text_table(list(rows[0]), [[cell(v) for v in row.values()] for row in rows]))
     keys = ("plain_correlation", "compensated_correlation", "plain_regret", "compensated_regret")
     summary = {key: float(np.mean([_number(row, key) for row in rows])) for key in keys}
     summary |= {
@@ -63,10 +64,6 @@ def run(weights: Path = WEIGHTS, jobs: int = 2) -> None:
 
 def _number(row: Mapping[str, object], key: str) -> float:
     return float(str(row[key]))
-
-
-def _cell(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def _network(name: str, weights: Path) -> Mapping[str, object] | None:

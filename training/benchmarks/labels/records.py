@@ -18,7 +18,8 @@ from matplotlib import pyplot as plt
 from selector.records.records import Records
 from selector.tables import text_table
 from selector.typing import Matrix
-from training.audit.audit import Judged, correlations, judge
+from training.audit.audit import Audit, correlations, judge
+from training.reporting.markdown import cell
 from training.reporting.result_file import RESULTS, write_result
 
 mpl.use("Agg")
@@ -31,7 +32,7 @@ def run(data: Path, name: str = "records") -> None:
     records = Records.load(data).own()
     judged = judge(records)
     rows = headroom(judged)
-    print(text_table(list(rows[0]), [[_cell(v) for v in row.values()] for row in rows]))
+    print(text_table(list(rows[0]), [[cell(v) for v in row.values()] for row in rows]))
     won = wins(judged)
     print(text_table(["arm", "wins"], [[arm, f"{share:.1%}"] for arm, share in won.items()]))
     copies = correlations(records, judged.arms)
@@ -67,7 +68,7 @@ def run(data: Path, name: str = "records") -> None:
     )
 
 
-def headroom(judged: Judged) -> list[dict[str, object]]:
+def headroom(judged: Audit) -> list[dict[str, object]]:
     """Agreement and regrets of all decisions, then of every part of them."""
     sbs, _ = judged.sbs()
     rows = [_row("all", judged, sbs, np.ones(len(sbs), bool))]
@@ -77,7 +78,7 @@ def headroom(judged: Judged) -> list[dict[str, object]]:
 
 
 def _row(
-    label: str, judged: Judged, sbs: Matrix, where: "npt.NDArray[np.bool_]"
+    label: str, judged: Audit, sbs: Matrix, where: "npt.NDArray[np.bool_]"
 ) -> dict[str, object]:
     single, best = float(sbs[where].mean()), float(judged.vbs[where].mean())
     return {
@@ -97,7 +98,7 @@ def _mean(values: Matrix) -> float:
     return float(there.mean()) if len(there) else float("nan")
 
 
-def wins(judged: Judged) -> dict[str, float]:
+def wins(judged: Audit) -> dict[str, float]:
     """Arm -> share of the decisions that it wins, the most frequent winner first."""
     count = np.bincount(judged.winner, minlength=len(judged.arms)) / len(judged.winner)
     shares = dict(zip(judged.arms, count.tolist(), strict=True))
@@ -130,7 +131,3 @@ def _plot(
     right.legend()
     figure.savefig(RESULTS / f"{name}.png", dpi=80)
     plt.close(figure)
-
-
-def _cell(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

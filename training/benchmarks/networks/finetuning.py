@@ -16,10 +16,10 @@ import torch
 from selector.data.forward import probe_inputs
 from selector.network.costs import count_costs
 from selector.tables import text_table
-from training.benchmarks.common.accuracy import accuracy
 from training.benchmarks.common.subjects import test_images, training_images
 from training.benchmarks.networks.methods import RANDOM, SELECTOR, VERIFY3, always
-from training.benchmarks.networks.runs import Settings, Task
+from training.benchmarks.networks.runs import PruningTask, RunSettings
+from training.reporting.accuracy import accuracy, quick
 from training.reporting.run_file import Key, RunFile
 from training.zoo.recipes import Recipe, follow
 
@@ -51,7 +51,7 @@ class Tuned:
         return self.network, self.method, self.settings
 
 
-def settings_for(settings: Settings) -> Settings:
+def settings_for(settings: RunSettings) -> RunSettings:
     """The same cuts as for a curve, ended when half of the MACs are left."""
     rounds = max(1, round(settings.rounds * math.log(HALF) / math.log(settings.keep_macs)))
     return replace(
@@ -59,7 +59,9 @@ def settings_for(settings: Settings) -> Settings:
     )
 
 
-def run_missing(tasks: Sequence[Task], file: Path, jobs: int, minutes: float | None) -> list[Tuned]:
+def run_missing(
+    tasks: Sequence[PruningTask], file: Path, jobs: int, minutes: float | None
+) -> list[Tuned]:
     """Make the runs that are not in the file yet; all runs of these tasks that are there."""
     calls: dict[Key, Callable[[], Tuned]] = {_key(task): partial(tune, task) for task in tasks}
     return _file(file).complete(calls, jobs=jobs, minutes=minutes)
@@ -69,23 +71,23 @@ def _file(file: Path) -> RunFile[Tuned]:
     return RunFile(file, lambda fields: Tuned(**fields))
 
 
-def _key(task: Task) -> tuple[str, str, str]:
+def _key(task: PruningTask) -> tuple[str, str, str]:
     parts = repr((task.fingerprint, IMAGES, asdict(RECIPE)))
     return task.subject.name, task.method, hashlib.sha256(parts.encode()).hexdigest()[:12]
 
 
-def tune(task: Task) -> Tuned:
+def tune(task: PruningTask) -> Tuned:
     """Prune, read the test images, train, read them again."""
     model = task.subject.model(task.folders.weights)
     small, _ = task.prune(model)
     tests = test_images(task.subject, task.settings.test_images)
     probe = probe_inputs(model, tests)
     macs = [count_costs(network, probe).total("macs") for network in (model, small)]
-    before = accuracy(small, tests)
+    before = accuracy(quick(small), tests)
     data, info = training_images(task.subject, IMAGES)
     chance = torch.Generator().manual_seed(0)
     follow(RECIPE, small, data, info, name=task.subject.name, generator=chance)
-    after = accuracy(small, tests)
+    after = accuracy(quick(small), tests)
     return Tuned(*_key(task), macs[1] / macs[0], before, after)
 
 

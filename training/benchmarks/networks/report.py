@@ -16,9 +16,9 @@ from training.benchmarks.networks import finetuning
 from training.benchmarks.networks.methods import METHODS, MYOPIC, RANDOM, SELECTOR, VERIFY3, always
 from training.benchmarks.networks.runs import (
     FILE,
+    CurveRun,
     Folders,
-    Run,
-    Settings,
+    RunSettings,
     default_methods,
     finished,
     run_missing,
@@ -35,6 +35,7 @@ from training.benchmarks.networks.tables import (
     summary_of,
 )
 from training.benchmarks.speed import resnet50 as resnet50_cost
+from training.reporting.markdown import markdown_table
 from training.reporting.readme_part import put
 from training.reporting.result_file import write_result
 from training.reporting.run_file import RunFile
@@ -58,7 +59,7 @@ class Wanted:
     """No run is begun later than this."""
 
 
-def run(wanted: Wanted, settings: Settings, folders: Folders, results: Path) -> None:
+def run(wanted: Wanted, settings: RunSettings, folders: Folders, results: Path) -> None:
     """Run what is missing of the curves, then show all that is there.
 
     Args:
@@ -73,7 +74,7 @@ def run(wanted: Wanted, settings: Settings, folders: Folders, results: Path) -> 
     show(settings, folders, results)
 
 
-def tune(wanted: Wanted, settings: Settings, folders: Folders, results: Path) -> None:
+def tune(wanted: Wanted, settings: RunSettings, folders: Folders, results: Path) -> None:
     """Run what is missing of the fine-tunes, then show all that is there."""
     networks = finetuning.NETWORKS if wanted.networks is None else wanted.networks
     methods = finetuning.METHODS if wanted.methods is None else wanted.methods
@@ -83,9 +84,9 @@ def tune(wanted: Wanted, settings: Settings, folders: Folders, results: Path) ->
     show(settings, folders, results)
 
 
-def show(settings: Settings, folders: Folders, results: Path) -> None:
+def show(settings: RunSettings, folders: Folders, results: Path) -> None:
     """Print the tables of all runs that are there, write the result file and the plots."""
-    file = RunFile(results / FILE, Run.of)
+    file = RunFile(results / FILE, CurveRun.of)
     begun = {run.network for run in file.read().values()}
     subjects = [s for s in find_subjects(folders.data) if s.name in begun]
     every = tasks_for(subjects, list(METHODS), settings, folders)
@@ -122,16 +123,16 @@ def update_readme(readme: Path, results: Path) -> None:
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows of the result file as a Markdown table; shares in percent, images in thousands."""
-    lines = ["| method | " + " | ".join(COLUMNS.values()) + " |", "| --- " * 8 + "|"]
+    lines = []
     for row in rows:
         *shares, forwards, seconds = (row[column] for column in COLUMNS)
         percent = ["-" if share is None else f"{100 * share:.1f}" for share in shares]
         cost = [f"{(forwards or 0) / 1000:.0f} k", f"{seconds:.0f}"]
-        lines.append(f"| {row['method']} | " + " | ".join([*percent, *cost]) + " |")
-    return "\n".join(lines)
+        lines.append([row["method"], *percent, *cost])
+    return markdown_table(["method", *COLUMNS.values()], lines)
 
 
-def plot(runs: Sequence[Run], table: Table, path: Path) -> Path:
+def plot(runs: Sequence[CurveRun], table: Table, path: Path) -> Path:
     """Accuracy over MACs kept, one panel a network, few methods."""
     curves = {(run.network, run.method): run.points for run in runs}
     networks = list(dict.fromkeys(run.network for run in runs))

@@ -20,8 +20,7 @@ from selector.errors import SelectorError
 from selector.network.costs import count_costs
 from selector.pruning.apply import FineTune
 from selector.pruning.prune import prune
-from training.benchmarks.common.accuracy import accuracy
-from training.benchmarks.common.curves import LOW, Point
+from training.benchmarks.common.curves import LOW, CurvePoint
 from training.benchmarks.common.subjects import (
     MAX_RATIO,
     Subject,
@@ -32,13 +31,14 @@ from training.benchmarks.common.subjects import (
 from training.benchmarks.networks.learnt import Learnt, digest_of, learn_without, opened
 from training.benchmarks.networks.methods import METHODS, Ours
 from training.benchmarks.networks.torch_pruning_rival import prune_with_torch_pruning
+from training.reporting.accuracy import accuracy, quick
 from training.reporting.run_file import Key, RunFile
 
 FILE = "networks_runs.jsonl"
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunSettings:
     """What is the same for all methods."""
 
     rounds: int = 7
@@ -63,14 +63,14 @@ class Folders:
 
 
 @dataclass(frozen=True)
-class Run:
+class CurveRun:
     """One finished run, as it lies in the file."""
 
     network: str
     method: str
     settings: str
     """Changes with whatever the run depends on."""
-    points: list[Point]
+    points: list[CurvePoint]
     """From the unpruned network on."""
     oracle_forwards: int
     """Images times networks evaluated by the oracle in all."""
@@ -85,19 +85,19 @@ class Run:
         return self.network, self.method, self.settings
 
     @classmethod
-    def of(cls, fields: dict[str, Any]) -> "Run":
+    def of(cls, fields: dict[str, Any]) -> "CurveRun":
         """Read a line of the file."""
-        return cls(**{**fields, "points": [Point(**point) for point in fields["points"]]})
+        return cls(**{**fields, "points": [CurvePoint(**point) for point in fields["points"]]})
 
 
 @dataclass(frozen=True)
-class Task:
+class PruningTask:
     """One network and one method, with all that the run depends on."""
 
     subject: Subject
     method: str
     learnt: Learnt
-    settings: Settings
+    settings: RunSettings
     folders: Folders
 
     @property
@@ -150,8 +150,8 @@ class Task:
 
 
 def tasks_for(
-    subjects: Sequence[Subject], methods: Sequence[str], settings: Settings, folders: Folders
-) -> list[Task]:
+    subjects: Sequence[Subject], methods: Sequence[str], settings: RunSettings, folders: Folders
+) -> list[PruningTask]:
     """Every network by every method, method after method.
 
     Raises:
@@ -165,7 +165,7 @@ def tasks_for(
         subject.model(folders.weights)  # Trained here if at all, and not by two runs at a time.
     learnt = {s: learn_without(s, judged, folders.data, folders.learnt) for s in subjects}
     return [
-        Task(subject, method, learnt[subject], settings, folders)
+        PruningTask(subject, method, learnt[subject], settings, folders)
         for method in methods
         for subject in subjects
         if (only := METHODS[method].networks) is None or subject.name in only
@@ -177,19 +177,21 @@ def default_methods() -> list[str]:
     return [name for name, method in METHODS.items() if method.default]
 
 
-def run_missing(tasks: Sequence[Task], file: Path, jobs: int, minutes: float | None) -> list[Run]:
+def run_missing(
+    tasks: Sequence[PruningTask], file: Path, jobs: int, minutes: float | None
+) -> list[CurveRun]:
     """Run what is not in the file yet; all runs of these tasks that are there."""
-    calls: dict[Key, Callable[[], Run]] = {task.key: partial(run_one, task) for task in tasks}
-    return RunFile(file, Run.of).complete(calls, jobs=jobs, minutes=minutes)
+    calls: dict[Key, Callable[[], CurveRun]] = {task.key: partial(run_one, task) for task in tasks}
+    return RunFile(file, CurveRun.of).complete(calls, jobs=jobs, minutes=minutes)
 
 
-def finished(tasks: Sequence[Task], file: Path) -> list[Run]:
+def finished(tasks: Sequence[PruningTask], file: Path) -> list[CurveRun]:
     """The runs of these tasks that are in the file, as they would be made today."""
-    found = RunFile(file, Run.of).read()
+    found = RunFile(file, CurveRun.of).read()
     return [found[task.key] for task in tasks if task.key in found]
 
 
-def run_one(task: Task) -> Run:
+def run_one(task: PruningTask) -> CurveRun:
     """Prune once, from the unpruned network to the end of the curve."""
     model = task.subject.model(task.folders.weights)
     watch = Watch(task, model)
@@ -198,7 +200,7 @@ def run_one(task: Task) -> Run:
         _, forwards = task.prune(model, watch.look)
     except SelectorError as error:
         failed = str(error)
-    return Run(
+    return CurveRun(
         network=task.subject.name,
         method=task.method,
         settings=task.fingerprint,
@@ -210,19 +212,22 @@ def run_one(task: Task) -> Run:
 
 
 @cache
-def _unpruned_accuracy(subject: Subject, settings: Settings, folders: Folders) -> float:
-    return accuracy(subject.model(folders.weights), test_images(subject, settings.test_images))
+def _unpruned_accuracy(subject: Subject, settings: RunSettings, folders: Folders) -> float:
+    model = quick(subject.model(folders.weights))
+    return accuracy(model, test_images(subject, settings.test_images))
 
 
 class Watch:
     """Looks at a network after every round, and stops the clock meanwhile."""
 
-    def __init__(self, task: Task, model: nn.Module) -> None:
+    def __init__(self, task: PruningTask, model: nn.Module) -> None:
         settings = task.settings
         self._probe = probe_inputs(model, calibration(task.subject, settings.calibration_images))
         self._images = test_images(task.subject, settings.test_images)
         self._start = count_costs(model, self._probe)
-        self.points = [Point(1.0, 0.0, _unpruned_accuracy(task.subject, settings, task.folders))]
+        self.points = [
+            CurvePoint(1.0, 0.0, _unpruned_accuracy(task.subject, settings, task.folders))
+        ]
         self._began = time.process_time()
 
     @property
@@ -235,6 +240,6 @@ class Watch:
         stopped = time.process_time()
         costs = count_costs(model, self._probe)
         kept, left = (costs.total(m) / self._start.total(m) for m in ("macs", "weights"))
-        right = accuracy(model, self._images)
-        self.points.append(Point(round(kept, 6), round(1 - left, 6), right))
+        right = accuracy(quick(model), self._images)
+        self.points.append(CurvePoint(round(kept, 6), round(1 - left, 6), right))
         self._began += time.process_time() - stopped

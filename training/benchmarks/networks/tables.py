@@ -19,7 +19,7 @@ from training.benchmarks.networks.methods import (
     VERIFY3,
     always,
 )
-from training.benchmarks.networks.runs import Run
+from training.benchmarks.networks.runs import CurveRun
 
 SBS, BEST_SINGLE, BEST_RIVAL = (
     "single best (SBS)",
@@ -83,7 +83,7 @@ Table = Mapping[tuple[str, str], Row]
 """(Network, method) -> row."""
 
 
-def rows_of(runs: Sequence[Run], single_best: Mapping[str, str]) -> Table:
+def rows_of(runs: Sequence[CurveRun], single_best: Mapping[str, str]) -> Table:
     """All runs as rows, with the SBS and the best in hindsight of each network added.
 
     Args:
@@ -104,7 +104,7 @@ def rows_of(runs: Sequence[Run], single_best: Mapping[str, str]) -> Table:
     return table
 
 
-def _row(run: Run) -> Row:
+def _row(run: CurveRun) -> Row:
     values = {
         "auc": area(run.points),
         "accuracy_70": accuracy_at(run.points, 0.7),

@@ -82,7 +82,7 @@ def prune_with_torch_pruning(
     small = copy.deepcopy(model)
     probe = probe_inputs(small, batches)
     with _faults_named(f"torch-pruning {importance} {ranking}"):
-        walk = _Walk(small, probe, own.make(), ranking, max_ratio)
+        walk = _StepwisePruner(small, probe, own.make(), ranking, max_ratio)
         for number in range(1, rounds + 1):
             _measure(small, batches, walk.pruner.importance, own)
             walk.until(keep_macs ** (number / rounds))
@@ -93,7 +93,7 @@ def prune_with_torch_pruning(
     return small
 
 
-class _Walk:
+class _StepwisePruner:
     """A pruner on its way from ratio 0 to 1, and the MACs that the network has left."""
 
     def __init__(

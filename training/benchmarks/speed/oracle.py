@@ -27,6 +27,7 @@ from selector.saliency.scoring import lowest, score_signals
 from selector.statistics.collect import measure_signals
 from selector.tables import text_table
 from training.datasets.catalogue import load
+from training.reporting.markdown import cell
 from training.reporting.result_file import write_result
 from training.zoo.third_party import foreign_batches, load_foreign
 
@@ -42,7 +43,7 @@ Sets = dict[Group, list[tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
-class Case:
+class OracleCase:
     """A network, and images for it."""
 
     name: str
@@ -57,24 +58,22 @@ def run(repeats: int = REPEATS) -> None:
     for case in CASES:
         row = _speed(case, repeats)
         rows.append(row)
-        print("  ".join(f"{key} {_cell(value)}" for key, value in row.items()), flush=True)
+        print("  ".join(f"{key} {cell(value, '.4g')}" for key, value in row.items()), flush=True)
         for other in ("reference", "masked"):
             summary[f"{case.name}_vs_{other}"] = float(str(row[f"vs_{other}"]))
         summary[f"{case.name}_share_of_limit"] = float(str(row["share_of_limit"]))
         write_result("oracle", summary, rows)  # As it comes: the next network takes a while.
-    print(text_table(list(rows[0]), [[_cell(v) for v in row.values()] for row in rows]))
+    print(text_table(list(rows[0]), [[cell(v, ".4g") for v in row.values()] for row in rows]))
     for case in CASES[:2]:
         stopped = _early_stopping(case)
         print(
-            text_table(["early stopping", case.name], [[k, _cell(v)] for k, v in stopped.items()])
+            text_table(
+                ["early stopping", case.name], [[k, cell(v, ".4g")] for k, v in stopped.items()]
+            )
         )
         rows.append({"network": case.name, **stopped})
         summary |= {f"{case.name}_{key}": value for key, value in stopped.items()}
     print(write_result("oracle", summary, rows))
-
-
-def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _foreign(name: str) -> Callable[[int], Batches]:
@@ -99,17 +98,17 @@ def _resnet18() -> nn.Module:
 
 
 CASES = (
-    Case(
+    OracleCase(
         "he_resnet20",
         lambda: load_foreign("he_resnet20_cifar10"),
         _foreign("he_resnet20_cifar10"),
     ),
-    Case(
+    OracleCase(
         "cy_resnet20",
         lambda: load_foreign("cy_resnet20_cifar10"),
         _foreign("cy_resnet20_cifar10"),
     ),
-    Case("resnet18", _resnet18, _random),
+    OracleCase("resnet18", _resnet18, _random),
 )
 
 
@@ -125,7 +124,7 @@ def choices(model: nn.Module, batches: Batches, groups: Groups) -> Sets:
     return found
 
 
-def _speed(case: Case, repeats: int) -> dict[str, object]:
+def _speed(case: OracleCase, repeats: int) -> dict[str, object]:
     model = case.build().eval()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(device)
@@ -206,7 +205,7 @@ def _matrix_rate(device: torch.device) -> float:
     return best
 
 
-def _early_stopping(case: Case) -> dict[str, float]:
+def _early_stopping(case: OracleCase) -> dict[str, float]:
     """What stopping hopeless candidates saves, and how often another one wins by it."""
     model = case.build().eval()
     batches = case.images(STOP_IMAGES)

@@ -30,6 +30,7 @@ from selector.saliency.registry import METRICS, first_order_metrics
 from selector.saliency.scoring import score_signals
 from selector.statistics.collect import FIRST_ORDER, measure_signals
 from selector.tables import text_table
+from training.reporting.markdown import cell
 from training.reporting.result_file import write_result
 from training.zoo.third_party_networks import HeResNet
 
@@ -39,7 +40,7 @@ Data = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Case:
+class SaliencyCase:
     """A network and the shape of its batches; weights are random, since only time is judged."""
 
     name: str
@@ -52,8 +53,8 @@ class Case:
 
 
 CASES = {
-    "resnet50": Case("resnet50", torchvision.models.resnet50, 16, 224, 1000, 4),
-    "resnet56": Case("resnet56", lambda: HeResNet(56), 128, 32, 10, 4),
+    "resnet50": SaliencyCase("resnet50", torchvision.models.resnet50, 16, 224, 1000, 4),
+    "resnet56": SaliencyCase("resnet56", lambda: HeResNet(56), 128, 32, 10, 4),
 }
 
 
@@ -86,8 +87,8 @@ def run(repeats: int = REPEATS) -> None:
     summary |= _pairwise_seconds()
     summary = {name: round(value, 4) for name, value in summary.items()}
     names = ["", *(str(row["network"]) for row in rows)]
-    print(text_table(names, [[key, *(_cell(row[key]) for row in rows)] for key in rows[0]]))
-    print(text_table(["number", "value"], [[k, _cell(v)] for k, v in summary.items()]))
+    print(text_table(names, [[key, *(cell(row[key], ".3g") for row in rows)] for key in rows[0]]))
+    print(text_table(["number", "value"], [[k, cell(v, ".3g")] for k, v in summary.items()]))
     print(write_result("saliency", summary, rows))
 
 
@@ -101,15 +102,11 @@ def _ours(memory: Mapping[str, float]) -> dict[str, float]:
     return {"our_mib": memory["ours"], "memory_ratio": memory["ours"] / memory["plain"]}
 
 
-def _cell(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _set_up(case: Case, batches: int) -> tuple[nn.Module, Data]:
+def _set_up(case: SaliencyCase, batches: int) -> tuple[nn.Module, Data]:
     torch.manual_seed(0)
     device = _device()
     model = case.build().eval().to(device)
@@ -132,7 +129,7 @@ def _scored(model: nn.Module, data: Data, groups: Mapping[str, Group]) -> None:
     score_signals(measure_signals(model, data, groups), METRICS_OF_ONE_PASS)
 
 
-def _time(case: Case, repeats: int) -> dict[str, float]:
+def _time(case: SaliencyCase, repeats: int) -> dict[str, float]:
     model, data = _set_up(case, case.batches)
     seconds, groups = _timed(lambda: find_groups(model, data[0][0][:2]).required())
     parts: dict[str, Callable[[], object]] = {

@@ -1,4 +1,4 @@
-"""Which test images a network gets right, read as fast as one core can."""
+"""Which images a network classifies right, and a copy of it that says so as fast as it can."""
 
 import copy
 from collections.abc import Iterable
@@ -8,25 +8,28 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 from torch.fx.proxy import TraceError
 
+from selector.data.forward import device_of, evaluating
+
 Images = list[tuple[Tensor, Tensor]]
 """Batches of (inputs, labels) in memory."""
 
 
 def laid_out(batches: Iterable[tuple[Tensor, Tensor]]) -> Images:
-    """The images in the layout that convolutions like."""
+    """The images in the memory layout in which convolutions are fastest."""
     return [(x.contiguous(memory_format=torch.channels_last), y) for x, y in batches]
 
 
-@torch.no_grad()
-def right(model: nn.Module, images: Images) -> Tensor:
-    """Whether the largest logit is the label's, for every image; bool of shape (images,)."""
-    fast = quick(model)
-    return torch.cat([fast(x).argmax(1) == labels for x, labels in images])
+def correct(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Whether the largest logit is the label's, for every image: bool of shape (images,)."""
+    device = device_of(model)
+    with evaluating(model), torch.inference_mode():
+        found = [model(x.to(device)).argmax(1) == labels.to(device) for x, labels in batches]
+    return torch.cat(found)
 
 
-def accuracy(model: nn.Module, images: Images) -> float:
-    """Share of the images whose largest logit is the label's."""
-    return float(right(model, images).double().mean())
+def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Share of the images, 0 to 1, whose largest logit is the label's."""
+    return float(correct(model, batches).double().mean())
 
 
 def quick(model: nn.Module) -> nn.Module:
