@@ -7,15 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selector.learning.boosters import WEIGHTS, best_weight, excess
-from selector.learning.selector import SaliencySelector
-from selector.learning.table import TrainingTable, log_damage
+from selector.learning.selector import SaliencySelector, names_of
+from selector.learning.table import TrainingTable, log_damage, training_table
 from selector.typing import Matrix
 from tests.made_records import lawful, made
-from training.evaluation.protocol import table_of
 
 
 def a_table() -> TrainingTable:
-    return table_of(made(["a", "b", "c"], groups=3))
+    records = made(["a", "b", "c"], groups=3)
+    return training_table(records, *names_of(records))
 
 
 @given(st.lists(st.lists(st.floats(-9, 9), min_size=1, max_size=5), min_size=1, max_size=5))

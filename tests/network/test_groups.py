@@ -8,17 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from selector.data.image_data import ImageData
 from selector.errors import SelectorError
 from selector.network.groups import find_group, masked
 from selector.network.surgery import Cut, apply_cuts, cuts_of, temporarily_cut
 from selector.network.tracing import find_groups
 from tests.laws import check_costs, check_law, check_structure, check_totals, some_channels
 from tests.networks import STYLES, data, small, small_networks, state_of
-from training.datasets.catalogue import shared_folder
-from training.zoo.families import FAMILIES
-from training.zoo.skeletons import NetworkShape
-from training.zoo.third_party import FOREIGN, foreign_batches, load_foreign
 
 
 @settings(deadline=None, max_examples=20)
@@ -33,49 +28,6 @@ def test_the_law_holds_on_small_networks(model: nn.Module, seed: int) -> None:
     for removal in removals:
         check_law(model, images, [removal], 1e-5)
     check_law(model, images, removals, 1e-5)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_law_holds_on_every_family(family: str, dtype: torch.dtype) -> None:
-    model = family_network(family).to(dtype)
-    images = data(4, 4, shape=(3, 16, 16), dtype=dtype)[0][0]
-    groups, generator = find_groups(model, images[:2]), torch.Generator().manual_seed(3)
-    check_structure(model, groups)
-    assert groups.prunable
-    tolerance = 1e-5 if dtype == torch.float64 else 1e-4
-    removals = [(g, some_channels(g, generator)) for g in groups.prunable.values()]
-    for removal in removals[:: max(1, len(removals) // 4)]:
-        check_law(model, images, [removal], tolerance)
-    check_law(model, images, removals, tolerance)
-
-
-def family_network(family: str) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(7)
-        model = FAMILIES[family](NetworkShape(3, 5, 16, width=4, depth=2, activation="relu"))
-        for tensor in model.state_dict().values():
-            if tensor.ndim == 1 and tensor.is_floating_point():
-                tensor.uniform_(0.5, 1.5)
-    return model.eval()
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_outputs_of_every_family_are_never_pruned(family: str) -> None:
-    model = family_network(family)
-    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    groups = find_groups(model, images)
-    last = [name for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
-    assert last in groups.refused
-    assert not any(last in group.producers for group in groups.prunable.values())
-    for group in groups.prunable.values():
-        with temporarily_cut(model, [(group, [0])]):
-            assert model(images).shape == (2, 5)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_costs_are_those_that_others_count(family: str) -> None:
-    check_costs(family_network(family), torch.ones(3, 3, 16, 16))
 
 
 @settings(deadline=None, max_examples=15)
@@ -107,42 +59,6 @@ def test_a_layer_called_twice_costs_twice_and_is_judged_by_the_law() -> None:
     check_totals(model, images)
     for group in find_groups(model, images).prunable.values():
         check_law(model, images, [(group, [1])], 1e-5)
-
-
-def foreign_images(name: str) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (4, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    images = ImageData(pixels, torch.zeros(4, dtype=torch.int64), ("any",))
-    return next(iter(foreign_batches(name, images)))[0]
-
-
-def foreign(name: str) -> nn.Module:
-    shared = shared_folder()
-    if shared is None or not (shared / "networks" / FOREIGN[name].file).is_file():
-        pytest.skip(f"the weights {FOREIGN[name].file} are not here")
-    return load_foreign(name)
-
-
-@pytest.mark.parametrize("name", ["he_resnet20_cifar10", "cy_resnet20_cifar10"])
-def test_foreign_residual_networks(name: str) -> None:
-    model, images = foreign(name), foreign_images(name)
-    groups = find_groups(model, images)
-    check_structure(model, groups)
-    generator = torch.Generator().manual_seed(0)
-    interior = [g for g in groups.prunable.values() if len(g.producers) == 1]
-    assert len(interior) >= 9
-    for group in interior:
-        check_law(model, images, [(group, some_channels(group, generator))], 1e-4)
-    check_law(model, images, [(g, some_channels(g, generator)) for g in interior], 1e-4)
-
-
-def test_the_trunk_of_padded_shortcuts_is_refused_by_name() -> None:
-    model = foreign("he_resnet20_cifar10")
-    groups = find_groups(model, foreign_images("he_resnet20_cifar10"))
-    trunk = next(name for name, m in model.named_modules() if isinstance(m, nn.Conv2d))
-    assert trunk in groups.refused
-    assert groups.refused[trunk]
-    assert all(len(group.producers) == 1 for group in groups.prunable.values())
 
 
 class Interrupted(nn.Module):

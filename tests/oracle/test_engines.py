@@ -24,8 +24,6 @@ from selector.oracle.fx_steps import take_apart
 from selector.oracle.masked_engine import Masked
 from selector.oracle.oracle import Measured, Oracle, OracleError, loss_changes
 from tests.networks import STYLES, data, randomise, small, small_networks, state_of
-from training.zoo.families import FAMILIES
-from training.zoo.skeletons import NetworkShape
 
 Batches = list[tuple[Tensor, Tensor]]
 Sets = dict[Group, list[tuple[int, ...]]]
@@ -84,14 +82,6 @@ def test_engines_agree_on_random_networks(model: nn.Module, seed: int, batch: in
 def test_engines_agree_on_every_kind_of_coupling(style: str, norm: bool) -> None:
     model, batches = small(style, 6, norm=norm), data(6, 4)
     judged(model, batches, candidates(model, batches[0][0]))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_engines_agree_on_every_family_of_the_zoo(family: str) -> None:
-    shape = NetworkShape(3, 5, 16, 6, 2)
-    model = randomise(FAMILIES[family](shape).double()).eval()
-    batches = data(4, 4, shape=(3, 16, 16))
-    judged(model, batches, candidates(model, batches[0][0], most=8))
 
 
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {

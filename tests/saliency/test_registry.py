@@ -16,8 +16,6 @@ from selector.saliency.scoring import lowest, score
 from tests.networks import STYLES, data, small, small_networks, state_of
 from tests.reference import TWINS
 from tests.scored import REAL, check_twins, scores_of
-from training.datasets.catalogue import load, shared_folder
-from training.zoo.third_party import foreign_batches, load_foreign
 
 
 def test_every_metric_but_chance_has_a_slow_twin() -> None:
@@ -48,20 +46,6 @@ def test_twins_hold_for_a_loss_of_the_users_own() -> None:
     for loss in (squares, smooth):
         model, batches = small("two_consumers", norm=True), data(5, 2)
         check_twins(model, batches, scores_of(model, batches, loss=loss), loss=loss)
-
-
-@pytest.mark.skipif(shared_folder() is None, reason="no shared folder; set SALIENCY_SHARED")
-@pytest.mark.parametrize("group", ["conv1", "layer1.1.conv1", "layer2.0.conv2", "layer3.2.conv1"])
-def test_metrics_equal_their_slow_twins_on_a_trained_network(group: str) -> None:
-    name = "cy_resnet20_cifar10"
-    model, images = load_foreign(name).double(), load("cifar10", "test", limit=3)
-    batches = [(x.double(), y) for x, y in foreign_batches(name, images, batch_size=2)]
-    # The Hessian runs over all producers of the groups that are asked for: the twin takes all.
-    names = [metric for metric in METRICS if metric != "grasp"]
-    check_twins(model, batches, scores_of(model, batches, names, groups=[group]))
-    if group == "conv1":
-        scores = scores_of(model, batches, ["grasp"])
-        check_twins(model, batches, {name: scores[name] for name in ("conv1", "layer3.2.conv1")})
 
 
 SIGNED = {"second_taylor_gate", "grasp"}
