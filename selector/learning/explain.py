@@ -56,7 +56,7 @@ def predicted_and_explained(
     damage = selector.damage_weight_ * math.log(nats + DAMAGE_OFFSET)
     reasons = _reasons(selector.feature_names, features, parts, (prediction.trusted, rival))
     return prediction, Explanation(
-        channels=len(next(iter(decision.scores.values()))),
+        channels=decision.view.channels,
         count=decision.count,
         trusted=prediction.trusted,
         runner_up=prediction.runner_up,

@@ -9,11 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from selector.records.decision import CONTEXT, FACTS, Decision
+from selector.records.decision import CONTEXT, FACTS, Decision, GroupView
 from selector.statistics.gate_fisher import MODES, Pairs
-from selector.typing import Matrix
+from selector.typing import Matrix, Numbers
 
 TINY = 1e-300
 FLOOR_NATS = 0.002
@@ -50,44 +49,39 @@ def feature_names(metrics: Sequence[str]) -> list[str]:
     ]
 
 
-Orders = Mapping[str, npt.NDArray[np.intp]]
-"""Arm -> a group's channels, the lowest score first; ties go by channel number."""
+def removal_order(view: GroupView, arm: str) -> Numbers:
+    """The group's channels, the arm's lowest score first; ties go by channel number.
 
-
-def orders_of(scores: Mapping[str, Matrix], arms: Iterable[str]) -> Orders:
-    """The order in which each arm that the group has would remove its channels."""
-    return {arm: np.argsort(scores[arm], kind="stable") for arm in arms if arm in scores}
+    Sorted once for each view and arm.
+    """
+    key = ("order", arm)
+    if key not in view.derived:
+        view.derived[key] = np.argsort(view.scores[arm], kind="stable")
+    order: Numbers = view.derived[key]
+    return order
 
 
 def lowest_sets(
     scores: Mapping[str, Matrix], arms: Iterable[str], count: int
 ) -> dict[str, tuple[int, ...]]:
-    """What each of some arms that a group has would remove: its `count` lowest channels."""
-    found = orders_of(scores, arms)
-    return {name: tuple(np.sort(order[:count]).tolist()) for name, order in found.items()}
+    """The `count` lowest channels of each arm that has scores; ties go by channel number."""
+    orders = {arm: np.argsort(scores[arm], kind="stable") for arm in arms if arm in scores}
+    return {arm: tuple(np.sort(order[:count]).tolist()) for arm, order in orders.items()}
 
 
-def candidates(
-    decision: Decision, arms: Sequence[str], orders: Orders | None = None
-) -> dict[str, tuple[int, ...]]:
-    """What each arm that the group has would remove: its `count` lowest channels.
+def candidates(decision: Decision, arms: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """The `count` lowest channels of each arm that the group has.
 
     Args:
         decision: What is asked.
-        arms: Those that propose something.
-        orders: `orders_of` the decision's scores and these arms, where they are at hand.
+        arms: Metrics that propose channels.
     """
-    known = orders_of(decision.scores, arms) if orders is None else orders
-    return {name: tuple(np.sort(found[: decision.count]).tolist()) for name, found in known.items()}
-
-
-def all_candidates(
-    decisions: Sequence[Decision], arms: Sequence[str]
-) -> list[dict[str, tuple[int, ...]]]:
-    """`candidates` of every decision; those that share their scores share the sorting."""
-    groups = {id(one.scores): one.scores for one in decisions}
-    known = {key: orders_of(scores, arms) for key, scores in groups.items()}
-    return [candidates(one, arms, known[id(one.scores)]) for one in decisions]
+    view, count = decision.view, decision.count
+    return {
+        arm: tuple(np.sort(removal_order(view, arm)[:count]).tolist())
+        for arm in arms
+        if arm in view.scores
+    }
 
 
 def distinct(proposals: Proposals, order: Iterable[str]) -> list[str]:
@@ -163,12 +157,16 @@ class Opinions:
         return np.concatenate([self.spread[rows], cliff[:, None]], 1)
 
 
-def describe(
-    decision: Decision,
-    proposals: Proposals,
-    metrics: Sequence[str],
-    opinions: Opinions | None = None,
-) -> Matrix:
+def opinions_of(view: GroupView, metrics: Sequence[str]) -> Opinions:
+    """The opinions of these metrics on a group; computed once for each view."""
+    key = ("opinions", *metrics)
+    if key not in view.derived:
+        view.derived[key] = Opinions.of(view.scores, metrics)
+    opinions: Opinions = view.derived[key]
+    return opinions
+
+
+def describe(decision: Decision, proposals: Proposals, metrics: Sequence[str]) -> Matrix:
     """One row of features for every arm's proposal, shape (arms, features), in their order.
 
     Shares are relative to the part of the channels that goes: 1 is what a random set would take of
@@ -178,9 +176,8 @@ def describe(
         decision: What is asked.
         proposals: Arm -> the channels that it would remove.
         metrics: Metrics whose opinion on every proposal is a feature; the arms are among them.
-        opinions: `Opinions.of` the decision's scores and these metrics, where they are at hand.
     """
-    said = opinions or Opinions.of(decision.scores, metrics)
+    said = opinions_of(decision.view, metrics)
     channels = said.parts.shape[1]
     ratio = decision.count / channels
     chosen = np.zeros((len(proposals), channels))

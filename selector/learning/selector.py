@@ -20,7 +20,7 @@ from selector.learning.boosters import (
     network_folds,
     predicted,
 )
-from selector.learning.features import Proposals, all_candidates, feature_names
+from selector.learning.features import Proposals, candidates, feature_names
 from selector.learning.prediction import JointErrors, Prediction
 from selector.learning.table import (
     DAMAGE_OFFSET,
@@ -187,7 +187,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             SelectorError: As `predict`.
         """
         self.check_fitted()
-        proposals = all_candidates(decisions, self.arms_)
+        proposals = [candidates(decision, self.arms_) for decision in decisions]
         if any(self.single_best_ not in found for found in proposals):
             raise SelectorError(
                 f"the scores lack {self.single_best_!r}, the selector's single best; "

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from selector.errors import SelectorError
-from selector.learning.features import Opinions, Proposals, candidates, describe, normalised
+from selector.learning.features import Proposals, candidates, describe, normalised
 from selector.records.decision import CONTEXT, FACTS, Decision
 from selector.records.records import CandidateRecord, Records
 from selector.typing import Matrix, Names, Numbers
@@ -105,14 +105,11 @@ def describe_all(
     metrics: Sequence[str],
     arms: Sequence[str],
 ) -> Described:
-    """Decisions as the boosters see them; those that share their scores share the work."""
-    opinions: dict[int, Opinions] = {}
-    rows = []
-    for decision, found in zip(decisions, proposals, strict=True):
-        key = id(decision.scores)
-        if key not in opinions:
-            opinions[key] = Opinions.of(decision.scores, metrics)
-        rows.append(describe(decision, found, metrics, opinions[key]).astype(np.float32))
+    """Decisions as the boosters see them."""
+    rows = [
+        describe(decision, found, metrics).astype(np.float32)
+        for decision, found in zip(decisions, proposals, strict=True)
+    ]
     which = np.array([arms.index(arm) for found in proposals for arm in found])
     sizes = [len(found) for found in proposals]
     features = np.concatenate([np.concatenate(rows), which[:, None].astype(np.float32)], 1)
@@ -214,7 +211,7 @@ def described(decisions: Sequence[Decision]) -> Matrix:
             [
                 *vars(one.facts).values(),
                 *vars(one.context).values(),
-                one.count / len(next(iter(one.scores.values()))),
+                one.count / one.view.channels,
             ]
             for one in decisions
         ]

@@ -106,7 +106,7 @@ def damage_curve(selector: SaliencySelector, decision: Decision, options: list[i
     No step is cheaper a channel than a smaller one: the channels that a metric would miss least go
     first, and where a larger step is foretold to be a bargain, it is the error that is large.
     """
-    channels = len(next(iter(decision.scores.values())))
+    channels = decision.view.channels
     wanted = [share * channels for share in LADDER]
     steps = {min(options[1:], key=lambda n: abs(n - w)) for w in wanted} if options[1:] else set()
     curve, dearest = {0: 0.0}, 0.0

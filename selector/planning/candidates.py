@@ -12,7 +12,7 @@ from selector.network.compensation import Compensation
 from selector.network.groups import Group
 from selector.planning.choice import Choice
 from selector.planning.stage import Stage
-from selector.records.decision import Decision
+from selector.records.decision import GroupView
 from selector.records.describe import describe_network
 from selector.saliency.registry import find_metric
 from selector.saliency.scoring import needs_of, score_signals
@@ -29,7 +29,7 @@ class Survey:
 
     scores: Mapping[str, Mapping[str, Matrix]]
     """Group -> metric -> scores of shape (channels,)."""
-    views: Mapping[str, Decision]
+    views: Mapping[str, GroupView]
     """Group -> what the selector is asked; empty for criteria that do not ask it."""
     scoring: Calibration
     """The images that scored."""
@@ -111,7 +111,7 @@ def survey_network(
     """
     prunable = stage.groups.prunable
     scoring, measuring = criterion.images(calibration)
-    views: dict[str, Decision] = {}
+    views: dict[str, GroupView] = {}
     base_loss = float("nan")
     if criterion.asks_selector:
         views = describe_network(

@@ -1,6 +1,6 @@
 """The criteria behind the public strings: the selector, one metric, or the oracle over all arms."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from selector.network.groups import Group
 from selector.planning.candidates import Criterion, Decided, Options, Survey, Trial
 from selector.planning.choice import Choice
 from selector.planning.verification import Verifier, composed
+from selector.records.decision import Decision
 from selector.saliency.registry import METRICS, arms, find_metric
 
 Verify = int | Literal["all"]
@@ -51,7 +52,7 @@ class SelectorCriterion:
 
     def options(self, survey: Survey, group: Group, count: int) -> list[Choice]:
         """The trusted metric's candidate, then those that complement it best."""
-        decision = replace(survey.views[group.name], count=count)
+        decision = Decision(survey.views[group.name], count)
         prediction, why = predicted_and_explained(self.selector, decision)
         kept = None if self.verify == "all" else max(2, self.verify)
         return [

@@ -86,7 +86,8 @@ def _after(decision: Decision, gone: Sequence[int], macs_kept: float, loss: floa
     scale = before.relative_loss / before.base_loss if before.base_loss else 0.0
     context = replace(before, macs_kept=macs_kept, base_loss=loss, relative_loss=loss * scale)
     pairs = {mode: found.without(gone) for mode, found in decision.pairs.items()}
-    return replace(decision, scores=scores, context=context, pairs=pairs)
+    view = replace(decision.view, scores=scores, context=context, pairs=pairs)
+    return replace(decision, view=view)
 
 
 def highest_predicted(plan: Plan) -> float | None:

@@ -20,7 +20,7 @@ from selector.planning.criteria import SelectorCriterion
 from selector.planning.limits import Widths, check_share
 from selector.planning.stage import Stage
 from selector.planning.target import Target
-from selector.records.decision import Decision
+from selector.records.decision import Decision, GroupView
 from selector.typing import Matrix
 
 KEPT_NATS = 1e6
@@ -106,14 +106,14 @@ class SelectorImportance:
         }
         self._shapes = shapes
 
-    def _nats(self, decision: Decision, options: list[int]) -> Tensor:
+    def _nats(self, view: GroupView, options: list[int]) -> Tensor:
         """Predicted loss change of each channel, taken after those that its metric ranks lower."""
         selector = self._criterion.selector
-        channels = len(next(iter(decision.scores.values())))
+        channels = view.channels
         count = max(1, round(self._ratio * channels))
-        trusted = selector.predict(replace(decision, count=count)).trusted
-        curve = damage_curve(selector, decision, options)
-        order = np.argsort(decision.scores[trusted], kind="stable")
+        trusted = selector.predict(Decision(view, count)).trusted
+        curve = damage_curve(selector, view, options)
+        order = np.argsort(view.scores[trusted], kind="stable")
         scores = np.empty(channels)
         scores[order] = marginal(curve, channels)
         return torch.from_numpy(scores)

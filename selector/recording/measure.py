@@ -104,11 +104,9 @@ class NetworkState:
             else counts_of(group.channels, ratios)
         )
         sampled = [float(torch.rand((), generator=chance)) < RECALIBRATED_SHARE for _ in counts]
+        view = row.view()
         proposals = {
-            count: candidates(
-                Decision(row.facts, row.state, row.scores, count, row.pairs), [*arms(), *BASELINES]
-            )
-            for count in counts
+            count: candidates(Decision(view, count), [*arms(), *BASELINES]) for count in counts
         }
         sets = list(dict.fromkeys(s for found in proposals.values() for s in found.values()))
         changes = self._changes(group, sets)

@@ -1,11 +1,12 @@
-"""A decision as data: the group, the state of the network, the scores, how many channels go.
+"""A group as the selector sees it, and a decision: that group and how many channels to remove.
 
-A decision is (group, how many channels to remove). Facts describe the group, the context describes
-the network's state; `learning/features.py` turns them into the numbers that the selector sees.
+Facts describe the group, the context describes the network's state, scores and pairs say what the
+metrics see; `learning/features.py` turns them into the numbers that the selector learns from.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from selector.statistics.gate_fisher import Pairs
 from selector.typing import Matrix
@@ -65,16 +66,50 @@ class Context:
 
 
 @dataclass(frozen=True, eq=False)
-class Decision:
-    """What the selector is asked: which arm's `count` lowest channels should go?"""
+class GroupView:
+    """All that the selector may know of a group in one state of its network."""
 
     facts: GroupFacts
     context: Context
     scores: Mapping[str, Matrix]
     """Metric -> scores of shape (channels,)."""
-    count: int
     pairs: Mapping[str, Pairs] = field(default_factory=dict)
-    """Mode of removal -> what every two channels do together; empty in records of old."""
+    """Mode of removal -> what every two channels do together; empty in old records."""
+    derived: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
+    """What `learning/features.py` has computed from the scores, so that it is computed once."""
+
+    @property
+    def channels(self) -> int:
+        """Removable channels of the group in this state."""
+        return len(next(iter(self.scores.values())))
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What the selector is asked: which arm's `count` lowest channels should go?"""
+
+    view: GroupView
+    count: int
+
+    @property
+    def facts(self) -> GroupFacts:
+        """The group's facts."""
+        return self.view.facts
+
+    @property
+    def context(self) -> Context:
+        """The state of the network."""
+        return self.view.context
+
+    @property
+    def scores(self) -> Mapping[str, Matrix]:
+        """Metric -> scores of shape (channels,)."""
+        return self.view.scores
+
+    @property
+    def pairs(self) -> Mapping[str, Pairs]:
+        """Mode of removal -> what every two channels do together."""
+        return self.view.pairs
 
 
 FACTS = tuple(field.name for field in fields(GroupFacts))

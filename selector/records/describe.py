@@ -12,7 +12,7 @@ from selector.network.costs import Costs
 from selector.network.groups import Group
 from selector.network.layers import CONVOLUTION
 from selector.network.tracing import Groups
-from selector.records.decision import Context, Decision, GroupFacts
+from selector.records.decision import Context, GroupFacts, GroupView
 from selector.statistics.channel_statistics import Run, Signals
 from selector.statistics.collect import PAIRS, Need, measure_signals
 
@@ -43,7 +43,7 @@ def describe_network(
     *,
     macs_kept: float,
     generator: torch.Generator | None = None,
-) -> dict[str, Decision]:
+) -> dict[str, GroupView]:
     """Every prunable group as records keep it and the selector sees it.
 
     One forward and backward pass over the data, from which all scores come. This is the only way
@@ -58,7 +58,7 @@ def describe_network(
         generator: Source of the `random` metric; seeded with 0 by default.
 
     Returns:
-        Group name -> the group described, with one channel to remove.
+        Group name -> the group described.
     """
     signals = measure_signals(
         model,
@@ -81,9 +81,9 @@ def _described(
     signals: Signals,
     metrics: Sequence[ScoredMetric],
     macs_kept: float,
-) -> Decision:
+) -> GroupView:
     assert signals.run is not None
-    return Decision(
+    return GroupView(
         facts=describe_group(model, group, groups.costs, signals),
         context=describe_run(signals.run, macs_kept),
         scores={
@@ -91,7 +91,6 @@ def _described(
             for metric in metrics
             if metric.applies(signals)
         },
-        count=1,
         pairs=signals.pairs,
     )
 

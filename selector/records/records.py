@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selector.errors import SelectorError
-from selector.records.decision import Context, Decision, GroupFacts
+from selector.records.decision import Context, Decision, GroupFacts, GroupView
 from selector.records.parquet import (
     folders_with,
     forget_partial,
@@ -54,6 +54,10 @@ class GroupRecord:
     """Metric -> raw scores of shape (channels,)."""
     pairs: Mapping[str, Pairs] = field(default_factory=dict)
     """Mode of removal -> what every two channels do together."""
+
+    def view(self) -> GroupView:
+        """The group as the selector sees it; what is derived of it lives as long as the view."""
+        return GroupView(self.facts, self.state, self.scores, self.pairs)
 
 
 @dataclass(frozen=True)
@@ -101,12 +105,13 @@ class Records:
     def decisions(self) -> Iterator[tuple[GroupRecord, Decision, list[CandidateRecord]]]:
         """Every decision with the candidates measured for it."""
         by_group = {(g.network, g.context, g.group): g for g in self.groups}
+        views = {key: group.view() for key, group in by_group.items()}
         found: dict[tuple[str, str, str, int], list[CandidateRecord]] = {}
         for row in self.candidates:
             found.setdefault((row.network, row.context, row.group, row.count), []).append(row)
         for (network, context, name, count), rows in found.items():
             group = by_group[network, context, name]
-            yield group, Decision(group.facts, group.state, group.scores, count, group.pairs), rows
+            yield group, Decision(views[network, context, name], count), rows
 
     def of_networks(self, names: Iterable[str]) -> "Records":
         """Only the records of these networks."""

@@ -116,7 +116,8 @@ def test_a_decision_outside_says_what_is_unusual(fitted: SaliencySelector) -> No
     decision = next(d for d in unseen() if explain(fitted, d).trusted != fitted.single_best_)
     inside = explain(fitted, decision)
     assert "within what was learnt from" in str(inside)
-    far = replace(decision, facts=replace(decision.facts, log_fan_in=40.0))
+    unlike = replace(decision.facts, log_fan_in=40.0)
+    far = Decision(replace(decision.view, facts=unlike), decision.count)
     why = explain(fitted, far)
     assert why.fell_back
     assert why.novelty > 1 > inside.novelty
@@ -143,7 +144,8 @@ def test_without_a_credible_gain_it_says_so() -> None:
 
 def test_metrics_that_agree_need_no_reason(fitted: SaliencySelector) -> None:
     decision = next(unseen())
-    same = replace(decision, scores=dict.fromkeys(ARMS, decision.scores["l1"]))
+    agreed = dict.fromkeys(ARMS, decision.scores["l1"])
+    same = Decision(replace(decision.view, scores=agreed), decision.count)
     why = explain(fitted, same)
     assert (why.rival, why.reasons, why.runner_up) == (None, (), None)
     assert "all metrics would remove the same" in str(why)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from selector.learning.features import candidates, describe, feature_names
 from selector.learning.selector import SaliencySelector
 from selector.learning.table import CAP, normalised_regrets, single_best, training_table
 from selector.network.tracing import find_groups
-from selector.records.decision import Context, Decision
+from selector.records.decision import Context, Decision, GroupView
 from selector.records.describe import describe_group, describe_run
 from selector.records.records import Records
 from selector.saliency.registry import METRICS, arms
@@ -76,7 +77,7 @@ def test_a_prediction_is_consistent(fitted: SaliencySelector) -> None:
 def test_arms_that_agree_are_offered_once(fitted: SaliencySelector) -> None:
     _, decision, _ = next(lawful(["unseen"], 96).decisions())
     same = dict.fromkeys(ARMS, decision.scores["l1"])
-    prediction = fitted.predict(Decision(decision.facts, decision.context, same, 3))
+    prediction = fitted.predict(Decision(replace(decision.view, scores=same), 3))
     assert prediction.shortlist(None) == [prediction.trusted]
     assert prediction.runner_up is None
     assert not prediction.fell_back
@@ -137,9 +138,11 @@ def decisions(model: nn.Module) -> dict[str, Decision]:
     scores = score_signals(signals)
     return {
         name: Decision(
-            describe_group(model, group, groups.costs, signals[name]),
-            describe_run(signals[name].run, 1.0),
-            {metric: values.numpy() for metric, values in scores[name].items()},
+            GroupView(
+                describe_group(model, group, groups.costs, signals[name]),
+                describe_run(signals[name].run, 1.0),
+                {metric: values.numpy() for metric, values in scores[name].items()},
+            ),
             2,
         )
         for name, group in groups.prunable.items()
@@ -203,7 +206,8 @@ def test_the_law_of_scales_can_fail() -> None:
 def test_shares_by_hand() -> None:
     chance = np.random.default_rng(0)
     scores = {"l1": np.array([1.0, 2.0, 3.0, 4.0]), "taylor": np.array([4.0, 1.0, 1.0, 2.0])}
-    decision = Decision(facts(3.0, 4, chance), Context(1.0, 0.5, 0.5, 3.0, 8.0), scores, 2)
+    view = GroupView(facts(3.0, 4, chance), Context(1.0, 0.5, 0.5, 3.0, 8.0), scores)
+    decision = Decision(view, 2)
     proposals = candidates(decision, ["l1", "taylor"])
     assert proposals == {"l1": (0, 1), "taylor": (1, 2)}
     names = feature_names(["l1", "taylor"])
@@ -313,4 +317,4 @@ def test_scores_without_the_single_best_are_refused(fitted: SaliencySelector) ->
     scores = {k: v for k, v in decision.scores.items() if k != fitted.single_best_}
     culprit = f"lack '{fitted.single_best_}'.*score with all the metrics"
     with pytest.raises(SelectorError, match=culprit):
-        fitted.predict(Decision(decision.facts, decision.context, scores, 1))
+        fitted.predict(Decision(replace(decision.view, scores=scores), 1))

@@ -24,7 +24,7 @@ from selector.planning.limits import Widths
 from selector.planning.method import method_of
 from selector.planning.stage import Stage
 from selector.planning.target import Target, Targets
-from selector.records.decision import Decision
+from selector.records.decision import Decision, GroupView
 from tests.networks import data, small
 
 KINDS = ("plain", "residual", "flatten", "grouped")
@@ -89,7 +89,8 @@ def test_the_last_step_goes_where_it_costs_least() -> None:
 
 @given(nats=st.lists(st.floats(-0.01, 5), min_size=6, max_size=6))
 def test_no_step_is_cheaper_a_channel_than_a_smaller_one(nats: list[float]) -> None:
-    decision = Decision(facts={}, context={}, scores={"l1": np.ones(40)}, count=1)  # type: ignore[arg-type]
+    view = GroupView(facts={}, context={}, scores={"l1": np.ones(40)})  # type: ignore[arg-type]
+    decision = Decision(view, count=1)
     said = [SimpleNamespace(trusted="l1", loss_change_nats={"l1": value}) for value in nats]
     asked: list[int] = []
 

@@ -20,7 +20,7 @@ from selector.data.forward import probe_inputs
 from selector.learning.explain import explain
 from selector.learning.selector import SaliencySelector
 from selector.network.tracing import Groups, find_groups
-from selector.records.decision import Decision
+from selector.records.decision import Decision, GroupView
 from selector.records.describe import describe_group, describe_run
 from selector.saliency.scoring import needs_of, score_signals
 from selector.statistics.collect import PAIRS, measure_signals
@@ -56,14 +56,19 @@ def run(selector: Path | None = None, repeats: int = REPEATS) -> None:
     begin = time.process_time()
     single = scored(model, batches, groups, learnt.metrics_)
     pass_seconds = time.process_time() - begin
-    decisions = [
-        replace(one, count=max(1, round(ratio * len(next(iter(one.scores.values()))))))
-        for one in single.values()
-        for ratio in RATIOS
-    ]
-    predict_seconds = _least(lambda: learnt.predict_many(decisions), repeats)
-    explain_seconds = _least(lambda: explain(learnt, decisions[-1]), repeats)
-    rows = _parts(learnt, decisions)
+
+    def decisions() -> list[Decision]:
+        # Views of their own, since a view keeps what is derived of its scores.
+        views = [replace(one.view) for one in single.values()]
+        return [
+            Decision(view, max(1, round(ratio * view.channels)))
+            for view in views
+            for ratio in RATIOS
+        ]
+
+    predict_seconds = _least(lambda: learnt.predict_many(decisions()), repeats)
+    explain_seconds = _least(lambda: explain(learnt, decisions()[-1]), repeats)
+    rows = _parts(learnt, decisions())
     summary = {
         "load_seconds": load_seconds,
         "predict_seconds": predict_seconds,
@@ -72,7 +77,7 @@ def run(selector: Path | None = None, repeats: int = REPEATS) -> None:
         "scoring_pass_images": float(IMAGES),
         "explain_seconds_a_group": explain_seconds,
         "groups": float(len(single)),
-        "decisions": float(len(decisions)),
+        "decisions": float(len(decisions())),
         "boosters": float(len(learnt.boosters)),
         "trees": float(sum(booster.num_trees() for booster in learnt.boosters)),
     }
@@ -96,13 +101,13 @@ def scored(
     for name, group in groups.prunable.items():
         run = signals[name].run
         assert run is not None
-        found[name] = Decision(
+        view = GroupView(
             facts=describe_group(model, group, groups.costs, signals[name]),
             context=describe_run(run, 1.0),
             scores={metric: values.numpy() for metric, values in scores[name].items()},
-            count=1,
             pairs=signals[name].pairs,
         )
+        found[name] = Decision(view, count=1)
     return found
 
 
