@@ -35,13 +35,6 @@ def explain(
         SelectorError: Not fitted, scores without the single best, or `against` is no metric that
             proposes anything here.
     """
-    return predicted_and_explained(selector, decision, against)[1]
-
-
-def predicted_and_explained(
-    selector: SaliencySelector, decision: Decision, against: str | None = None
-) -> tuple[Prediction, Explanation]:
-    """What the selector predicts for a decision, and why; arguments and errors as `explain`."""
     seen = selector.described([decision])
     prediction = selector.predict_described(seen)[0]
     arms = list(prediction.proposals)
@@ -55,7 +48,7 @@ def predicted_and_explained(
     nats = prediction.loss_change_nats[prediction.trusted]
     damage = selector.damage_weight_ * math.log(nats + DAMAGE_OFFSET)
     reasons = _reasons(selector.feature_names, features, parts, (prediction.trusted, rival))
-    return prediction, Explanation(
+    return Explanation(
         channels=decision.view.channels,
         count=decision.count,
         trusted=prediction.trusted,

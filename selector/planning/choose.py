@@ -11,11 +11,12 @@ from selector.data.calibration import Calibration
 from selector.data.forward import probe_inputs
 from selector.data.loss import Loss
 from selector.errors import SelectorError
+from selector.learning.explain import explain
 from selector.learning.selector import SaliencySelector
 from selector.network.latency import Clock
 from selector.network.tracing import find_groups
 from selector.planning.allocation import asked_widths
-from selector.planning.candidates import Trial, survey_network
+from selector.planning.candidates import Survey, Trial, survey_network
 from selector.planning.composition.myopic import Myopic
 from selector.planning.composition.plan import plan_myopically
 from selector.planning.criteria import Verify
@@ -25,6 +26,7 @@ from selector.planning.method import AllocationName, Method, method_of
 from selector.planning.plan import Goal, Plan
 from selector.planning.stage import Stage
 from selector.planning.target import Target, Targets
+from selector.records.decision import Decision
 
 
 def choose(
@@ -121,7 +123,7 @@ def choose(
         whole=True,
         progress=progress,
     )
-    plan = plan_surveyed(trial, stage, method)
+    plan = explained(plan_surveyed(trial, stage, method), survey, method.selector)
     return replace(plan, expected=expected_of(model, plan, survey))
 
 
@@ -179,6 +181,30 @@ def plan_surveyed(trial: Trial, stage: Stage, method: Method) -> Plan:
     decided = method.criterion.decide(trial, options)
     plan = Plan.of_groups(str(method), decided.choices, stage.groups, decided.oracle_images)
     return _judged(replace(plan, measured=decided.measured), stage)
+
+
+def explained(plan: Plan, survey: Survey, selector: SaliencySelector | None) -> Plan:
+    """The plan with the reasons for every choice that a selector made.
+
+    Reasons take longer than predictions, so they are made only for plans that are kept.
+
+    Args:
+        plan: What goes.
+        survey: Of the network for which the plan was made.
+        selector: Who chose; None where no selector did, and nothing is to be explained.
+    """
+    if selector is None:
+        return plan
+    choices = [
+        replace(
+            choice,
+            explanation=explain(
+                selector, Decision(survey.views[choice.group], len(choice.remove))
+            ),
+        )
+        for choice in plan.choices
+    ]
+    return replace(plan, choices=tuple(choices))
 
 
 def _judged(plan: Plan, stage: Stage) -> Plan:

@@ -7,7 +7,6 @@ import numpy as np
 
 from selector.data.calibration import Calibration
 from selector.errors import SelectorError
-from selector.learning.explain import predicted_and_explained
 from selector.learning.features import distinct, lowest_sets
 from selector.learning.selector import SaliencySelector
 from selector.network.groups import Group
@@ -53,7 +52,7 @@ class SelectorCriterion:
     def options(self, survey: Survey, group: Group, count: int) -> list[Choice]:
         """The trusted metric's candidate, then those that complement it best."""
         decision = Decision(survey.views[group.name], count)
-        prediction, why = predicted_and_explained(self.selector, decision)
+        prediction = self.selector.predict(decision)
         kept = None if self.verify == "all" else max(2, self.verify)
         return [
             Choice(
@@ -66,7 +65,6 @@ class SelectorCriterion:
                 predicted_nats=prediction.loss_change_nats[arm],
                 measured=None,
                 predicted_interval=prediction.loss_change_interval[arm],
-                explanation=why,
             )
             for arm in prediction.shortlist(kept)
         ]

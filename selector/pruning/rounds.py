@@ -20,7 +20,7 @@ from selector.network.latency import REPEATS, Timed
 from selector.network.surgery import apply_cuts
 from selector.network.tracing import Groups, retrace_groups
 from selector.planning.candidates import Survey, Trial, survey_network
-from selector.planning.choose import goal_of, plan_stage, plan_surveyed
+from selector.planning.choose import explained, goal_of, plan_stage, plan_surveyed
 from selector.planning.expectation import Expected
 from selector.planning.forecast import foresee, highest_predicted
 from selector.planning.limits import Widths
@@ -285,6 +285,8 @@ class PruningRun:
             self.model, self.groups, self.evaluation = kept
             return result
         loss = None if self.evaluation is None else self.evaluation.loss
+        if survey is not None:
+            plan = explained(plan, survey, self._do.method.selector)
         self.plans.append(replace(plan, outcome=Outcome(share, rise, halved, loss)))
         return result
 

@@ -15,7 +15,6 @@ from selector.learning.explain import (
     explain,
     in_words,
     kind_of,
-    predicted_and_explained,
 )
 from selector.learning.explanation import Explanation
 from selector.learning.features import feature_names
@@ -25,6 +24,7 @@ from selector.planning.plan import Plan
 from selector.pruning.prune import prune
 from selector.records.decision import Decision
 from selector.saliency.registry import METRICS
+from selector.typing import Matrix
 from tests.made_records import METRICS as ARMS
 from tests.made_records import lawful
 from tests.networks import data, small
@@ -46,7 +46,7 @@ def unseen(seed: int = 41) -> Iterator[Decision]:
 def test_the_reasons_sum_to_the_difference_in_predicted_cost(fitted: SaliencySelector) -> None:
     explained = 0
     for decision in unseen():
-        prediction, why = predicted_and_explained(fitted, decision)
+        prediction, why = fitted.predict(decision), explain(fitted, decision)
         assert why.rival is not None
         gap = prediction.cost[why.rival] - prediction.cost[why.trusted]
         assert sum(reason.weight for reason in why.reasons) == pytest.approx(gap, abs=1e-6)
@@ -207,6 +207,30 @@ def test_the_plan_of_several_rounds_explains_the_last(plan: Plan) -> None:
         rounds = [c for p in result.rounds for c in p.choices if c.group == choice.group]
         last = [c for c in rounds if c.metric == choice.metric][-1]
         assert why == last.explanation
+
+
+@pytest.mark.parametrize("limit", [None, 0.1])
+def test_only_what_is_carried_out_is_explained(
+    monkeypatch: pytest.MonkeyPatch, limit: float | None
+) -> None:
+    asked: list[int] = []
+    contributions = SaliencySelector.contributions
+
+    def counted(learnt: SaliencySelector, features: Matrix) -> Matrix:
+        asked.append(len(features))
+        return contributions(learnt, features)
+
+    monkeypatch.setattr(SaliencySelector, "contributions", counted)
+    result = prune(small("plain", 12), data(), keep_macs=0.4, rounds=3, max_loss_change=limit)
+    if limit is not None:
+        # Steps were tried and taken back.
+        assert "max_loss_change" in result.plan.warnings[-1]
+    choices = [choice for plan in result.rounds for choice in plan.choices]
+    assert choices
+    assert len(asked) == len(choices)
+    assert all(choice.explanation is not None for choice in choices)
+    choose(small("plain", 8), data(), ratio=0.4, verify=3)
+    assert len(asked) == len(choices) + 2
 
 
 def test_what_has_no_explanation_says_why(plan: Plan) -> None:
