@@ -54,7 +54,7 @@ class Costs:
         lost = lost_positions(removed or {})
         total = float(self.fixed_parameters) if measure == "parameters" else 0.0
         for name, layer in self.layers.items():
-            total += _layer_total(layer, measure, lost[name, "out"], lost[name, "in"])
+            total += layer_total(layer, measure, lost[name, "out"], lost[name, "in"])
         return total
 
 
@@ -68,7 +68,11 @@ def lost_positions(removed: Mapping[Group, int]) -> dict[tuple[str, str], float]
     return lost
 
 
-def _layer_total(layer: LayerCost, measure: Measure, lost_out: float, lost_in: float) -> float:
+def layer_total(layer: LayerCost, measure: Measure, lost_out: float, lost_in: float) -> float:
+    """What a layer costs when so many positions of its outputs and inputs are gone.
+
+    Bilinear in both: `selector/planning/running_cost.py` relies on that.
+    """
     outputs = 1 - lost_out / layer.outputs
     both = outputs if layer.channel_wise else outputs * (1 - lost_in / layer.inputs)
     if measure == "macs":

@@ -1,7 +1,9 @@
 """How many channels go from every group: even shares, or where the predicted damage is least."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
@@ -9,8 +11,12 @@ import numpy as np
 
 from selector.errors import SelectorError
 from selector.learning.selector import SaliencySelector
+from selector.planning.running_cost import RunningCost
 from selector.planning.stage import Stage
-from selector.records.decision import Decision
+from selector.records.decision import Decision, GroupView
+
+Step = tuple[str, int]
+"""A group, and the channels that it loses in all after the step."""
 
 
 def allocate_evenly(stage: Stage) -> dict[str, int]:
@@ -18,7 +24,7 @@ def allocate_evenly(stage: Stage) -> dict[str, int]:
 
     Single steps are taken in the order of the share lost after half of them, so that every group
     has the allowed width that is nearest to the common share; the last step is the one that comes
-    closest to the target from below.
+    closest to the target from below. Of steps that come equally close, the first group's is taken.
 
     Raises:
         SelectorError: The target cannot be met; the smallest reachable value is named.
@@ -26,35 +32,67 @@ def allocate_evenly(stage: Stage) -> dict[str, int]:
     if stage.target.measure == "channels":
         return _even_ratio(stage)
     stage.check_reachable()
-    counts = {**dict.fromkeys(stage.groups.prunable, 0), **stage.pinned}
-    remaining = {n: stage.options(n)[1:] for n in stage.free if len(stage.options(n)) > 1}
-    # No step saves more than it would now, so that single steps need not be looked at before.
-    largest = max((_most_saved(stage, n, steps) for n, steps in remaining.items()), default=0.0)
-    limit = stage.limit
-    while remaining and (cost := stage.cost(counts)) > limit:
-        near = {} if cost - largest > limit else remaining
-        ends = {n: stage.cost({**counts, n: steps[0]}) for n, steps in near.items()}
-        enough = [name for name, value in ends.items() if value <= limit]
-        if enough:
-            chosen = max(enough, key=ends.__getitem__)
-        else:
-            turns = {n: _turn(stage, n, counts[n], steps[0]) for n, steps in remaining.items()}
-            chosen = min(turns, key=turns.__getitem__)
-        counts[chosen] = remaining[chosen].pop(0)
-        if not remaining[chosen]:
-            del remaining[chosen]
-    return counts
+    steps = _even_steps(stage)
+    start = {**dict.fromkeys(stage.groups.prunable, 0), **stage.pinned}
+    # No step saves more than the largest does now: until the target is that near, none meets it.
+    largest = _largest_saving(stage)
+
+    def near(number: int) -> bool:
+        return stage.cost({**start, **dict(steps[:number])}) - largest <= stage.limit
+
+    done = bisect_left(range(len(steps)), True, key=near)
+    running = RunningCost.of(stage, {**start, **dict(steps[:done])})
+    _land_evenly(running, steps[done:])
+    return running.counts
 
 
-def _most_saved(stage: Stage, name: str, steps: list[int]) -> float:
-    widest = max(then - now for now, then in pairwise([0, *steps]))
+def _even_steps(stage: Stage) -> list[Step]:
+    """Every group's single steps, those first that have lost least after half of them."""
+    steps, turns = [], []
+    for name in stage.free:
+        group = stage.groups.prunable[name]
+        for now, then in pairwise(stage.options(name)):
+            steps.append((name, then))
+            turns.append(1 - (group.channels - (now + then) / 2) / stage.widths.original[name])
+    return [steps[number] for number in np.argsort(turns, kind="stable").tolist()]
+
+
+def _largest_saving(stage: Stage) -> float:
+    """What one step of any group saves at most, whatever else is gone."""
+    running, largest = RunningCost.of(stage, {}), 0.0
+    for name in stage.free:
+        # The fewer channels the other groups have, the less a step saves.
+        saved = running.saved(name, stage.options(name))
+        largest = max(largest, *np.diff(saved).tolist())
     # A hair more, for rounding.
-    return (stage.cost({}) - stage.cost({name: widest})) * (1 + 1e-9)
+    return (largest + max(running.jump, 0.0)) * (1 + 1e-9)
 
 
-def _turn(stage: Stage, name: str, now: int, then: int) -> float:
-    group = stage.groups.prunable[name]
-    return 1 - (group.channels - (now + then) / 2) / stage.widths.original[name]
+def _land_evenly(running: RunningCost, steps: Sequence[Step]) -> None:
+    """Take steps in turn until one of the groups' next steps meets the limit, and take that."""
+    coming: dict[str, deque[int]] = {}
+    for name, count in steps:
+        coming.setdefault(name, deque()).append(count)
+    names = [name for name in running.counts if name in coming]
+    place = {name: number for number, name in enumerate(names)}
+
+    def saved(name: str) -> float:
+        return float(running.saved(name, [coming[name][0]])[0]) if coming[name] else -np.inf
+
+    savings = np.array([saved(name) for name in names])
+    for name, count in steps:
+        if running.met:
+            return
+        ends = running.cost - savings
+        closest = [n for n in np.argsort(-ends, kind="stable").tolist() if ends[n] <= running.reach]
+        landings = ((names[n], coming[names[n]][0]) for n in closest)
+        if landing := next((step for step in landings if running.meets(*step)), None):
+            running.remove(*landing)
+            return
+        coming[name].popleft()
+        for other in running.remove(name, count):
+            if other in place:
+                savings[place[other]] = saved(other)
 
 
 def _even_ratio(stage: Stage) -> dict[str, int]:
@@ -100,23 +138,51 @@ Curve = Mapping[int, float]
 """Channels removed from a group -> predicted loss change in nats; never less a channel; 0 -> 0."""
 
 
-def damage_curve(selector: SaliencySelector, decision: Decision, options: list[int]) -> Curve:
+def damage_curve(selector: SaliencySelector, view: GroupView, options: Sequence[int]) -> Curve:
     """Predicted loss change of a group at several of its allowed steps, by its trusted metrics.
 
-    No step is cheaper a channel than a smaller one: the channels that a metric would miss least go
-    first, and where a larger step is foretold to be a bargain, it is the error that is large.
+    Args:
+        selector: Asked for predictions.
+        view: The group as the selector sees it.
+        options: Numbers of channels that may go, ascending, beginning with 0.
     """
-    channels = decision.view.channels
-    wanted = [share * channels for share in LADDER]
-    steps = {min(options[1:], key=lambda n: abs(n - w)) for w in wanted} if options[1:] else set()
-    curve, dearest = {0: 0.0}, 0.0
-    counts = sorted(steps | set(options[-1:]) - {0})
-    found = selector.predict_many([replace(decision, count=count) for count in counts])
-    for count, prediction in zip(counts, found, strict=True):
-        nats = prediction.loss_change_nats[prediction.trusted]
-        dearest = max(dearest, nats / count)
-        curve[count] = dearest * count
-    return curve
+    return damage_curves(selector, {"": view}, {"": options})[""]
+
+
+def damage_curves(
+    selector: SaliencySelector,
+    views: Mapping[str, GroupView],
+    options: Mapping[str, Sequence[int]],
+) -> dict[str, Curve]:
+    """`damage_curve` of many groups, predicted together.
+
+    No step is cheaper per channel than a smaller one: the channels that a metric would miss least
+    go first, and where a larger step is predicted to be a bargain, the prediction is wrong.
+
+    Args:
+        selector: Asked for predictions.
+        views: Group -> the group as the selector sees it.
+        options: Group -> numbers of channels that may go, ascending, beginning with 0.
+    """
+    counts = {name: _rungs(options[name], view.channels) for name, view in views.items()}
+    asked = [Decision(views[name], n) for name, some in counts.items() for n in some]
+    predictions = iter(selector.predict_many(asked))
+    curves: dict[str, Curve] = {}
+    for name, some in counts.items():
+        curve, highest = {0: 0.0}, 0.0
+        for count in some:
+            prediction = next(predictions)
+            highest = max(highest, prediction.loss_change_nats[prediction.trusted] / count)
+            curve[count] = highest * count
+        curves[name] = curve
+    return curves
+
+
+def _rungs(options: Sequence[int], channels: int) -> list[int]:
+    """The allowed steps that are nearest to those of the ladder, and the largest."""
+    steps = options[1:]
+    nearest = {min(steps, key=lambda n: abs(n - s * channels)) for s in LADDER if steps}
+    return sorted(nearest | {*steps[-1:]})
 
 
 def allocate_by_damage(stage: Stage, curves: Mapping[str, Curve]) -> dict[str, int]:
@@ -124,64 +190,73 @@ def allocate_by_damage(stage: Stage, curves: Mapping[str, Curve]) -> dict[str, i
 
     Greedy: of all steps up any group's curve, the one with the lowest predicted loss change per
     unit of cost saved is taken, until the target is met; the last is cut short where less will do.
+    Of steps with equal prices, the first group's is taken. A step changes the prices only of groups
+    that share a layer with it.
 
     Raises:
         SelectorError: The target cannot be met.
     """
     stage.check_reachable()
-    counts = {**dict.fromkeys(curves, 0), **stage.pinned}
-    curves = {name: curve for name, curve in curves.items() if name in stage.free}
-    while (cost := stage.cost(counts)) > stage.limit:
-        steps = _steps(counts, curves)
-        prices = {step: _price(stage, counts, cost, step, curves) for step in steps}
-        name, count = min(prices, key=prices.__getitem__)
-        if stage.cost({**counts, name: count}) <= stage.limit:
-            short = [n for n in stage.options(name) if counts[name] <= n < count]
-            counts[name] = max(n for n in short if stage.cost({**counts, name: n}) > stage.limit)
-            return _landed(stage, counts, curves)
-        counts[name] = count
-    return counts
+    running = RunningCost.of(stage, {**dict.fromkeys(curves, 0), **stage.pinned})
+    counts = [*dict.fromkeys([*curves, *stage.pinned])]
+    free = {name: curve for name, curve in curves.items() if name in stage.free}
+    names = list(free)
+    place = {name: number for number, name in enumerate(names)}
+    best = [_cheapest(stage, running, name, free[name]) for name in names]
+    prices = np.array([price for price, _ in best])
+    while not running.met and np.isfinite(prices).any():
+        name = names[int(prices.argmin())]
+        count = best[place[name]][1]
+        if running.meets(name, count):
+            _land(stage, running, name, free)
+            break
+        for other in running.remove(name, count):
+            if other in place:
+                best[place[other]] = _cheapest(stage, running, other, free[other])
+                prices[place[other]] = best[place[other]][0]
+    return {name: running.counts[name] for name in counts}
 
 
-def _landed(stage: Stage, counts: dict[str, int], curves: Mapping[str, Curve]) -> dict[str, int]:
-    """The counts with the one more step that meets the target at the least predicted damage."""
-    landings: dict[str, tuple[float, int]] = {}
-    for name, curve in curves.items():
-        steps = [n for n in stage.options(name) if n > counts[name]]
-        enough = (n for n in steps if stage.cost({**counts, name: n}) <= stage.limit)
-        if count := next(enough, None):
-            landings[name] = (_nats(curve, count) - _nats(curve, counts[name]), count)
-    chosen = min(landings, key=landings.__getitem__)
-    return {**counts, chosen: landings[chosen][1]}
+def _cheapest(stage: Stage, running: RunningCost, name: str, curve: Curve) -> tuple[float, int]:
+    """The step up a group's curve with the lowest price, and that price.
 
-
-def _nats(curve: Curve, count: int) -> float:
-    return float(np.interp(count, list(curve), list(curve.values())))
-
-
-def _steps(counts: Mapping[str, int], curves: Mapping[str, Curve]) -> list[tuple[str, int]]:
-    return [(name, n) for name, curve in curves.items() for n in curve if n > counts[name]]
-
-
-def _price(
-    stage: Stage,
-    counts: Mapping[str, int],
-    cost: float,
-    step: tuple[str, int],
-    curves: Mapping[str, Curve],
-) -> float:
-    """Predicted nats for each unit of cost that a step saves, over the share of the group left.
-
-    The selector learnt from unpruned groups and foresees less of the damage the more is gone: a
-    group that has lost half its original channels pays twice, so that none is eaten up.
+    The price is the predicted nats for each unit of cost saved, over the share of the group left.
+    The selector learnt from unpruned groups and predicts less of the damage the more is gone: a
+    group that has lost half its original channels pays twice, so that none is used up.
     """
-    name, count = step
-    curve = curves[name]
-    now = max(value for n, value in curve.items() if n <= counts[name])
-    saved = cost - stage.cost({**counts, name: count})
-    group = stage.groups.prunable[name]
-    left = 1 - stage.widths.lost(group, count)
-    return (curve[count] - now + TINY_NATS) / max(saved, 1e-12) / left
+    gone = running.counts[name]
+    steps = [n for n in curve if n > gone]
+    if not steps:
+        return np.inf, gone
+    now = max(nats for n, nats in curve.items() if n <= gone)
+    left = [1 - stage.widths.lost(stage.groups.prunable[name], n) for n in steps]
+    nats = np.array([curve[n] for n in steps]) - now + TINY_NATS
+    prices = nats / np.maximum(running.saved(name, steps), 1e-12) / left
+    first = int(prices.argmin())
+    return float(prices[first]), steps[first]
+
+
+def _land(stage: Stage, running: RunningCost, name: str, curves: Mapping[str, Curve]) -> None:
+    """Let a group lose all that it can short of the limit; then take the step that adds least.
+
+    Args:
+        stage: The network.
+        running: Its cost; the group's next step meets the limit.
+        name: The group.
+        curves: Those of the groups that may take the last step.
+    """
+    steps = [running.counts[name], *(n for n in stage.options(name) if n > running.counts[name])]
+    first = next(n for n in running.landings(name, steps) if running.meets(name, n))
+    running.remove(name, steps[steps.index(first) - 1])
+    landings = []
+    for number, (other, curve) in enumerate(curves.items()):
+        now, places, heights = running.counts[other], list(curve), list(curve.values())
+        steps = [n for n in stage.options(other) if n > now]
+        for count in running.landings(other, steps):
+            before, after = np.interp([now, count], places, heights).tolist()
+            landings.append((after - before, count, number, other))
+    chosen = next(one for one in sorted(landings) if running.meets(one[3], one[1]))
+    running.remove(chosen[3], chosen[1])
 
 
 class Allocation(Protocol):
@@ -191,7 +266,7 @@ class Allocation(Protocol):
     def text(self) -> str:
         """As plans and reports name it; empty for even shares."""
 
-    def counts(self, stage: Stage, views: Mapping[str, Decision]) -> dict[str, int]:
+    def counts(self, stage: Stage, views: Mapping[str, GroupView]) -> dict[str, int]:
         """Channels that every group loses now.
 
         Args:
@@ -209,7 +284,7 @@ class EvenShares:
 
     text = ""
 
-    def counts(self, stage: Stage, views: Mapping[str, Decision]) -> dict[str, int]:
+    def counts(self, stage: Stage, views: Mapping[str, GroupView]) -> dict[str, int]:
         """Channels that every group loses now; see `allocate_evenly`."""
         return allocate_evenly(stage)
 
@@ -222,10 +297,8 @@ class LeastDamage:
 
     text = "allocation by damage"
 
-    def counts(self, stage: Stage, views: Mapping[str, Decision]) -> dict[str, int]:
+    def counts(self, stage: Stage, views: Mapping[str, GroupView]) -> dict[str, int]:
         """Channels that every group loses now; see `allocate_by_damage`."""
-        curves = {
-            name: damage_curve(self.selector, views[name], stage.options(name))
-            for name in stage.free
-        }
-        return allocate_by_damage(stage, curves)
+        options = {name: stage.options(name) for name in stage.free}
+        free = {name: views[name] for name in stage.free}
+        return allocate_by_damage(stage, damage_curves(self.selector, free, options))

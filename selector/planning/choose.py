@@ -198,9 +198,7 @@ def explained(plan: Plan, survey: Survey, selector: SaliencySelector | None) -> 
     choices = [
         replace(
             choice,
-            explanation=explain(
-                selector, Decision(survey.views[choice.group], len(choice.remove))
-            ),
+            explanation=explain(selector, Decision(survey.views[choice.group], len(choice.remove))),
         )
         for choice in plan.choices
     ]

@@ -12,7 +12,7 @@ from selector.planning.expectation import Expected, Logits, classes_said, expect
 from selector.planning.method import Method
 from selector.planning.plan import Plan
 from selector.planning.stage import Stage
-from selector.records.decision import Decision
+from selector.records.decision import Decision, GroupView
 from selector.typing import Interval
 
 
@@ -63,7 +63,7 @@ def foresee(
         removals = []
         for name, count in method.allocation.counts(now, views).items():
             if count:
-                prediction = selector.predict(replace(views[name], count=count))
+                prediction = selector.predict(Decision(views[name], count))
                 arm = prediction.trusted
                 changes.append(prediction.loss_change_nats[arm])
                 ends.append(prediction.loss_change_interval[arm])
@@ -79,15 +79,16 @@ def foresee(
     return expect(changes, ends, survey.base_loss, _logits(model, survey), rounds=rounds)
 
 
-def _after(decision: Decision, gone: Sequence[int], macs_kept: float, loss: float) -> Decision:
-    """The same decision when some channels are gone, the network is smaller and its loss higher."""
-    scores = {name: np.delete(values, list(gone)) for name, values in decision.scores.items()}
-    before = decision.context
+def _after(view: GroupView, gone: Sequence[int], macs_kept: float, loss: float) -> GroupView:
+    """The same group when channels are gone, the network is smaller and its loss higher."""
+    before = view.context
     scale = before.relative_loss / before.base_loss if before.base_loss else 0.0
-    context = replace(before, macs_kept=macs_kept, base_loss=loss, relative_loss=loss * scale)
-    pairs = {mode: found.without(gone) for mode, found in decision.pairs.items()}
-    view = replace(decision.view, scores=scores, context=context, pairs=pairs)
-    return replace(decision, view=view)
+    return GroupView(
+        facts=view.facts,
+        context=replace(before, macs_kept=macs_kept, base_loss=loss, relative_loss=loss * scale),
+        scores={name: np.delete(values, list(gone)) for name, values in view.scores.items()},
+        pairs={mode: found.without(gone) for mode, found in view.pairs.items()},
+    )
 
 
 def highest_predicted(plan: Plan) -> float | None:

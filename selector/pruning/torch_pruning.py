@@ -1,6 +1,5 @@
 """The selector as an `importance` for Torch-Pruning: scores of all groups on one scale, in nats."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
