@@ -18,6 +18,7 @@ from training.benchmarks.labels import modes as modes_benchmark
 from training.benchmarks.labels import records as records_benchmark
 from training.benchmarks.networks import report as network_report
 from training.benchmarks.networks.runs import Folders, RunSettings
+from training.benchmarks.speed import allocation as allocation_benchmark
 from training.benchmarks.speed import imports as imports_benchmark
 from training.benchmarks.speed import oracle as oracle_benchmark
 from training.benchmarks.speed import resnet50 as resnet50_cost
@@ -198,6 +199,12 @@ def benchmark_selector(
 def benchmark_imports(repeats: int = imports_benchmark.REPEATS) -> None:
     """Time of `import selector`, over that of `import torch`."""
     imports_benchmark.run(repeats)
+
+
+@app.command()
+def benchmark_allocation() -> None:
+    """Time to spend a budget over ten to a thousand groups."""
+    allocation_benchmark.run()
 
 
 @app.command()
