@@ -90,7 +90,6 @@ def test_the_last_step_goes_where_it_costs_least() -> None:
 @given(nats=st.lists(st.floats(-0.01, 5), min_size=6, max_size=6))
 def test_no_step_is_cheaper_a_channel_than_a_smaller_one(nats: list[float]) -> None:
     view = GroupView(facts={}, context={}, scores={"l1": np.ones(40)})  # type: ignore[arg-type]
-    decision = Decision(view, count=1)
     said = [SimpleNamespace(trusted="l1", loss_change_nats={"l1": value}) for value in nats]
     asked: list[int] = []
 
@@ -99,7 +98,7 @@ def test_no_step_is_cheaper_a_channel_than_a_smaller_one(nats: list[float]) -> N
         return said
 
     selector = SimpleNamespace(predict_many=predict_many)
-    curve = damage_curve(selector, decision, list(range(31)))  # type: ignore[arg-type]
+    curve = damage_curve(selector, view, list(range(31)))  # type: ignore[arg-type]
     rates = [curve[count] / count for count in asked]
     assert list(curve) == [0, *asked]
     assert all(later >= rate * (1 - 1e-12) for rate, later in pairwise(rates))
