@@ -1,11 +1,14 @@
-"""A user's batches: what they must be, checked once; their parts and rows."""
+"""A user's batches: what they must be, how many images one holds, and parts of them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+from torch.utils.data import Dataset, IterableDataset
 
 from selector.errors import SelectorError
 
@@ -17,7 +20,8 @@ def check_batches(batches: Batches) -> None:
     """Make sure that batches can be read more than once and hold (inputs, targets).
 
     Raises:
-        SelectorError: Not iterable, a one-shot iterator, empty, or not pairs.
+        SelectorError: Not iterable, a one-shot iterator, a data set of single images, empty, or
+            not pairs.
     """
     if not isinstance(batches, CheckedBatches):
         first_batch(batches)
@@ -31,6 +35,7 @@ def first_batch(batches: Batches) -> tuple[object, object]:
     """
     if isinstance(batches, CheckedBatches):
         return batches.first
+    _check_kind(batches)
     try:
         iterator = iter(batches)
     except TypeError:
@@ -50,6 +55,28 @@ def first_batch(batches: Batches) -> tuple[object, object]:
         raise SelectorError(
             f"a batch must be a pair (inputs, targets), not a {type(first).__name__}"
             + (f" of {len(first)}" if isinstance(first, tuple | list) else "")
+            + "; where labels are not needed, pass (inputs, None)"
+        )
+
+
+def _check_kind(batches: object) -> None:
+    """Refuse what can be iterated over and still holds no batches."""
+    way_out = "pass a DataLoader or a list of (inputs, targets)"
+    if isinstance(batches, str | bytes | Path):
+        raise SelectorError(
+            f"batches must be a re-iterable of (inputs, targets), not the path {str(batches)!r}; "
+            "selector.read_images reads labelled images, and selector.data.image_data."
+            "TensorBatches makes batches of them"
+        )
+    if isinstance(batches, Tensor | Mapping):
+        raise SelectorError(
+            f"batches must be a re-iterable of (inputs, targets), not one {type(batches).__name__};"
+            f" {way_out}: [(inputs, targets)]"
+        )
+    if isinstance(batches, Dataset) and not isinstance(batches, IterableDataset):
+        raise SelectorError(
+            f"batches must be batches, and a {type(batches).__name__} holds single images; pass "
+            "torch.utils.data.DataLoader(dataset, batch_size=64)"
         )
     inputs, targets = first
     return inputs, targets
@@ -65,11 +92,7 @@ def check_repeatable(batches: Batches) -> None:
         return
     one, other = first_batch(batches), tuple(next(iter(batches)))
     first, again = pytree.tree_leaves(one), pytree.tree_leaves(other)
-    same = len(first) == len(again) and all(
-        torch.equal(x, y) if isinstance(x, Tensor) and isinstance(y, Tensor) else x == y
-        for x, y in zip(first, again, strict=True)
-    )
-    if not same:
+    if len(first) != len(again) or not all(map(_same, first, again)):
         raise SelectorError(
             "the first batch changed between two readings: a shuffling sampler or random "
             "augmentation; pass shuffle=False without augmentation, or list(batches)"
@@ -101,6 +124,15 @@ class CheckedBatches:
         return iter(self.batches)
 
 
+def _same(one: object, other: object) -> bool:
+    """Whether two values are equal; a NaN equals a NaN."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        if one.shape != other.shape:
+            return False
+        return torch.equal(one, other) or torch.allclose(one, other, 0.0, 0.0, equal_nan=True)
+    return one is other or np.array_equal(np.asarray(one), np.asarray(other))
+
+
 class Part:
     """Every `step`-th batch of a user's data, starting at `first`, so that parts do not overlap."""
 
@@ -128,19 +160,104 @@ def split_batches(batches: Batches, parts: int, purpose: str) -> tuple[Part, ...
     return tuple(Part(batches, first, parts) for first in range(parts))
 
 
-def batch_size(values: object) -> int:
-    """Length of the first dimension of the first tensor found."""
-    for leaf in pytree.tree_leaves(values):
-        if isinstance(leaf, Tensor) and leaf.ndim:
-            return int(leaf.shape[0])
-    raise SelectorError("a batch holds no tensor with an image dimension")
+def batch_size(inputs: object, targets: object = None, outputs: object = None) -> int:
+    """Number of images of a batch.
+
+    Targets and outputs come one an image, while an input may be a table, an adjacency matrix, or
+    time-first. So the number is the first length of a target, else of an output, that an input has
+    too: as the length of a tensor or a list, else of any dimension. Where targets and outputs say
+    nothing, it is the length of the first input.
+
+    Args:
+        inputs: What the network is called with, or any other values that come one an image.
+        targets: The targets of the batch, where they are at hand.
+        outputs: What the network gave for it, where that is at hand.
+
+    Raises:
+        SelectorError: Nothing in the batch has an image dimension.
+    """
+    wanted = [*_lengths(targets), *_lengths(outputs)]
+    arguments = inputs if isinstance(inputs, tuple | list) else [inputs]
+    given = [length for argument in arguments for length in _lengths(argument)]
+    for candidates in (given, _dimensions(inputs), [len(arguments)]):
+        for length in wanted:
+            if length in candidates:
+                return length
+    if not given and not wanted:
+        raise SelectorError("a batch holds no tensor with an image dimension")
+    return (given or wanted)[0]
 
 
-def rows(values: object, start: int, stop: int) -> object:
-    """The same structure with only some rows of each tensor."""
+def _lengths(values: object) -> list[int]:
+    """Lengths of the tensors and lists in a structure, the likeliest numbers of images first."""
+    if isinstance(values, Tensor):
+        return [len(values)] if values.ndim else []
+    if isinstance(values, Mapping):
+        return [length for value in values.values() for length in _lengths(value)]
+    if isinstance(values, tuple | list) and values:
+        inside = [_lengths(value) for value in values]
+        nested = [length for lengths in inside for length in lengths]
+        # Columns: tensors of one length. Otherwise a list holds one thing an image.
+        columns = all(isinstance(v, Tensor) for v in values) and len(set(map(tuple, inside))) == 1
+        first = columns or isinstance(values, tuple)
+        return [*nested, len(values)] if first else [len(values), *nested]
+    return []
 
-    def cut(leaf: object) -> object:
-        return leaf[start:stop] if isinstance(leaf, Tensor) and leaf.ndim else leaf
 
-    kept: object = pytree.tree_map(cut, values)
-    return kept
+def _dimensions(values: object) -> set[int]:
+    tensors = [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
+    return {length for tensor in tensors for length in tensor.shape}
+
+
+def rows(values: object, start: int, stop: int, images: int | None = None) -> object:
+    """The same structure with only some images; what does not come one an image stays whole.
+
+    Args:
+        values: Inputs, outputs or targets.
+        start: The first image.
+        stop: The image after the last.
+        images: Images of the batch; the length of the first value by default.
+    """
+    return picked(values, slice(start, stop), batch_size(values) if images is None else images)
+
+
+def picked(values: object, index: slice | list[int], images: int) -> object:
+    """The same structure with only the images of an index; the rest stays whole.
+
+    A tensor comes one an image where its length is the number of images; so does a list of that
+    length, unless it holds such tensors itself (columns, as a DataLoader gives them).
+    """
+    if isinstance(values, Tensor):
+        return values[index] if values.ndim and len(values) == images else values
+    if isinstance(values, Mapping):
+        items = {name: picked(value, index, images) for name, value in values.items()}
+        return items if type(values) is dict else _rebuilt(values, items)
+    if isinstance(values, tuple | list):
+        if one_an_image(values, images):
+            numbers = range(images)[index] if isinstance(index, slice) else index
+            chosen = [values[number] for number in numbers]
+            return chosen if isinstance(values, list) else tuple(chosen)
+        parts = [picked(value, index, images) for value in values]
+        if isinstance(values, tuple) and hasattr(values, "_fields"):
+            return tuple.__new__(type(values), parts)
+        return tuple(parts) if isinstance(values, tuple) else parts
+    return values
+
+
+def one_an_image(values: Sequence[object], images: int) -> bool:
+    """Whether a sequence holds one value for each image, and not columns of them."""
+    if len(values) != images:
+        return False
+    columns = [isinstance(v, Tensor) and v.ndim > 0 and len(v) == images for v in values]
+    if isinstance(values, tuple):
+        return not hasattr(values, "_fields") and not any(columns)
+    return not all(columns)
+
+
+def _rebuilt(values: Mapping[object, object], items: dict[object, object]) -> object:
+    """A mapping of the user's own kind, where it can be made from a dictionary."""
+    make: Callable[[dict[object, object]], object] = type(values)
+    try:
+        return make(items)
+    except Exception:
+        return items

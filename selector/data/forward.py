@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from selector.data.batches import Batches, first_batch, rows
+from selector.data.batches import Batches, batch_size, first_batch, rows
 from selector.errors import SelectorError
 
 
@@ -44,7 +44,7 @@ def call(model: nn.Module, inputs: object) -> object:
 
 
 def run_batch(model: nn.Module, inputs: object, batch: int) -> object:
-    """`call`, with a fault of the network on these inputs told as one.
+    """`call`, with an error of the network reported as one that names the batch.
 
     Raises:
         SelectorError: The network raised an error; the batch is named.
@@ -62,9 +62,30 @@ def run_batch(model: nn.Module, inputs: object, batch: int) -> object:
 
 
 def probe_inputs(model: nn.Module, batches: Batches, count: int = 4) -> object:
-    """A few images of the first batch, on the model's device."""
-    inputs, _ = first_batch(batches)
-    return to_device(rows(inputs, 0, count), device_of(model))
+    """A few images of the first batch, on the model's device.
+
+    The whole first batch where the network does not run on fewer images, or gives outputs for
+    another number of them: a fixed batch size, or a table that is as long as the batch by chance.
+    """
+    inputs, targets = first_batch(batches)
+    images = batch_size(inputs, targets)
+    inputs = to_device(inputs, device_of(model))
+    if images <= count:
+        return inputs
+    few = rows(inputs, 0, count, images)
+    return few if _runs(model, few, count) else inputs
+
+
+@torch.no_grad()
+def _runs(model: nn.Module, inputs: object, images: int) -> bool:
+    """Whether the network gives outputs for as many images as the inputs hold."""
+    try:
+        with evaluating(model):
+            outputs = call(model, inputs)
+    except Exception:
+        return False  # Whatever it is: where the whole batch fails too, that error is reported.
+    leaves = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    return any(images in leaf.shape for leaf in leaves)
 
 
 @contextmanager

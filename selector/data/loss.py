@@ -1,15 +1,23 @@
-"""A user's loss, as a mean and image by image; loss and accuracy of a network."""
+"""A user's loss, image by image where it is a mean over images, else batch by batch.
+
+A loss with class weights, `ignore_index`, boxes or pairs of images is no mean of the losses of
+single images. So on every batch the mean over images is compared with the batch's own value; where
+they differ, the batch is the unit: its own value counts, weighted by its images.
+"""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from selector.data.batches import Batches, batch_size, check_batches, rows
+from selector.data.checks import check_loss, check_model
 from selector.data.forward import evaluating, read, run_batch
+from selector.data.labels import checked_logits, class_labels
+from selector.data.units import Observed, Unit
 from selector.errors import SelectorError
 
 Loss = Callable[..., Tensor]
@@ -18,55 +26,93 @@ Loss = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss, as a mean over a batch and image by image; cross-entropy unless told otherwise."""
+    """The loss, as a mean over a batch and by its unit; cross-entropy by default."""
 
     loss: Loss | None = None
+    _observed: Observed = field(default_factory=Observed, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no loss."""
+        check_loss(self.loss)
+
+    @property
+    def unit(self) -> Unit:
+        """What the loss is measured by, as the batches so far have shown."""
+        return self._observed.unit
 
     def mean(self, outputs: object, targets: object) -> Tensor:
-        """Mean loss of a batch, in nats for cross-entropy; a scalar that can be differentiated."""
+        """Mean loss of a batch, in nats for cross-entropy; a scalar that can be differentiated.
+
+        Raises:
+            SelectorError: Labels that do not fit, a loss that is no single number, or a sum.
+        """
         if self.loss is None:
-            return functional.cross_entropy(*_checked_logits(outputs, targets))
-        value = self.loss(outputs, targets)
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            raise SelectorError("loss(outputs, targets) must return one number per batch, a mean")
-        return value.reshape(())
+            return functional.cross_entropy(*checked_logits(outputs, targets))
+        value = self._value(outputs, targets)
+        if not self._observed.settled:
+            with torch.no_grad():
+                self._singles(value.detach(), outputs, targets)
+        return value
 
     def each(self, outputs: object, targets: object) -> Tensor:
-        """Loss of every image of a batch, shape (images,), float64."""
+        """Loss of every unit of a batch, float64: shape (images,), or (1,) if that is the batch.
+
+        Raises:
+            SelectorError: As `mean`.
+        """
+        singles, whole = self.measured(outputs, targets)
+        return whole.reshape(1) if singles is None else singles
+
+    def measured(self, outputs: object, targets: object) -> tuple[Tensor | None, Tensor]:
+        """Losses of the images of a batch, None where the batch is the unit; and the batch's own.
+
+        Looking at a batch may change the unit from images to batches, never back.
+
+        Returns:
+            Shape (images,) or None, and a scalar, both float64.
+
+        Raises:
+            SelectorError: As `mean`.
+        """
         if self.loss is None:
-            logits, labels = _checked_logits(outputs, targets)
+            logits, labels = checked_logits(outputs, targets)
             losses = functional.cross_entropy(logits, labels, reduction="none").double()
-            return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
-        singles = [
-            self.mean(rows(outputs, i, i + 1), rows(targets, i, i + 1))
-            for i in range(batch_size(outputs))
-        ]
-        return torch.stack(singles).double()
+            losses = losses.flatten(1).mean(1) if losses.ndim > 1 else losses
+            return losses, losses.mean()
+        value = self._value(outputs, targets).detach()
+        singles = None if self.unit == "batch" else self._singles(value, outputs, targets)
+        return (None if self.unit == "batch" else singles), value.double()
 
+    def _value(self, outputs: object, targets: object) -> Tensor:
+        assert self.loss is not None
+        value = self.loss(outputs, targets)
+        if isinstance(value, Tensor) and value.numel() == 1:
+            return value.reshape(())
+        returned = f"a {type(value).__name__}"
+        if isinstance(value, Tensor):
+            returned = f"a tensor of shape {tuple(value.shape)}"
+        raise SelectorError(
+            f"loss(outputs, targets) returned {returned}; it must return one number per batch, a "
+            "mean, as a tensor (reduction='mean')"
+        )
 
-def _checked_logits(outputs: object, targets: object) -> tuple[Tensor, Tensor]:
-    if targets is None:
-        raise SelectorError(
-            "the batches hold no targets (None), and cross-entropy needs labels; pass batches of "
-            "(inputs, labels), loss=your_loss(outputs, targets), or ask for metrics that need no "
-            "gradient"
-        )
-    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor) or outputs.ndim < 2:
-        raise SelectorError(
-            "the default loss is cross-entropy of logits (images, classes) and a tensor of labels; "
-            "for anything else pass loss=your_loss(outputs, targets)"
-        )
-    if not targets.is_floating_point() and targets.numel():
-        classes = outputs.shape[1]
-        low, high = int(targets.min()), int(targets.max())
-        wrong = high if high >= classes else low
-        # cross_entropy's -100, "ignore this one", is refused too: means over images would differ.
-        if not 0 <= wrong < classes:
-            raise SelectorError(
-                f"label {wrong} is outside the network's {classes} classes (0 to {classes - 1}); "
-                "check the labels, and that these weights belong to this data set"
-            )
-    return outputs, targets
+    def _singles(self, whole: Tensor, outputs: object, targets: object) -> Tensor | None:
+        """Loss of every image alone, compared with the batch's own value; None where it has none.
+
+        The whole batch has a loss by then, so that an error is no fault of the caller.
+        """
+        images = batch_size(outputs, targets)
+        singles = None
+        try:
+            found = [
+                self._value(rows(outputs, i, i + 1, images), rows(targets, i, i + 1, images))
+                for i in range(images)
+            ]
+            singles = torch.stack(found).detach().double()
+        except Exception:
+            singles = None
+        self._observed.compare(singles, whole, self.loss)
+        return singles
 
 
 def check_finite(values: Tensor, batch: int, what: str = "loss") -> None:
@@ -85,6 +131,39 @@ def check_finite(values: Tensor, batch: int, what: str = "loss") -> None:
 
 
 @dataclass(frozen=True)
+class LossChange:
+    """What removing a channel set does to the mean loss."""
+
+    nats: float
+    """Mean loss after removal minus before; in nats for cross-entropy."""
+    standard_error: float
+    """Of that mean, from the differences paired image by image, or batch by batch where the batch
+    is the unit; NaN for a single unit."""
+    images: int
+
+
+def summary(differences: Tensor, images: int, sizes: Tensor | None = None) -> LossChange:
+    """Mean and standard error of paired differences; both 0 for the empty set.
+
+    Args:
+        differences: One for each unit, shape (units,).
+        images: Images of all of them, for the empty set.
+        sizes: Images of each unit, where the unit is the batch.
+    """
+    count = len(differences)
+    if not count:
+        return LossChange(0.0, 0.0, images)  # Nothing was removed.
+    if sizes is None:
+        error = float(differences.std()) if count > 1 else math.nan
+        return LossChange(float(differences.mean()), error / count**0.5, count)
+    shares = sizes.double() / sizes.sum()
+    mean = float((shares * differences).sum())
+    spread = float((shares**2 * (differences - mean) ** 2).sum())
+    error = (spread * count / (count - 1)) ** 0.5 if count > 1 else math.nan
+    return LossChange(mean, error, int(sizes.sum()))
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """How a network does on some images."""
 
@@ -93,53 +172,86 @@ class Evaluation:
     accuracy: float | None
     """Share of images whose highest logit is the label; None where that has no meaning."""
     images: int
+    unit: Unit = "image"
+    """Whether the loss is a mean over images, or one over batches weighted by their images."""
+
+
+@dataclass(frozen=True, eq=False)
+class Losses:
+    """Losses of a network on some batches, to be compared with those of another on the same."""
+
+    each: Tensor | None
+    """Loss of every image, shape (images,), float64; None where the batch is the unit."""
+    batches: Tensor
+    """Each batch's own loss, shape (batches,), float64."""
+    sizes: Tensor
+    """Images of each batch, shape (batches,)."""
+    accuracy: float | None
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return int(self.sizes.sum())
+
+    def mean(self) -> float:
+        """Mean loss over images, or over batches weighted by their images."""
+        if self.each is not None:
+            return float(self.each.mean())
+        return float((self.batches * self.sizes).sum() / self.sizes.sum())
+
+    def change_from(self, before: "Losses") -> LossChange:
+        """How much higher the loss is than before, paired by image, or else by batch."""
+        if self.each is not None and before.each is not None:
+            return summary(self.each - before.each, self.images)
+        return summary(self.batches - before.batches, self.images, self.sizes)
 
 
 @torch.no_grad()
-def image_losses(
-    model: nn.Module, batches: Batches, objective: Objective
-) -> tuple[Tensor, float | None]:
-    """Loss of every image, shape (images,), float64, on the CPU; and the share classified right.
+def measure_losses(model: nn.Module, batches: Batches, objective: Objective) -> Losses:
+    """Losses of a network in one reading of the data, and the share of images classified right.
 
     Raises:
         SelectorError: A loss that is not finite; the batch is named.
     """
-    losses: list[Tensor] = []
+    images: list[Tensor] = []
+    wholes: list[Tensor] = []
+    sizes: list[int] = []
     right = judged = 0
     for number, (inputs, targets) in enumerate(read(model, batches)):
         outputs = run_batch(model, inputs, number)
-        each = objective.each(outputs, targets)
-        check_finite(each, number)
-        losses.append(each.cpu())
-        if isinstance(outputs, Tensor) and isinstance(targets, Tensor):
-            if outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point():
-                right += int((outputs.argmax(1) == targets).sum())
-                judged += len(targets)
-    return torch.cat(losses), right / judged if judged else None
+        each, whole = objective.measured(outputs, targets)
+        if each is not None:
+            check_finite(each, number)
+            images.append(each.cpu())
+        check_finite(whole, number)
+        wholes.append(whole.cpu())
+        sizes.append(batch_size(inputs, targets, outputs) if each is None else len(each))
+        labels = class_labels(outputs, targets)
+        if labels is not None and isinstance(outputs, Tensor):
+            # Labels outside the classes are those that a loss of the user's own ignores.
+            known = (labels >= 0) & (labels < outputs.shape[1])
+            right += int(((outputs.argmax(1) == labels) & known).sum())
+            judged += int(known.sum())
+    return Losses(
+        torch.cat(images) if objective.unit == "image" else None,
+        torch.stack(wholes),
+        torch.tensor(sizes),
+        right / judged if judged else None,
+    )
 
 
 def evaluate(model: nn.Module, batches: Batches, loss: Loss | None = None) -> Evaluation:
-    """Loss and accuracy of a network in evaluation mode; the mode is restored afterwards."""
+    """Loss and accuracy of a network in evaluation mode; the mode is restored afterwards.
+
+    A loss that is no mean over images (class weights, ignored targets) is measured batch by batch:
+    the mean of the batches' own values, weighted by their images.
+
+    Raises:
+        SelectorError: Unusable batches; a loss that is a sum, no single number, or not finite.
+    """
+    check_model(model)
     check_batches(batches)
+    objective = Objective(loss)
     with evaluating(model):
-        losses, accuracy = image_losses(model, batches, Objective(loss))
-    return Evaluation(float(losses.mean()), accuracy, len(losses))
-
-
-@dataclass(frozen=True)
-class LossChange:
-    """What removing a channel set does to the mean loss."""
-
-    nats: float
-    """Mean loss after removal minus before; in nats for cross-entropy."""
-    standard_error: float
-    """Of that mean, from the differences paired image by image."""
-    images: int
-
-
-def summary(differences: Tensor, images: int) -> LossChange:
-    """Mean and standard error of paired differences, shape (images,); none of the empty set."""
-    count = len(differences)
-    if not count:
-        return LossChange(0.0, 0.0, images)  # Nothing was removed.
-    return LossChange(float(differences.mean()), float(differences.std()) / count**0.5, count)
+        found = measure_losses(model, batches, objective)
+    return Evaluation(found.mean(), found.accuracy, found.images, objective.unit)

@@ -1,17 +1,19 @@
 """Random samples of images from a user's batches."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import groupby
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from selector.data.batches import Batches, batch_size, check_batches
+from selector.data.batches import Batches, batch_size, check_batches, one_an_image, picked
 from selector.errors import SelectorError
 
 Draw = Callable[[int, torch.Generator], Batches]
 """`draw(images, generator)`: re-iterable batches of so many images, no image twice."""
+
+Batch = tuple[object, object]
 
 
 def drawn_from(batches: Batches) -> Draw:
@@ -27,7 +29,7 @@ def drawn_from(batches: Batches) -> Draw:
         SelectorError: Unusable batches; and, by the function returned, more images than there are.
     """
     check_batches(batches)
-    sizes = [batch_size(inputs) for inputs, _ in batches]
+    sizes = [batch_size(*batch) for batch in batches]
     ends = torch.tensor(sizes).cumsum(0)
     total = int(ends[-1])
 
@@ -45,38 +47,73 @@ def drawn_from(batches: Batches) -> Draw:
                 zip(chosen.tolist(), places.tolist(), strict=True), key=lambda pair: int(pair[1])
             )
         }
-        parts = [_rows(batch, rows[n]) for n, batch in enumerate(batches) if n in rows]
+        parts = [
+            _Part(batch, rows[number], sizes[number])
+            for number, batch in enumerate(batches)
+            if number in rows
+        ]
         return list(_joined(parts, max(sizes)))
 
     return draw
 
 
-def _rows(batch: object, index: list[int]) -> object:
-    def pick(leaf: object) -> object:
-        return leaf[index] if isinstance(leaf, Tensor) and leaf.ndim else leaf
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Some images of a batch."""
 
-    found: object = pytree.tree_map(pick, tuple(batch))  # type: ignore[arg-type]
-    return found
+    whole: Batch
+    chosen: list[int]
+    images: int
+    """Of the whole batch."""
+
+    def values(self) -> Batch:
+        inputs, targets = self.whole
+        images = self.images
+        return picked(inputs, self.chosen, images), picked(targets, self.chosen, images)
 
 
-def _joined(parts: list[object], most: int) -> Iterator[tuple[object, object]]:
+def _joined(parts: list[_Part], most: int) -> Iterator[Batch]:
     """Neighbouring parts as batches of at most so many images."""
-    held: list[object] = []
-    images = 0
+    held: list[_Part] = []
     for part in parts:
-        size = batch_size(part)
-        if held and images + size > most:
+        if held and len(part.chosen) + sum(len(one.chosen) for one in held) > most:
             yield _cat(held)
-            held, images = [], 0
+            held = []
         held.append(part)
-        images += size
     yield _cat(held)
 
 
-def _cat(parts: list[object]) -> tuple[object, object]:
-    def join(*leaves: object) -> object:
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim]
-        return torch.cat(tensors) if tensors else leaves[0]
-
-    inputs, targets = pytree.tree_map(join, *parts) if len(parts) > 1 else parts[0]  # type: ignore[misc]
+def _cat(parts: list[_Part]) -> Batch:
+    values = [part.values() for part in parts]
+    if len(parts) == 1:
+        return values[0]
+    whole, images = parts[0].whole, parts[0].images
+    inputs, targets = (
+        _together(whole[place], [value[place] for value in values], images) for place in (0, 1)
+    )
     return inputs, targets
+
+
+def _together(whole: object, values: list[object], images: int) -> object:
+    """One structure of several: what comes one an image is joined, the rest is the first one's.
+
+    Args:
+        whole: As it was in the first batch, which shows what comes one an image.
+        values: What was chosen of each batch.
+        images: Images of the first batch.
+    """
+    if isinstance(whole, Tensor):
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        return torch.cat(tensors) if whole.ndim and len(whole) == images else tensors[0]
+    if isinstance(whole, Mapping):
+        mappings = [value for value in values if isinstance(value, Mapping)]
+        return {n: _together(whole[n], [m[n] for m in mappings], images) for n in whole}
+    if isinstance(whole, tuple | list):
+        lists = [value for value in values if isinstance(value, tuple | list)]
+        if one_an_image(whole, images):
+            joined = [one for some in lists for one in some]
+        else:
+            columns = zip(whole, zip(*lists, strict=True), strict=True)
+            joined = [_together(part, list(column), images) for part, column in columns]
+        return tuple(joined) if isinstance(whole, tuple) else joined
+    return values[0]

@@ -77,7 +77,7 @@ class Fast:
         for node in self._runner.steps.nodes:
             if node.op != "placeholder":
                 values[node] = output = self._runner.run(node, values)
-        self._values, self._images = values, batch_size(inputs)
+        self._values, self._images = values, batch_size(inputs, None, output)
         return output
 
     def bytes_kept(self) -> int:
@@ -131,7 +131,8 @@ class Fast:
     def _some(self, group: Group, removals: Sequence[Removal]) -> list[object]:
         output = self._plans[group].run(self._values, removals, self._images)
         size = self._images
-        return [rows(output, k * size, (k + 1) * size) for k in range(len(removals))]
+        images = size * len(removals)
+        return [rows(output, k * size, (k + 1) * size, images) for k in range(len(removals))]
 
     def _agrees(self, group: Group, removals: Sequence[Removal]) -> bool:
         """Whether the last of some candidates, run together, is what the masked network gives."""

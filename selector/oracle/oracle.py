@@ -13,7 +13,7 @@ from torch import nn
 
 from selector.data.batches import Batches, check_repeatable
 from selector.data.forward import evaluating, probe_inputs, read
-from selector.data.loss import Loss, LossChange, Objective, summary
+from selector.data.loss import Loss, LossChange, Objective
 from selector.errors import SelectorError
 from selector.network.compensation import Means, find_absorbers, measure_means, shifts_of
 from selector.network.groups import Group, find_group
@@ -22,7 +22,7 @@ from selector.oracle.engines import EngineName, make_engine
 from selector.oracle.masked_engine import Removal
 from selector.oracle.racing import Rivals
 from selector.oracle.recalibrated import recalibrated_changes
-from selector.oracle.runner import Bench
+from selector.oracle.runner import Bench, UnitChangedError
 from selector.typing import Channels, ChannelSet, Mode
 
 MEMORY_BYTES = 2**31
@@ -124,16 +124,12 @@ class Oracle:
                 progress=progress,
             )
             try:
-                for number, (inputs, targets) in enumerate(read(model, batches)):
-                    bench.measure_batch(inputs, targets, number)
+                _read_through(model, batches, bench)
             except SelectorError as error:
-                raise _interrupted(error, sets, rivals, bench.images) from error
+                raise _interrupted(error, sets, bench) from error
         if bench.images < 2:
             raise SelectorError("one image has no standard error; pass at least two to the oracle")
-        changes = {
-            group: [summary(rivals.differences(group, s), bench.images) for s in asked]
-            for group, asked in sets.items()
-        }
+        changes = {group: [bench.change(group, s) for s in asked] for group, asked in sets.items()}
         saved = bench.images * (1 + rivals.count) - bench.image_forwards
         return Measured(changes, bench.image_forwards, saved)
 
@@ -155,16 +151,25 @@ class Oracle:
         }
 
 
+def _read_through(model: nn.Module, batches: Batches, bench: Bench) -> None:
+    """Measure on all batches; again from the first where a batch shows that it is the unit."""
+    while True:
+        try:
+            for number, (inputs, targets) in enumerate(read(model, batches)):
+                bench.measure_batch(inputs, targets, number)
+            return
+        except UnitChangedError:
+            bench.start_over()
+
+
 def _interrupted(
-    error: SelectorError,
-    sets: Mapping[Group, Sequence[Channels]],
-    rivals: Rivals,
-    images: int,
+    error: SelectorError, sets: Mapping[Group, Sequence[Channels]], bench: Bench
 ) -> OracleError:
-    found: dict[Group, list[LossChange | None]] = {}
-    for group, asked in sets.items():
-        parts = [rivals.differences(group, channels) for channels in asked]
-        found[group] = [summary(d, images) if len(d) > 1 else None for d in parts]
+    found: dict[Group, list[LossChange | None]] = {
+        group: [bench.change_so_far(group, channels) for channels in asked]
+        for group, asked in sets.items()
+    }
+    images = bench.images
     stopped = OracleError(f"{error} ({images} images had been measured)" if images else str(error))
     stopped.measured = found
     return stopped

@@ -13,7 +13,7 @@ LEAST_IMAGES = 32
 
 
 class Rivals:
-    """Loss differences of candidates, image by image; rivals are equally large sets of a group."""
+    """Loss differences of candidates, unit by unit; rivals are equally large sets of a group."""
 
     def __init__(
         self, candidates: Mapping[Group, Sequence[Channels]], stop: float | None = None
@@ -31,6 +31,11 @@ class Rivals:
         }
         self._left = dict.fromkeys(self._found)
 
+    def start_over(self) -> None:
+        """Forget what was measured; all candidates are in the race again."""
+        self._found = {candidate: [] for candidate in self._found}
+        self._left = dict.fromkeys(self._found)
+
     @property
     def count(self) -> int:
         """How many there were."""
@@ -44,11 +49,11 @@ class Rivals:
         return found
 
     def add(self, group: Group, channels: Channels, differences: Tensor) -> None:
-        """Loss after removal minus before, of some more images, shape (images,)."""
+        """Loss after removal minus before, of some more units, shape (units,)."""
         self._found[group, channels].append(differences)
 
     def differences(self, group: Group, channels: Channels) -> Tensor:
-        """All that was found of a candidate, shape (images,), float64; nothing of the empty set."""
+        """All that was found of a candidate, shape (units,), float64; nothing of the empty set."""
         parts = self._found.get((group, channels))
         return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
 

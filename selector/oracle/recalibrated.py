@@ -8,7 +8,7 @@ from torch import nn
 
 from selector.data.batches import Batches
 from selector.data.forward import evaluating
-from selector.data.loss import Loss, LossChange, Objective, image_losses, summary
+from selector.data.loss import Loss, LossChange, Objective, measure_losses
 from selector.network.batchnorm import recalibrate_batchnorm
 from selector.network.groups import Group
 from selector.network.surgery import apply_cuts, cuts_of
@@ -40,13 +40,13 @@ def recalibrated_changes(
     objective = Objective(loss)
     sets = [group.checked(channels) for channels in channel_sets]
     with evaluating(model):
-        before, _ = image_losses(model, batches, objective)
+        before = measure_losses(model, batches, objective)
     found: dict[tuple[int, ...], LossChange] = {}
     for channels in dict.fromkeys(sets):
         smaller = copy.deepcopy(model).eval()
         apply_cuts(smaller, cuts_of([(group, channels)]) if channels else ())
         with torch.no_grad():
             recalibrate_batchnorm(smaller, calibration)
-        after, _ = image_losses(smaller, batches, objective)
-        found[channels] = summary(after - before, len(before))
+        after = measure_losses(smaller, batches, objective)
+        found[channels] = after.change_from(before)
     return [found[channels] for channels in sets]

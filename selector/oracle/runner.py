@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from selector.data.batches import batch_size, rows
 from selector.data.forward import call
-from selector.data.loss import Objective, check_finite
+from selector.data.loss import LossChange, Objective, check_finite, summary
 from selector.errors import SelectorError
 from selector.network.groups import Group
 from selector.oracle.engines import Engine
@@ -17,6 +17,10 @@ from selector.oracle.fast_engine import Fast, same_outputs
 from selector.oracle.masked_engine import Masked, Removal
 from selector.oracle.racing import Rivals
 from selector.typing import Channels
+
+
+class UnitChangedError(Exception):
+    """A batch has shown that the loss is measured by batch: what was measured does not fit."""
 
 
 class Bench:
@@ -38,17 +42,39 @@ class Bench:
         self._rivals, self._removals = rivals, removals
         self._memory_bytes, self._check, self._progress = memory_bytes, check, progress
         self.images = self.image_forwards = 0
+        self._sizes: list[int] = []
+        self._whole = False
+
+    def start_over(self) -> None:
+        """Forget what was measured, to measure it batch by batch."""
+        self.images = self.image_forwards = 0
+        self._sizes = []
+        self._rivals.start_over()
+
+    def change(self, group: Group, channels: Channels) -> LossChange:
+        """What was measured of a candidate."""
+        differences = self._rivals.differences(group, channels)
+        sizes = torch.tensor(self._sizes[: len(differences)])
+        by_batch = self._objective.unit == "batch"
+        return summary(differences, self.images, sizes if by_batch else None)
+
+    def change_so_far(self, group: Group, channels: Channels) -> LossChange | None:
+        """What was measured of a candidate; None where that has no standard error yet."""
+        measured = len(self._rivals.differences(group, channels)) > 1
+        return self.change(group, channels) if measured else None
 
     def measure_batch(self, inputs: object, targets: object, number: int) -> None:
-        """All candidates that are left, on one batch; in parts where it would not fit."""
+        """All candidates that are left, on one batch; in parts where it would not fit.
+
+        Raises:
+            UnitChangedError: The loss is measured batch by batch from here on; see `start_over`.
+        """
+        images = batch_size(inputs, targets)
+        outputs: object = None
         if number == 0 and self._check:
             outputs = check_deterministic(self._model, inputs)
-            few = min(2, batch_size(inputs))
-            if isinstance(self._engine, Fast) and not same_outputs(
-                self._engine.load(rows(inputs, 0, few)), rows(outputs, 0, few)
-            ):
-                # A trace of a network that has been changed since.
-                self._engine = Masked(self._model)
+            self._engine = self._checked_engine(inputs, outputs, images)
+        self._look_at_loss(inputs, targets, outputs, number)
         found: dict[tuple[Group, Channels], list[Tensor]] = {}
         left = self._rivals.left()
         for some, wanted in self._parts(inputs, targets):
@@ -65,31 +91,67 @@ class Bench:
         # Only whole batches count, so that all candidates have seen the same images.
         for (group, channels), differences in found.items():
             self._rivals.add(group, channels, torch.cat(differences))
-        self.images += batch_size(inputs)
-        self.image_forwards += batch_size(inputs) * (1 + sum(map(len, left.values())))
+        self.images += images
+        self._sizes.append(images)
+        self.image_forwards += images * (1 + sum(map(len, left.values())))
         self._rivals.finish_batch()
 
     def _losses(self, outputs: object, targets: object, number: int) -> Tensor:
+        unit = self._objective.unit
         losses = self._objective.each(outputs, targets)
+        if self._objective.unit != unit:
+            raise UnitChangedError
         check_finite(losses, number)
         return losses
 
+    def _look_at_loss(self, inputs: object, targets: object, outputs: object, number: int) -> None:
+        """Find out the loss's unit on the whole batch, before it is read in parts."""
+        if self._objective.loss is None or self._objective.unit == "batch":
+            return
+        whole = call(self._model, inputs) if outputs is None else outputs
+        by_batch = self._objective.measured(whole, targets)[0] is None
+        if by_batch and number:
+            raise UnitChangedError
+
+    def _checked_engine(self, inputs: object, outputs: object, images: int) -> Engine:
+        """The engine if its trace holds: for a few images, or at least for the whole batch."""
+        if not isinstance(self._engine, Fast):
+            return self._engine
+        few = min(2, images)
+        if _gives(self._engine, rows(inputs, 0, few, images), rows(outputs, 0, few, images)):
+            return self._engine
+        # A fixed batch size, or inputs that do not come one an image.
+        self._whole = True
+        # Or a trace of a network that has been changed since.
+        return self._engine if _gives(self._engine, inputs, outputs) else Masked(self._model)
+
     def _parts(self, inputs: object, targets: object) -> Iterator[tuple[object, object]]:
-        images = batch_size(inputs)
-        size = _images_that_fit(self._engine, inputs, self._memory_bytes)
+        images = batch_size(inputs, targets)
+        if self._whole or self._objective.unit == "batch":
+            yield inputs, targets
+            return
+        size = _images_that_fit(self._engine, inputs, images, self._memory_bytes)
         if size >= images:
             yield inputs, targets
             return
         for start in range(0, images, size):
-            yield rows(inputs, start, start + size), rows(targets, start, start + size)
+            stop = start + size
+            yield rows(inputs, start, stop, images), rows(targets, start, stop, images)
 
 
-def _images_that_fit(engine: Engine, inputs: object, memory_bytes: int) -> int:
-    images = batch_size(inputs)
+def _gives(engine: Fast, inputs: object, outputs: object) -> bool:
+    """Whether the engine gives these outputs."""
+    try:
+        return same_outputs(engine.load(inputs), outputs)
+    except Exception:
+        return False  # Whatever a wrong trace leads to, the network itself is right.
+
+
+def _images_that_fit(engine: Engine, inputs: object, images: int, memory_bytes: int) -> int:
     if not isinstance(engine, Fast):
         return images
     tried = min(2, images)
-    engine.load(rows(inputs, 0, tried))
+    engine.load(rows(inputs, 0, tried, images))
     # What is kept of the whole network, and as much again for every candidate that runs with it.
     per_image = engine.bytes_kept() * (1 + engine.together) / tried
     fitting = max(1, int(memory_bytes / per_image))

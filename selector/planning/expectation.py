@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from selector.data.batches import Batches
 from selector.data.forward import evaluating, read, run_batch
+from selector.data.labels import class_labels
 from selector.typing import Interval
 
 DRAWS = 8
@@ -125,12 +126,11 @@ def classes_said(model: nn.Module, batches: Batches) -> Logits | None:
     with torch.no_grad(), evaluating(model):
         for number, (inputs, targets) in enumerate(read(model, batches)):
             outputs = run_batch(model, inputs, number)
-            if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)):
-                return None
-            if outputs.ndim != 2 or targets.ndim != 1 or targets.is_floating_point():
+            classes = class_labels(outputs, targets)
+            if classes is None or not isinstance(outputs, Tensor):
                 return None
             values.append(outputs.double().cpu())
-            labels.append(targets.cpu())
+            labels.append(classes.cpu())
     return Logits(torch.cat(values), torch.cat(labels))
 
 

@@ -7,12 +7,11 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Literal
 
-from torch import Tensor
 from tqdm import tqdm
 
 from selector.data.batches import batch_size
 from selector.data.forward import evaluating
-from selector.data.loss import LossChange, image_losses, summary
+from selector.data.loss import LossChange, Losses, measure_losses
 from selector.network.batchnorm import batch_statistics
 from selector.network.compensation import removed
 from selector.network.groups import Group
@@ -39,7 +38,7 @@ class Verifier:
 
     def __init__(self, trial: Trial, verify: int | Literal["all"]) -> None:
         self._trial, self._verify = trial, verify
-        self._now: Tensor | None = None
+        self._now: Losses | None = None
         self.images = 0
         """Images times networks evaluated so far."""
 
@@ -70,7 +69,7 @@ class Verifier:
         """What all of a plan does to the loss; the best one's has been measured already."""
         before = self._losses({})
         after = self._losses(choices) if self._now is None else self._now
-        return summary(after - before, len(after))
+        return after.change_from(before)
 
     @cached_property
     def _recalibrated(self) -> bool:
@@ -78,28 +77,28 @@ class Verifier:
         return (
             self._trial.recalibrate
             and any(isinstance(layer, NORMALISATION) for layer in self._trial.model.modules())
-            and all(batch_size(inputs) >= LEAST_BATCH for inputs, _ in self._trial.survey.measuring)
+            and all(batch_size(*batch) >= LEAST_BATCH for batch in self._trial.survey.measuring)
         )
 
     def _tried(
-        self, chosen: Mapping[Group, Choice], group: Group, others: Sequence[Choice], now: Tensor
-    ) -> tuple[Choice, Tensor]:
+        self, chosen: Mapping[Group, Choice], group: Group, others: Sequence[Choice], now: Losses
+    ) -> tuple[Choice, Losses]:
         """The best of a group's choice and some others; and the losses with it."""
         trusted = chosen[group]
         found = [(now, trusted)]
         found += [(self._losses({**chosen, group: other}), other) for other in others]
         # Sorting is stable: of equals the trusted one stays.
-        (losses, best), (_, second), *_ = sorted(found, key=lambda one: float(one[0].mean()))
+        (losses, best), (_, second), *_ = sorted(found, key=lambda one: one[0].mean())
         best = replace(
             best,
             runner_up=second.metric,
             fell_back=best.fell_back and best is trusted,
-            against_trusted=summary(losses - now, len(now)),
+            against_trusted=losses.change_from(now),
         )
         return best, losses
 
-    def _losses(self, choices: Mapping[Group, Choice]) -> Tensor:
-        """Loss of every image, shape (images,), without the channels of these choices."""
+    def _losses(self, choices: Mapping[Group, Choice]) -> Losses:
+        """Losses without the channels of these choices."""
         gone = [(group, choice.remove) for group, choice in choices.items()]
         model, survey = self._trial.model, self._trial.survey
         with ExitStack() as stack:
@@ -107,8 +106,8 @@ class Verifier:
             stack.enter_context(removed(model, gone, survey.compensation))
             if self._recalibrated:
                 stack.enter_context(batch_statistics(model))
-            losses, _ = image_losses(model, survey.measuring, survey.measuring.objective)
-        self.images += len(losses)
+            losses = measure_losses(model, survey.measuring, survey.measuring.objective)
+        self.images += losses.images
         return losses
 
 

@@ -129,7 +129,7 @@ def hessian_times(
     totals = [torch.zeros_like(weight, dtype=torch.float64) for weight in weights]
     images = 0
     for number, (inputs, targets) in enumerate(read(model, batches)):
-        count = batch_size(inputs)
+        count = batch_size(inputs, targets)
         value = objective.mean(run_batch(model, inputs, number), targets)
         slopes = torch.autograd.grad(value, weights, create_graph=True, allow_unused=True)
         along = sum(

@@ -61,7 +61,7 @@ class DataPass:
                     self._batch(inputs, targets, number)
                 for sums in self.sums.values():
                     sums.finish_batch()
-                self.images += batch_size(inputs)
+                self.images += batch_size(inputs, targets)
 
     def _batch(self, inputs: object, targets: object, number: int) -> None:
         """One batch through the network; its graph is freed when this returns."""
@@ -71,7 +71,7 @@ class DataPass:
             self.hooks.finish_batch()
 
     def _through(self, inputs: object, targets: object, number: int) -> None:
-        self.hooks.stage, images = "loss", batch_size(inputs)
+        self.hooks.stage, images = "loss", batch_size(inputs, targets)
         outputs = run_batch(self.model, inputs, number)
         self.outputs = _second_dimension(outputs)
         if targets is None and not self.backward:

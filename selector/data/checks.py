@@ -1,0 +1,153 @@
+"""Arguments of the wrong kind are refused by name, with what to pass instead."""
+
+from collections.abc import Mapping
+from numbers import Integral, Real
+from pathlib import Path
+
+from torch import nn
+
+from selector.errors import SelectorError
+
+
+def check_model(model: object, name: str = "model") -> None:
+    """Make sure that a network is a `torch.nn.Module`.
+
+    Raises:
+        SelectorError: It is a path, a class, a function, a state dict, a result, or anything else.
+    """
+    if isinstance(model, nn.Module):
+        return
+    wanted = f"{name} must be a torch.nn.Module, not"
+    if isinstance(model, str | Path):
+        raise SelectorError(
+            f"{wanted} the path {str(model)!r}; build the network and load its weights into it"
+        )
+    if isinstance(model, type):
+        raise SelectorError(f"{wanted} the class {model.__name__}; pass {model.__name__}(...)")
+    if isinstance(model, Mapping):
+        raise SelectorError(
+            f"{wanted} a mapping of tensors; build the network and pass "
+            "network.load_state_dict(tensors)'s network"
+        )
+    if isinstance(getattr(model, "model", None), nn.Module):
+        raise SelectorError(f"{wanted} a {type(model).__name__}; pass its .model")
+    if callable(model):
+        title = getattr(model, "__name__", type(model).__name__)
+        raise SelectorError(f"{wanted} the function {title}; pass what it returns: {title}()")
+    raise SelectorError(f"{wanted} {_kind(model)}")
+
+
+def check_loss(loss: object) -> None:
+    """Make sure that a loss is a function of (outputs, targets), or None.
+
+    Raises:
+        SelectorError: It is a name, a class, or nothing that can be called.
+    """
+    if isinstance(loss, type):
+        raise SelectorError(
+            f"loss must be a function of (outputs, targets), not the class {loss.__name__}; pass "
+            f"{loss.__name__}()"
+        )
+    if loss is not None and not callable(loss):
+        raise SelectorError(
+            f"loss={loss!r} must be a function of (outputs, targets) that returns the mean loss of "
+            "a batch, such as torch.nn.MSELoss(); leave it out for cross-entropy"
+        )
+
+
+def check_function(name: str, value: object, form: str) -> None:
+    """Make sure that an argument is a function, or None.
+
+    Args:
+        name: Of the argument.
+        value: What was given.
+        form: How it will be called, for the message.
+
+    Raises:
+        SelectorError: It cannot be called.
+    """
+    if value is not None and (not callable(value) or isinstance(value, type)):
+        raise SelectorError(f"{name} must be a function, called as {form}, not {_kind(value)}")
+
+
+def check_criterion(criterion: object) -> None:
+    """Make sure that a criterion is a name.
+
+    Raises:
+        SelectorError: It is anything else.
+    """
+    if not isinstance(criterion, str):
+        raise SelectorError(
+            f"criterion must be a name ('selector', 'oracle', or a metric), not {_kind(criterion)};"
+            " for a metric of your own see selector.register_metric, for a loss pass loss=..."
+        )
+
+
+def check_kind(name: str, value: object, kind: type, way_out: str) -> None:
+    """Make sure that an argument is of a class of ours, or None.
+
+    Args:
+        name: Of the argument.
+        value: What was given.
+        kind: The class.
+        way_out: What to do instead, for the message.
+
+    Raises:
+        SelectorError: It is of another kind.
+    """
+    if value is not None and not isinstance(value, kind):
+        raise SelectorError(f"{name} must be a {kind.__name__}, not {_kind(value)}; {way_out}")
+
+
+def check_mapping(name: str, value: object) -> None:
+    """Make sure that an argument is a mapping of names, or None.
+
+    Raises:
+        SelectorError: It is of another kind.
+    """
+    if value is not None and not isinstance(value, Mapping):
+        raise SelectorError(
+            f"{name} must be a mapping from names to shares, as in {{'conv1': 0.3}}, not "
+            f"{_kind(value)}"
+        )
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a real number; NumPy's are, booleans are not."""
+    # NumPy's booleans are no numbers to `numbers` either.
+    return not isinstance(value, bool) and isinstance(value, Real)
+
+
+def whole_number(name: str, value: object, least: int) -> int:
+    """A whole number as an int; NumPy's are whole numbers, booleans are not.
+
+    Raises:
+        SelectorError: It is no whole number, or below the least.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+        raise SelectorError(f"{name}={value!r} must be a whole number, {least} or more")
+    return int(value)
+
+
+def share(name: str, value: object, what: str = "a share") -> float:
+    """A share between 0 and 1, both excluded, as a float.
+
+    Args:
+        name: Of the argument.
+        value: What was given; NumPy's numbers are numbers, booleans are not.
+        what: What it is a share of, for the message.
+
+    Raises:
+        SelectorError: It is no number between 0 and 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < 1:
+        raise SelectorError(f"{name}={value!r} must be {what} between 0 and 1")
+    return float(value)
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "None"
+    if isinstance(value, str | int | float):
+        return f"{value!r}"
+    return f"a {type(value).__name__}"

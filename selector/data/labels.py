@@ -1,0 +1,78 @@
+"""Class labels of any integer type and shape, and the logits that they belong to."""
+
+import torch
+from torch import Tensor
+
+from selector.errors import SelectorError
+
+
+def checked_logits(outputs: object, targets: object) -> tuple[Tensor, Tensor]:
+    """Logits and labels as `torch.nn.functional.cross_entropy` takes them.
+
+    Whole numbers of any width become int64, and a column (images, 1) becomes (images,).
+
+    Raises:
+        SelectorError: No labels, labels of another shape or kind, or outside the classes.
+    """
+    if targets is None:
+        raise SelectorError(
+            "the batches hold no targets (None), and cross-entropy needs labels; pass batches of "
+            "(inputs, labels), loss=your_loss(outputs, targets), or ask for metrics that need no "
+            "gradient"
+        )
+    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor) or outputs.ndim < 2:
+        raise SelectorError(
+            "the default loss is cross-entropy of logits (images, classes) and a tensor of labels; "
+            "for anything else pass loss=your_loss(outputs, targets)"
+        )
+    if targets.is_floating_point() or targets.is_complex():
+        return outputs, _shares(outputs, targets)
+    labels = _column(outputs, targets)
+    wanted = (outputs.shape[0], *outputs.shape[2:])
+    if labels.shape != wanted:
+        one_hot = labels.shape == outputs.shape
+        raise SelectorError(
+            f"labels have shape {tuple(targets.shape)}, and cross-entropy of logits of shape "
+            f"{tuple(outputs.shape)} needs whole numbers of shape {wanted}; "
+            + ("for one-hot labels pass labels.argmax(1)" if one_hot else "check the batches")
+        )
+    if labels.numel():
+        classes = outputs.shape[1]
+        low, high = int(labels.min()), int(labels.max())
+        wrong = high if high >= classes else low
+        # cross_entropy's -100, "ignore this one", is refused too: means over images would differ.
+        if not 0 <= wrong < classes:
+            raise SelectorError(
+                f"label {wrong} is outside the network's {classes} classes (0 to {classes - 1}); "
+                "check the labels, and that these weights belong to this data set"
+            )
+    return outputs, labels.long()
+
+
+def _shares(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Probabilities of the classes."""
+    if targets.shape == outputs.shape and not targets.is_complex():
+        return targets
+    raise SelectorError(
+        f"labels are {str(targets.dtype).removeprefix('torch.')} of shape {tuple(targets.shape)}; "
+        f"cross-entropy needs whole numbers (labels.long()), or probabilities of the logits' shape "
+        f"{tuple(outputs.shape)}"
+    )
+
+
+def _column(outputs: Tensor, targets: Tensor) -> Tensor:
+    if targets.ndim == outputs.ndim and targets.shape[1] == 1 and outputs.shape[1] != 1:
+        return targets.squeeze(1)
+    return targets
+
+
+def class_labels(outputs: object, targets: object) -> Tensor | None:
+    """Labels of a classifier's outputs (images, classes), int64; None where they are no classes."""
+    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
+        return None
+    if outputs.ndim != 2 or outputs.shape[1] < 2 or targets.is_floating_point():
+        return None
+    labels = _column(outputs, targets)
+    if labels.shape != outputs.shape[:1] or labels.dtype == torch.bool or labels.is_complex():
+        return None
+    return labels.long()
