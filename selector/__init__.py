@@ -9,6 +9,7 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from selector.data.image_files import read_images as read_images
     from selector.data.loss import LossChange as LossChange
     from selector.data.loss import evaluate as evaluate
     from selector.errors import SelectorError as SelectorError
@@ -64,6 +65,7 @@ __all__ = [
     "load_pruned",
     "loss_changes",
     "prune",
+    "read_images",
     "rebind",
     "record",
     "register_metric",
@@ -95,6 +97,7 @@ _MODULES = {
     "load_pruned": "network.checkpoint",
     "loss_changes": "oracle.oracle",
     "prune": "pruning.prune",
+    "read_images": "data.image_files",
     "rebind": "pruning.optimizer",
     "record": "recording.record",
     "register_metric": "saliency.registry",

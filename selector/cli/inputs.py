@@ -17,7 +17,7 @@ from torch import nn
 
 from selector.data.batches import Batches, check_batches
 from selector.data.image_data import TensorBatches
-from selector.data.image_files import read_folder, read_parquet
+from selector.data.image_files import read_images
 from selector.errors import SelectorError
 from selector.network.checkpoint import load_tensors, read_tensors
 from selector.planning.criteria import Verify
@@ -51,9 +51,8 @@ class ImageOptions:
             HALF if text is None else numbers(text, name)
             for name, text in (("--mean", self.mean), ("--std", self.std))
         )
-        reader = read_folder if path.is_dir() else read_parquet
         try:
-            data = reader(path, limit=limit, size=self.size)
+            data = read_images(path, limit=limit, size=self.size)
         except (OSError, pa.ArrowException) as error:
             raise SelectorError(f"{path} cannot be read: {error}") from error
         size = BATCH_SIZE if self.batch_size is None else self.batch_size

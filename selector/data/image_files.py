@@ -1,6 +1,5 @@
 """Labelled images from a Parquet file or an image folder."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,14 +7,43 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
 from torch import Tensor
 
+from selector.data.decoding import decoded
 from selector.data.image_data import ImageData as ImageData
 from selector.errors import SelectorError
 
-_IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    [".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"]
+)
+IGNORED_FOLDERS = frozenset({"__MACOSX", "__pycache__"})
+"""Left by archives and programs; whatever begins with a dot is ignored as well."""
+MOST_CLASSES = 10**6
 _ROWS_PER_READ = 512
+
+
+def read_images(
+    path: str | Path, *, limit: int | None = None, size: int | None = None
+) -> ImageData:
+    """Read labelled images from a Parquet file, or from a folder with a folder for each class.
+
+    Images of 16 bits are scaled to 0..255; those of 32 bits or floats have no known range and are
+    refused.
+
+    Args:
+        path: The file or folder; see `read_parquet` and `read_folder`.
+        limit: Read at most so many images.
+        size: Resize the shorter side to this many pixels (bilinear) and crop the centre.
+
+    Returns:
+        `images`, uint8 of shape (images, 3, height, width); `labels`, int64; and `classes`.
+        `selector.data.image_data.TensorBatches` makes normalised batches of them.
+
+    Raises:
+        SelectorError: Nothing there, or an image, label or class that is unusable.
+    """
+    reader = read_folder if Path(path).is_dir() else read_parquet
+    return reader(path, limit=limit, size=size)
 
 
 def read_parquet(
@@ -50,7 +78,11 @@ def read_parquet(
             )
         pixels.add(encoded, f"row {row}")
         labels.append(int(label))
-    names = _class_names(file) or tuple(str(label) for label in range(max(labels) + 1))
+    if max(labels) >= MOST_CLASSES:
+        raise SelectorError(
+            f"{path}: labels reach {max(labels)}; they must be the numbers of classes, from 0"
+        )
+    names = _class_names(path, file) or tuple(str(label) for label in range(max(labels) + 1))
     if max(labels) >= len(names):
         raise SelectorError(
             f"{path}: labels reach {max(labels)}, but the metadata key 'classes' names only "
@@ -65,7 +97,8 @@ def read_folder(
     """Read labelled images from a folder that holds one folder of images for each class.
 
     Classes are sorted by name and files by name within a class; the images then take turns, one
-    of each class, so that the first `limit` of them, and every batch, hold all classes.
+    of each class, so that the first `limit` of them, and every batch, hold all classes. Files and
+    folders whose names begin with a dot, and `__MACOSX`, are ignored.
 
     Args:
         path: The folder.
@@ -79,35 +112,28 @@ def read_folder(
     root = Path(path)
     if not root.is_dir():
         raise SelectorError(f"{path}: no such folder")
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    try:
+        folders = sorted(p for p in root.iterdir() if p.is_dir() and not _is_ignored(p.name))
+        files = [_image_files(folder) for folder in folders]
+    except OSError as error:
+        raise SelectorError(f"{path} cannot be read: {error}") from error
+    if not any(files):
+        raise SelectorError(f"{path}: no images; expected one folder of images for each class")
+    for folder, some in zip(folders, files, strict=True):
+        if not some:
+            raise SelectorError(
+                f"{path}: the folder {folder.name!r} holds no images, and every folder is a class; "
+                f"images are files ending in {', '.join(sorted(IMAGE_SUFFIXES))}; fill or move it"
+            )
     turns = [
-        (turn, label, file)
-        for label, folder in enumerate(folders)
-        for turn, file in enumerate(_image_files(folder))
+        (turn, label, file) for label, some in enumerate(files) for turn, file in enumerate(some)
     ]
     chosen = sorted(turns)[:limit]
-    if not chosen:
-        raise SelectorError(f"{path}: no images; expected one folder of images for each class")
     pixels = _Pixels(len(chosen), size, str(path))
     for _, _, file in chosen:
-        pixels.add(file.read_bytes(), str(file.relative_to(root)))
+        pixels.add(_content(file, root), str(file.relative_to(root)))
     labels = torch.tensor([label for _, label, _ in chosen])
     return ImageData(pixels.images(), labels, tuple(folder.name for folder in folders))
-
-
-def fitted(image: Image.Image, size: int | None) -> Image.Image:
-    """Return the image with its shorter side resized to `size` (bilinear) and its centre cropped.
-
-    An image that has this size already, or `size=None`, passes through untouched.
-    """
-    if size is None or image.size == (size, size):
-        return image
-    width, height = image.size
-    scale = size / min(width, height)
-    wide, high = max(size, round(width * scale)), max(size, round(height * scale))
-    left, top = (wide - size) // 2, (high - size) // 2
-    resized = image.resize((wide, high), Image.Resampling.BILINEAR)
-    return resized.crop((left, top, left + size, top + size))
 
 
 class _Pixels:
@@ -127,13 +153,7 @@ class _Pixels:
             raise SelectorError(
                 f"{self._source}: {where} holds no image bytes but {type(encoded).__name__}"
             )
-        try:
-            with Image.open(io.BytesIO(encoded)) as image:
-                pixels = np.asarray(fitted(image.convert("RGB"), self._size))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise SelectorError(
-                f"{self._source}: {where} is not a readable image: {error}"
-            ) from error
+        pixels = decoded(encoded, self._size, f"{self._source}: {where}")
         if self._array is None:
             self._array = np.empty((self._count, *pixels.shape), dtype=np.uint8)
         if pixels.shape != self._array.shape[1:]:
@@ -200,13 +220,34 @@ def _batches(path: Path, file: pq.ParquetFile, groups: list[int]) -> Iterator[pa
         raise SelectorError(f"{path} cannot be read: {error}") from error
 
 
-def _class_names(file: pq.ParquetFile) -> tuple[str, ...]:
-    text = (file.schema_arrow.metadata or {}).get(b"classes", b"").decode()
+def _class_names(path: str | Path, file: pq.ParquetFile) -> tuple[str, ...]:
+    try:
+        text = (file.schema_arrow.metadata or {}).get(b"classes", b"").decode()
+    except UnicodeDecodeError as error:
+        raise SelectorError(f"{path}: the metadata key 'classes' is no text: {error}") from error
     return tuple(text.splitlines())
 
 
+def _is_ignored(name: str) -> bool:
+    return name.startswith(".") or name in IGNORED_FOLDERS
+
+
 def _image_files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES)
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not path.is_dir()
+        and not any(map(_is_ignored, path.relative_to(folder).parts))
+    )
+
+
+def _content(file: Path, root: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        why = "a link to a file that is not there" if file.is_symlink() else str(error)
+        raise SelectorError(f"{root}: {file.relative_to(root)} cannot be read: {why}") from error
 
 
 def _check_range(limit: int | None, offset: int, size: int | None) -> None:

@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from selector.data.image_files import read_folder, read_parquet
+from selector.data.image_files import read_folder, read_images, read_parquet
 from selector.errors import SelectorError
 
 
@@ -180,3 +181,97 @@ def test_folder_errors_name_the_file(tmp_path: Path) -> None:
     (root / "cat" / "1.png").write_bytes(b"rubbish")
     with pytest.raises(SelectorError, match=r"1\.png is not a readable image"):
         read_folder(root)
+
+
+def encoded(values: object, dtype: str, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(values, dtype=dtype)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+RAMP = np.linspace(0, 65535, 64).astype(int).reshape(8, 8)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind"),
+    [("<u2", "PNG"), ("<u2", "TIFF"), (">u2", "TIFF"), ("<i4", "PPM"), ("<u2", "PPM")],
+)
+def test_images_of_16_bits_are_scaled(tmp_path: Path, dtype: str, kind: str) -> None:
+    path = write(tmp_path / "x.parquet", [encoded(RAMP, dtype, kind)] * 2, [0, 1])
+    right = torch.from_numpy((RAMP / 257).round().astype(np.uint8))
+    read = read_images(path)
+    for plane in read.images.flatten(0, 1):
+        assert torch.equal(plane, right)
+    assert read.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("dtype", ["<i4", "<f4"])
+def test_images_without_a_known_range_are_refused(tmp_path: Path, dtype: str) -> None:
+    path = write(tmp_path / "x.parquet", [encoded(RAMP, dtype, "TIFF")], [0])
+    with pytest.raises(SelectorError, match="row 0 has pixels that are .* scale them to 0..255"):
+        read_images(path)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "CMYK", "RGB"])
+def test_images_of_8_bits_are_as_pillow_converts_them(tmp_path: Path, mode: str) -> None:
+    image = Image.fromarray(pixels(1)[0].permute(1, 2, 0).numpy()).convert(mode)
+    buffer = io.BytesIO()
+    image.save(buffer, "TIFF" if mode == "CMYK" else "PNG")
+    path = write(tmp_path / "x.parquet", [buffer.getvalue()], [0])
+    right = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    assert torch.equal(read_images(path).images[0], right)
+
+
+def test_what_is_no_image_of_a_class_is_ignored(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "pets", {"cat": 2, "dogs": 3})
+    right = read_images(root)
+    rubbish = ("._0.png", ".DS_Store", "Thumbs.db", "notes.txt", ".hidden/a.png")
+    for name in (*rubbish, ".ipynb_checkpoints/0-checkpoint.png", "__MACOSX/._0.png"):
+        for folder in ("", "cat", "dogs"):
+            if folder or "/" in name or name.startswith("."):
+                file = root / folder / name
+                file.parent.mkdir(exist_ok=True)
+                file.write_bytes(b"rubbish")
+    (root / "cat" / "of_images.png").mkdir()
+    found = read_images(root)
+    assert found.classes == right.classes
+    assert torch.equal(found.images, right.images)
+    assert torch.equal(found.labels, right.labels)
+
+
+@pytest.mark.parametrize("suffix", ["JPG", "jpeg", "tiff", "PNG", "jfif", "bmp", "webp"])
+def test_suffixes_of_images(tmp_path: Path, suffix: str) -> None:
+    for name in ("cat", "dog.png"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"x.y.{suffix}").write_bytes(png(pixels(1)[0]))
+        (tmp_path / name / "deeper").mkdir()
+        (tmp_path / name / "deeper" / f"z.{suffix}").write_bytes(png(pixels(1)[0]))
+    found = read_images(tmp_path)
+    assert (found.classes, found.labels.tolist()) == (("cat", "dog.png"), [0, 1, 0, 1])
+
+
+def test_links_are_followed_and_dangling_ones_named(tmp_path: Path) -> None:
+    elsewhere = folder_of(tmp_path / "elsewhere", {"cat": 1})
+    root = folder_of(tmp_path / "pets", {"dogs": 2})
+    (root / "cat").symlink_to(elsewhere / "cat")
+    (root / "dogs" / "2.png").symlink_to(elsewhere / "cat" / "0.png")
+    assert read_images(root).labels.tolist() == [0, 1, 1, 1]
+    (root / "dogs" / "3.png").symlink_to(tmp_path / "nowhere.png")
+    assert len(read_images(root, limit=4)) == 4
+    with pytest.raises(SelectorError, match=r"dogs.3\.png cannot be read: a link to a file that"):
+        read_images(root)
+
+
+def test_a_class_without_images_is_named(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "pets", {"cat": 1})
+    (root / "birds").mkdir()
+    (root / "birds" / "owl.heic").write_bytes(b"of another kind")
+    with pytest.raises(SelectorError, match="the folder 'birds' holds no images"):
+        read_images(root)
+
+
+def test_labels_that_are_no_classes(tmp_path: Path) -> None:
+    table = pa.table({"image": [png(pixels(1)[0])], "label": pa.array([2**60], pa.int64())})
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(SelectorError, match="labels reach 1152921504606846976"):
+        read_images(tmp_path / "x.parquet")

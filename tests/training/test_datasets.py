@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from selector.data.decoding import fitted
 from selector.data.image_data import ImageData, TensorBatches
-from selector.data.image_files import fitted
 from selector.errors import SelectorError
 from training.datasets.catalogue import DATASETS, datasets_here, load, shared_folder
 from training.datasets.sources import is_installed, read_idx

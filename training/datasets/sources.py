@@ -13,8 +13,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100, GTSRB, FashionMNIST, Imagenette
 
+from selector.data.decoding import fitted
 from selector.data.image_data import ImageData
-from selector.data.image_files import fitted
 from selector.errors import SelectorError
 
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
