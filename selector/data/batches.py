@@ -57,6 +57,8 @@ def first_batch(batches: Batches) -> tuple[object, object]:
             + (f" of {len(first)}" if isinstance(first, tuple | list) else "")
             + "; where labels are not needed, pass (inputs, None)"
         )
+    inputs, targets = first
+    return inputs, targets
 
 
 def _check_kind(batches: object) -> None:
@@ -78,8 +80,6 @@ def _check_kind(batches: object) -> None:
             f"batches must be batches, and a {type(batches).__name__} holds single images; pass "
             "torch.utils.data.DataLoader(dataset, batch_size=64)"
         )
-    inputs, targets = first
-    return inputs, targets
 
 
 def check_repeatable(batches: Batches) -> None:

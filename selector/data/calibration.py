@@ -20,12 +20,13 @@ class Calibration(CheckedBatches):
 
     def __init__(self, batches: Batches, loss: Loss | None = None) -> None:
         super().__init__(batches)
-        self.loss = loss
+        self.objective = Objective(loss)
+        """The loss, as a mean over a batch and by its unit; it remembers what batches showed."""
 
     @property
-    def objective(self) -> Objective:
-        """The loss, as a mean over a batch and image by image."""
-        return Objective(self.loss)
+    def loss(self) -> Loss | None:
+        """Mean loss of a batch; None for cross-entropy."""
+        return self.objective.loss
 
     def split(self, parts: int, purpose: str) -> tuple["Calibration", ...]:
         """Disjoint parts with the same loss; the batches go to the parts in turn.
@@ -40,4 +41,5 @@ class Calibration(CheckedBatches):
         found = tuple(Calibration(part, self.loss) for part in split_batches(self, parts, purpose))
         for part in found:
             part.repeatable = True  # As the whole is, which was compared.
+            part.objective = self.objective
         return found

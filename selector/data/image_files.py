@@ -14,7 +14,22 @@ from selector.data.image_data import ImageData as ImageData
 from selector.errors import SelectorError
 
 IMAGE_SUFFIXES = frozenset(
-    [".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"]
+    [
+        ".bmp",
+        ".gif",
+        ".jfif",
+        ".jpe",
+        ".jpeg",
+        ".jpg",
+        ".pbm",
+        ".pgm",
+        ".png",
+        ".pnm",
+        ".ppm",
+        ".tif",
+        ".tiff",
+        ".webp",
+    ]
 )
 IGNORED_FOLDERS = frozenset({"__MACOSX", "__pycache__"})
 """Left by archives and programs; whatever begins with a dot is ignored as well."""
