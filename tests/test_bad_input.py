@@ -152,7 +152,7 @@ READERS: list[Callable[[nn.Module, object], object]] = [
     lambda model, batches: score(model, batches),  # type: ignore[arg-type]
     lambda model, batches: loss_changes(model, batches, "stem", [[0]]),  # type: ignore[arg-type]
     lambda model, batches: evaluate(model, batches),  # type: ignore[arg-type]
-    lambda model, batches: choose(model, batches, criterion="l1", ratio=0.5),  # type: ignore[arg-type]
+    lambda model, batches: choose(model, batches, criterion="taylor", ratio=0.5),  # type: ignore[arg-type]
     lambda model, batches: prune(model, batches, criterion="l1", ratio=0.5),  # type: ignore[arg-type]
 ]
 NAMES = ["score", "loss_changes", "evaluate", "choose", "prune"]

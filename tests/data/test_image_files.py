@@ -208,7 +208,7 @@ def test_images_of_16_bits_are_scaled(tmp_path: Path, dtype: str, kind: str) -> 
 @pytest.mark.parametrize("dtype", ["<i4", "<f4"])
 def test_images_without_a_known_range_are_refused(tmp_path: Path, dtype: str) -> None:
     path = write(tmp_path / "x.parquet", [encoded(RAMP, dtype, "TIFF")], [0])
-    with pytest.raises(SelectorError, match="row 0 has pixels that are .* scale them to 0..255"):
+    with pytest.raises(SelectorError, match=r"row 0 has pixels that are .* scale them to 0\.\.255"):
         read_images(path)
 
 
