@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from selector.data.loss import LossChange
+from selector.files import of_json, of_plain
 from selector.tables import nats_text
 
 LEAST_TOLD = 0.0005
@@ -144,19 +145,15 @@ class Explanation:
         """Undo `asdict`, after a way through JSON.
 
         Raises:
-            KeyError: A part is missing.
-            TypeError: A part is of another kind.
+            SelectorError: A field is missing, unknown or of another type; it is named.
         """
-        against = row.get("against_trusted")
-        low, high = row["predicted_interval"]
-        return cls(
-            **{
-                **row,
-                "predicted_interval": (low, high),
-                "unusual": tuple(Unusual(**one) for one in row["unusual"]),
-                "reasons": tuple(
-                    Reason(**{**one, "values": tuple(one["values"])}) for one in row["reasons"]
-                ),
-                "against_trusted": None if against is None else LossChange(**against),
-            }
-        )
+        return of_plain(row, cls, "an explanation saved by to_json")
+
+    @classmethod
+    def from_json(cls, text: str) -> "Explanation":
+        """Read `to_json` back.
+
+        Raises:
+            SelectorError: As `of_dict`.
+        """
+        return of_json(text, cls, "an explanation saved by to_json")

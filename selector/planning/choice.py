@@ -1,17 +1,16 @@
-"""What goes from one group, and who says so, as a value."""
+"""What goes from one group, and which metric chose it, as a value."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from selector.data.loss import LossChange
+from selector.errors import SelectorError
 from selector.learning.explanation import Explanation
 from selector.typing import Interval
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What goes from one group, and who says so."""
+    """What goes from one group, and which metric chose it."""
 
     group: str
     channels: int
@@ -38,23 +37,19 @@ class Choice:
     """Why the selector trusted a metric; in a plan of several rounds, in the last round that
     removed channels by the metric named. None where no selector was asked."""
 
-    @classmethod
-    def of_dict(cls, row: Mapping[str, Any]) -> "Choice":
-        """Undo `asdict`, after a way through JSON.
+    def __post_init__(self) -> None:
+        """Refuse channels that the group does not have.
 
         Raises:
-            KeyError: A part is missing.
-            TypeError: A part is of another kind.
+            SelectorError: `remove` repeats a channel, or names one outside the group.
         """
-        measured, interval = row["measured"], row.get("predicted_interval")
-        why, against = row.get("explanation"), row.get("against_trusted")
-        return cls(
-            **{
-                **row,
-                "remove": tuple(row["remove"]),
-                "measured": None if measured is None else LossChange(**measured),
-                "predicted_interval": None if interval is None else tuple(interval),
-                "explanation": None if why is None else Explanation.of_dict(why),
-                "against_trusted": None if against is None else LossChange(**against),
-            }
-        )
+        wrong = [channel for channel in self.remove if not 0 <= channel < self.channels]
+        if wrong:
+            raise SelectorError(
+                f"remove names channel {wrong[0]} of group {self.group!r}, which has "
+                f"{self.channels} channels (0 to {self.channels - 1})"
+            )
+        if len(set(self.remove)) < len(self.remove):
+            raise SelectorError(f"remove names a channel of group {self.group!r} twice")
+        if self.channels and len(self.remove) == self.channels:
+            raise SelectorError(f"remove names all channels of group {self.group!r}; keep one")

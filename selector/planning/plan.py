@@ -1,21 +1,22 @@
-"""A plan as a value: what goes from every group, by whose advice; it prints, saves and loads."""
+"""A plan as a value: what goes from every group and why; it prints, saves and loads."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from selector.data.loss import LossChange
 from selector.errors import SelectorError
-from selector.files import write_text
+from selector.files import of_json, read_text, write_text
 from selector.learning.explanation import Explanation
 from selector.network.surgery import Cut, cuts_of
 from selector.network.tracing import Groups
 from selector.planning.choice import Choice
 from selector.planning.expectation import Expected
 from selector.tables import count_text, nats_text, text_table
+
+WHAT = "a plan saved by to_json"
 
 
 @dataclass(frozen=True)
@@ -159,27 +160,13 @@ class Plan:
         """Read `to_json` back.
 
         Raises:
-            SelectorError: Not a plan.
+            SelectorError: Fields that are missing, unknown, of another type, or of no network; the
+                first is named.
         """
-        try:
-            fields = json.loads(text)
-            fields["choices"] = tuple(Choice.of_dict(row) for row in fields["choices"])
-            fields["warnings"] = tuple(fields.get("warnings", ()))
-            fields["cuts"] = tuple(
-                Cut(cut["layer"], cut["side"], tuple(cut["indices"]))
-                for cut in fields.get("cuts", ())
-            )
-            for name, read in (
-                ("goal", Goal),
-                ("expected", _expected),
-                ("measured", LossChange),
-                ("outcome", Outcome),
-            ):
-                if fields.get(name) is not None:
-                    fields[name] = read(**fields[name])
-            return cls(**fields)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise SelectorError(f"this is not a plan saved by to_json: {error}") from error
+        found = of_json(text, cls, WHAT)
+        _check_numbers(found)
+        _check_cuts(found)
+        return found
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON.
@@ -196,10 +183,47 @@ class Plan:
         Raises:
             SelectorError: No such file, or not a plan.
         """
-        try:
-            return cls.from_json(Path(path).read_text())
-        except (OSError, UnicodeDecodeError) as error:
-            raise SelectorError(f"the plan {path} cannot be read: {error}") from error
+        return cls.from_json(read_text(path, "the plan"))
+
+
+def _check_numbers(plan: Plan) -> None:
+    """Refuse costs and counts that no network has."""
+    for name in ("macs", "parameters"):
+        before, after = (getattr(plan, f"{name}_{when}") for when in ("before", "after"))
+        if not 0 <= after <= before:
+            raise SelectorError(
+                f"this is not {WHAT}: {name}_after={after} must lie between 0 and "
+                f"{name}_before={before}"
+            )
+    if plan.oracle_images < 0:
+        raise SelectorError(f"this is not {WHAT}: oracle_images={plan.oracle_images} is negative")
+    groups = [choice.group for choice in plan.choices]
+    if len(set(groups)) < len(groups):
+        twice = next(name for name in groups if groups.count(name) > 1)
+        raise SelectorError(f"this is not {WHAT}: choices name group {twice!r} twice")
+
+
+def _check_cuts(plan: Plan) -> None:
+    """Refuse cuts that are not those of the choices: one of the two was edited.
+
+    A channel of a group is one output of its root, or as many in every one where the root is a
+    grouped convolution.
+    """
+    roots = {cut.layer: cut.indices for cut in plan.cuts if cut.side == "out"}
+    for cut in plan.cuts:
+        if len(set(cut.indices)) < len(cut.indices) or min(cut.indices, default=0) < 0:
+            raise SelectorError(
+                f"this is not {WHAT}: cuts of layer {cut.layer!r} repeat a position, or name one "
+                "below 0"
+            )
+    for choice in plan.choices if plan.cuts else ():
+        # Groups of a convolution follow one another, with a position of each channel in all.
+        gone = {index % choice.channels for index in roots.get(choice.group, ())}
+        if gone != set(choice.remove):
+            raise SelectorError(
+                f"remove of group {choice.group!r} is not what the plan's cuts take; where you "
+                "edited it, take the field 'cuts' out, and give apply_plan batches"
+            )
 
 
 def goal_text(goal: Goal) -> str:
@@ -209,13 +233,6 @@ def goal_text(goal: Goal) -> str:
     'asked keep_macs=0.5, got 0.496'
     """
     return f"asked {goal.target}={goal.asked:.4g}, got {goal.got:.3f}"
-
-
-def _expected(**row: Any) -> Expected:
-    for name in ("loss_change_interval", "accuracy_interval"):
-        if row.get(name) is not None:
-            row[name] = tuple(row[name])
-    return Expected(**row)
 
 
 def _measured_text(change: LossChange) -> str:
