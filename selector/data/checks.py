@@ -1,8 +1,9 @@
 """Arguments of the wrong kind are refused by name, with what to pass instead."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
+from typing import TypeGuard
 
 from torch import nn
 
@@ -26,8 +27,8 @@ def check_model(model: object, name: str = "model") -> None:
         raise SelectorError(f"{wanted} the class {model.__name__}; pass {model.__name__}(...)")
     if isinstance(model, Mapping):
         raise SelectorError(
-            f"{wanted} a mapping of tensors; build the network and pass "
-            "network.load_state_dict(tensors)'s network"
+            f"{wanted} a mapping of tensors; build the network, call its load_state_dict with "
+            "them, and pass the network"
         )
     if isinstance(getattr(model, "model", None), nn.Module):
         raise SelectorError(f"{wanted} a {type(model).__name__}; pass its .model")
@@ -84,7 +85,7 @@ def check_criterion(criterion: object) -> None:
 
 
 def check_kind(name: str, value: object, kind: type, way_out: str) -> None:
-    """Make sure that an argument is of a class of ours, or None.
+    """Make sure that an argument is of a class of ours.
 
     Args:
         name: Of the argument.
@@ -95,7 +96,7 @@ def check_kind(name: str, value: object, kind: type, way_out: str) -> None:
     Raises:
         SelectorError: It is of another kind.
     """
-    if value is not None and not isinstance(value, kind):
+    if not isinstance(value, kind):
         raise SelectorError(f"{name} must be a {kind.__name__}, not {_kind(value)}; {way_out}")
 
 
@@ -112,7 +113,21 @@ def check_mapping(name: str, value: object) -> None:
         )
 
 
-def is_number(value: object) -> bool:
+def check_names(name: str, value: object) -> tuple[str, ...]:
+    """Names in a list, as a tuple.
+
+    Raises:
+        SelectorError: One name without a list, or anything that is no list of names.
+    """
+    if isinstance(value, str):
+        raise SelectorError(f"{name}={value!r} must be names in a list: {name}=[{value!r}]")
+    found = tuple(value) if isinstance(value, Iterable) else None
+    if found is None or not all(isinstance(one, str) for one in found):
+        raise SelectorError(f"{name} must be names in a list, as in ['conv1'], not {value!r:.80}")
+    return found
+
+
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a real number; NumPy's are, booleans are not."""
     # NumPy's booleans are no numbers to `numbers` either.
     return not isinstance(value, bool) and isinstance(value, Real)

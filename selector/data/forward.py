@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from selector.data.batches import Batches, batch_size, first_batch, rows
+from selector.data.checks import check_model
 from selector.errors import SelectorError
 
 
@@ -67,6 +68,7 @@ def probe_inputs(model: nn.Module, batches: Batches, count: int = 4) -> object:
     The whole first batch where the network does not run on fewer images, or gives outputs for
     another number of them: a fixed batch size, or a table that is as long as the batch by chance.
     """
+    check_model(model)
     inputs, targets = first_batch(batches)
     images = batch_size(inputs, targets)
     inputs = to_device(inputs, device_of(model))

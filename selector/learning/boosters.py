@@ -5,6 +5,7 @@ regret asks for the best arm, whatever is at stake; the damage in nats gives wei
 which a wrong arm ruins the layer. Each has its own boosters; their sum errs less than either.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import lightgbm as lgb
 import numpy as np
 from sklearn.model_selection import GroupKFold
 
+from selector.data.checks import is_number, whole_number
 from selector.errors import SelectorError
 from selector.learning.table import TrainingTable
 from selector.typing import Matrix, Numbers
@@ -57,10 +59,9 @@ def check_settings(
         SelectorError: A setting out of range.
     """
     for name, value, least in (("folds", folds, 2), ("trees", trees, 1), ("leaves", leaves, 2)):
-        if not isinstance(value, int | np.integer) or value < least:
-            raise SelectorError(f"{name}={value!r} must be a whole number, {least} or more")
+        whole_number(name, value, least)
     for name, value, above in (("learning_rate", learning_rate, 1e-9), ("caution", caution, 0.0)):
-        if not isinstance(value, int | float | np.number) or not above <= value < float("inf"):
+        if not is_number(value) or not above <= value < math.inf:
             raise SelectorError(f"{name}={value!r} must be a finite number, {above:g} or more")
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from selector.data.checks import check_kind
 from selector.errors import SelectorError
 from selector.learning.comparison import ALONE, SHIPPED, TOGETHER, Comparison
 from selector.learning.evaluation import SBS_NATS, SBS_REGRET, VBS, Grid, Judged, Outcome, joined
@@ -61,6 +62,7 @@ def compare(
         SelectorError: Too few networks, a weight that is none, records that do not belong together,
             or records that a selector cannot choose in.
     """
+    check_kind("records", records, Records, "read a folder of them by Records.load(path)")
     field, unused = _field(records, base, weight, given, settings)
     names = sorted(set(field.own.network.tolist()))
     parts = [

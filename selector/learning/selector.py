@@ -9,6 +9,7 @@ import lightgbm as lgb
 import numpy as np
 from sklearn.base import BaseEstimator
 
+from selector.data.checks import check_kind
 from selector.errors import SelectorError
 from selector.learning.artefact import read_artefact, shipped_file, write_artefact
 from selector.learning.boosters import (
@@ -97,6 +98,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         Raises:
             SelectorError: Fewer than two networks or two arms, or arms that never differ.
         """
+        check_kind("records", records, Records, "read a folder of them by Records.load(path)")
         foreign = [p.network for p in records.networks if p.origin != "own"]
         if foreign:
             warnings.warn(

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from selector.data.checks import check_model
 from selector.errors import SelectorError
 from selector.files import write_whole
 from selector.network.layers import (
@@ -32,6 +33,7 @@ def save_pruned(model: nn.Module, path: str | Path) -> None:
     Raises:
         SelectorError: The file cannot be written.
     """
+    check_model(model)
     tensors = {
         name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()
     }
@@ -52,8 +54,14 @@ def load_pruned(build: Callable[[], nn.Module], path: str | Path) -> nn.Module:
     Raises:
         SelectorError: The file cannot be read, or its tensors do not belong to this network.
     """
+    if isinstance(build, nn.Module) or not callable(build):
+        raise SelectorError(
+            f"build must be a function that makes the unpruned network, not a "
+            f"{type(build).__name__}; pass the class, or lambda: ..."
+        )
     tensors = read_tensors(path)
     model = build()
+    check_model(model, "what build returns")
     apply_cuts(model, _cuts_to_fit(model, tensors, path))
     load_tensors(model, tensors, path)
     return model

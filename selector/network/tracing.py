@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from selector.data.checks import check_model
 from selector.data.forward import call, device_of, evaluating, run_batch
 from selector.data.loss import check_finite
 from selector.errors import SelectorError
@@ -65,6 +66,7 @@ def find_groups(model: nn.Module, inputs: object) -> Groups:
     Raises:
         SelectorError: The network cannot be run or traced with these inputs.
     """
+    check_model(model)
     with evaluating(model), exact_arithmetic(model):
         costs = _costs(model, inputs)
         candidates, refused = candidate_groups(model, inputs)

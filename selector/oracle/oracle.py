@@ -4,7 +4,7 @@ Candidates loop inside the data loop, so that only one batch is held; every batc
 and differences to the whole network are paired image by image.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -175,6 +175,20 @@ def _interrupted(
     return stopped
 
 
+def _check_sets(channel_sets: object) -> None:
+    """Make sure that channel sets are sequences of channels."""
+    if isinstance(channel_sets, str) or not isinstance(channel_sets, Iterable):
+        raise SelectorError(
+            f"channel_sets={channel_sets!r} must be a list of channel sets, as in [[0], [1, 2]]"
+        )
+    for one in channel_sets:
+        if isinstance(one, str) or not isinstance(one, Iterable):
+            raise SelectorError(
+                f"channel_sets holds {one!r}, and each must be a sequence of channels: pass "
+                "[[0, 1]] for one set of two channels, [[0], [1]] for two sets of one"
+            )
+
+
 def loss_changes(
     model: nn.Module,
     batches: Batches,
@@ -209,6 +223,7 @@ def loss_changes(
             that change between readings; a network that is not deterministic; a loss that is not
             finite (an `OracleError` then holds what was measured before).
     """
+    _check_sets(channel_sets)
     if isinstance(group, str):
         found = find_groups(model, probe_inputs(model, batches)).required()
         group = find_group(found, group)

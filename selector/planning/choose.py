@@ -8,6 +8,7 @@ from typing_extensions import Unpack
 
 from selector.data.batches import Batches
 from selector.data.calibration import Calibration
+from selector.data.checks import check_model
 from selector.data.forward import probe_inputs
 from selector.data.loss import Loss
 from selector.errors import SelectorError
@@ -91,6 +92,7 @@ def choose(
     Raises:
         SelectorError: Unusable input, unknown names, or a target that cannot be met.
     """
+    check_model(model)
     calibration = Calibration(batches, loss)
     wanted = Target.of(target, ratios)
     method = method_of(

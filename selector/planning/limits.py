@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from selector.data.checks import check_mapping, check_names, share, whole_number
 from selector.errors import SelectorError, nearest
 from selector.network.groups import Group
 from selector.network.tracing import Groups
@@ -49,23 +50,22 @@ class Limits:
         Raises:
             SelectorError: A number out of range, or one name instead of a list of names.
         """
-        if isinstance(ignore, str):
-            raise SelectorError(f"ignore={ignore!r} must be names in a list: ignore=[{ignore!r}]")
+        check_mapping("max_ratios", max_ratios)
+        check_mapping("ratios", ratios)
         return cls(
-            ignore=tuple(ignore),
-            max_ratio=max_ratio,
+            ignore=check_names("ignore", ignore),
+            max_ratio=share("max_ratio", max_ratio),
             max_ratios=max_ratios or {},
             ratios=ratios or {},
-            round_to=round_to,
-            min_channels=min_channels,
+            round_to=whole_number("round_to", round_to, 1),
+            min_channels=whole_number("min_channels", min_channels, 1),
         )
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
-        check_share("max_ratio", self.max_ratio)
-        for name, value in (("round_to", self.round_to), ("min_channels", self.min_channels)):
-            if not isinstance(value, int) or value < 1:
-                raise SelectorError(f"{name}={value!r} must be a whole number, 1 or more")
+        share("max_ratio", self.max_ratio)
+        whole_number("round_to", self.round_to, 1)
+        whole_number("min_channels", self.min_channels, 1)
 
     def groups(self, found: Groups) -> Groups:
         """The groups of a network without those to ignore.
@@ -160,16 +160,6 @@ class Widths:
         return min(self.options(group), key=lambda n: abs(ratio - self.lost(group, n)))
 
 
-def check_share(name: str, value: object) -> None:
-    """Make sure that a share lies between 0 and 1.
-
-    Raises:
-        SelectorError: It does not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-        raise SelectorError(f"{name}={value!r} must be a share between 0 and 1")
-
-
 def by_group(groups: Groups, shares: Shares | None, option: str) -> dict[str, float]:
     """Shares by the name of the group; a producer's name stands for its whole group.
 
@@ -183,12 +173,12 @@ def by_group(groups: Groups, shares: Shares | None, option: str) -> dict[str, fl
             two shares for one group.
     """
     found: dict[str, float] = {}
-    for name, share in (shares or {}).items():
-        check_share(f"{option}[{name!r}]", share)
+    for name, given in (shares or {}).items():
+        value = share(f"{option}[{name!r}]", given)
         group = group_of(groups, name, option)
-        if found.setdefault(group, share) != share:
+        if found.setdefault(group, value) != value:
             raise SelectorError(
-                f"{option} gives group {group!r} both {found[group]} and {share}, since "
+                f"{option} gives group {group!r} both {found[group]} and {value}, since "
                 f"{name!r} belongs to it; give one"
             )
     return found

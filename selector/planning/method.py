@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from selector.data.checks import check_criterion, check_kind
 from selector.errors import SelectorError
 from selector.learning.selector import SaliencySelector
 from selector.planning.allocation import Allocation, EvenShares, LeastDamage
@@ -68,6 +69,11 @@ def method_of(
     Raises:
         SelectorError: An unknown name, or options that contradict each other.
     """
+    check_criterion(criterion)
+    if selector is not None:
+        check_kind("selector", selector, SaliencySelector, "see SaliencySelector.load(path)")
+    if myopic is not None:
+        check_kind("myopic", myopic, Myopic, "pass selector.Myopic(...)")
     if allocation not in get_args(AllocationName):
         raise SelectorError(
             f"unknown allocation {allocation!r}; known: {', '.join(get_args(AllocationName))}"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, TypedDict, cast
 
+from selector.data.checks import check_mapping, share
 from selector.errors import SelectorError, nearest
 from selector.network.costs import Measure
 from selector.planning.limits import Shares
@@ -55,16 +56,16 @@ class Target:
         unknown = [name for name in given if name not in known]
         if unknown:
             raise SelectorError(f"unknown target {unknown[0]!r}; {nearest(unknown[0], known)}")
+        check_mapping("ratios", ratios)
         if not given and ratios:
             return cls("channels", 1.0)
         if len(given) != 1:
             named = " and ".join(given) or "none"
             raise SelectorError(f"give exactly one target of {', '.join(known)}; got {named}")
         ((name, value),) = given.items()
-        if not isinstance(value, int | float) or not 0 < value < 1:
-            what = "removed" if name == "ratio" else "kept"
-            raise SelectorError(f"{name}={value!r} must be a share {what}, between 0 and 1")
-        return cls("channels", 1 - value) if name == "ratio" else cls(MEASURES[name], value)
+        if name == "ratio":
+            return cls("channels", 1 - share(name, value, "a share removed,"))
+        return cls(MEASURES[name], share(name, value, "a share kept,"))
 
     @property
     def name(self) -> str:

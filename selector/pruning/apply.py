@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 
 from selector.data.batches import Batches
 from selector.data.calibration import Calibration
+from selector.data.checks import check_kind, check_model
 from selector.data.forward import call, evaluating, probe_inputs
 from selector.errors import SelectorError
 from selector.network.compensation import Compensation, apply_shifts, removed
@@ -108,6 +109,8 @@ def apply_plan(
     Raises:
         SelectorError: The plan was made for another network, or `compensate` without batches.
     """
+    check_model(model)
+    check_kind("plan", plan, Plan, "read one by Plan.load(path), or pass a result's .plan")
     small = copy.deepcopy(model)
     if batches is None:
         if compensate:

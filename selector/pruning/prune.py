@@ -1,6 +1,7 @@
 """`prune`: rounds of plan, cut and recalibrate on a copy, until the target is met."""
 
 import copy
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing_extensions import Unpack
 
 from selector.data.batches import Batches
 from selector.data.calibration import Calibration
+from selector.data.checks import check_function, check_model, is_number, whole_number
 from selector.data.fingerprint import fingerprint_of
 from selector.data.loss import Evaluation, Loss, evaluate
 from selector.errors import SelectorError
@@ -120,6 +122,8 @@ def prune(
             fine-tuning, memory, Ctrl-C. The round is undone, and `result` holds what had been
             reached before it.
     """
+    check_model(model)
+    check_function("finetune", finetune, "finetune(model, round)")
     wanted = Target.of(target, ratios)
     method = method_of(
         criterion,
@@ -170,9 +174,11 @@ def prune(
 
 
 def _check_numbers(rounds: int | None, max_loss_change: float | None) -> None:
-    if rounds is not None and (not isinstance(rounds, int) or rounds < 1):
-        raise SelectorError(f"rounds={rounds!r} must be a whole number, 1 or more")
-    if max_loss_change is not None and not max_loss_change > 0:
+    if rounds is not None:
+        whole_number("rounds", rounds, 1)
+    if max_loss_change is not None and not (
+        is_number(max_loss_change) and 0 < max_loss_change < math.inf
+    ):
         raise SelectorError(f"max_loss_change={max_loss_change!r} must be above 0, in nats")
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from selector.data.batches import Batches
 from selector.data.calibration import Calibration
+from selector.data.checks import check_model, share
 from selector.data.forward import probe_inputs
 from selector.data.loss import Loss
 from selector.learning.selector import SaliencySelector
@@ -16,7 +17,7 @@ from selector.network.tracing import Groups, find_groups
 from selector.planning.allocation import Curve, damage_curve
 from selector.planning.candidates import survey_network
 from selector.planning.criteria import SelectorCriterion
-from selector.planning.limits import Widths, check_share
+from selector.planning.limits import Widths
 from selector.planning.stage import Stage
 from selector.planning.target import Target
 from selector.records.decision import Decision, GroupView
@@ -57,8 +58,8 @@ class SelectorImportance:
         loss: Loss | None = None,
         ratio: float = 0.25,
     ) -> None:
-        check_share("ratio", ratio)
-        self._model, self._ratio = model, ratio
+        check_model(model)
+        self._model, self._ratio = model, share("ratio", ratio)
         self._calibration = Calibration(batches, loss)
         self._target = Target("macs", 0.5)
         self._criterion = SelectorCriterion(selector or SaliencySelector.shipped())

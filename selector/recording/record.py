@@ -6,7 +6,7 @@ was recalibrated. A journal keeps what is measured: a killed run loses one group
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from selector.data.batches import Batches
 from selector.data.calibration import Calibration
+from selector.data.checks import check_model, is_number, whole_number
 from selector.data.fingerprint import fingerprint_of
 from selector.data.forward import device_of, probe_inputs
 from selector.data.loss import Loss, evaluate
@@ -73,22 +74,21 @@ def record(
     Raises:
         SelectorError: Unusable data, nothing prunable, or a ratio out of range.
     """
-    if not network or "/" in network or network.startswith("."):
+    check_model(model)
+    if not isinstance(network, str) or not network or "/" in network or network.startswith("."):
         raise SelectorError(
             f"network={network!r} must be the name of a folder: not empty, no '/', no leading '.'"
         )
-    for ratio in ratios or ():
-        if not 0 <= ratio < 1:
-            raise SelectorError(f"ratio {ratio} is outside [0, 1); zero stands for one channel")
+    ratios = None if ratios is None else _checked(ratios)
     parts = Parts(*Calibration(batches, loss).split(3, "recording"))
     chance = torch.Generator().manual_seed(seed)
     whole = find_groups(model, probe_inputs(model, parts.signals))
     whole.required()
     macs = whole.costs.total("macs")
     drawn = (
-        draw_contexts(contexts, chance, least_macs(whole))
-        if isinstance(contexts, int)
-        else tuple(contexts)
+        tuple(contexts)
+        if isinstance(contexts, Sequence)
+        else draw_contexts(whole_number("contexts", contexts, 0), chance, least_macs(whole))
     )
     diary = Journal(
         None if journal is None else Path(journal),
@@ -124,6 +124,20 @@ def record(
     )
     diary.close()
     return Records((provenance,), tuple(groups), tuple(rows))
+
+
+def _checked(ratios: object) -> tuple[float, ...]:
+    """Ratios as floats.
+
+    Raises:
+        SelectorError: No list of numbers in [0, 1).
+    """
+    if isinstance(ratios, str) or not isinstance(ratios, Iterable):
+        raise SelectorError(f"ratios={ratios!r} must be shares in a list, as in [0.1, 0.25]")
+    for ratio in ratios:
+        if not is_number(ratio) or not 0 <= ratio < 1:
+            raise SelectorError(f"ratio {ratio} is outside [0, 1); zero stands for one channel")
+    return tuple(map(float, ratios))
 
 
 def _mean(one: float | None, other: float | None) -> float | None:

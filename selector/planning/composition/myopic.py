@@ -9,6 +9,7 @@ from itertools import zip_longest
 
 from torch import Tensor
 
+from selector.data.checks import whole_number
 from selector.errors import SelectorError
 from selector.saliency.registry import Metric, find_metric
 from selector.statistics.channel_statistics import Signals
@@ -83,9 +84,7 @@ class Myopic:
             twice = next(name for name in names if names.count(name) > 1)
             raise SelectorError(f"metric {twice!r} is twice in the pool")
         for field, least in _LEAST.items():
-            value = getattr(self, field)
-            if not isinstance(value, int) or value < least:
-                raise SelectorError(f"{field}={value!r} must be a whole number, {least} or more")
+            whole_number(field, getattr(self, field), least)
         if self.channels_per_step > self.candidates:
             raise SelectorError(
                 f"channels_per_step={self.channels_per_step} is more than candidates="
