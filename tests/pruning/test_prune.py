@@ -331,13 +331,9 @@ def test_recalibration_is_the_statistics_of_all_the_images() -> None:
     expected = copy.deepcopy(model)
     maps = [expected.stem(images) for images, _ in batches]
     assert recalibrate_batchnorm(model, batches) == 1
-    mean = torch.stack([m.mean((0, 2, 3)) for m in maps]).mean(0)
-    # Batches of equal size: the mean of the batches' means is that of all the images; the
-    # variance is the mean of those within the batches.
-    assert torch.allclose(model.norm.running_mean, torch.cat(maps).mean((0, 2, 3)))
-    assert torch.allclose(model.norm.running_mean, mean)
-    within = torch.stack([m.var((0, 2, 3), unbiased=True) for m in maps]).mean(0)
-    assert torch.allclose(model.norm.running_var, within)
+    whole = torch.cat(maps)
+    assert torch.allclose(model.norm.running_mean, whole.mean((0, 2, 3)))
+    assert torch.allclose(model.norm.running_var, whole.var((0, 2, 3), unbiased=True))
     assert model.norm.momentum == 0.3
     assert model.training
     assert model.norm.training
