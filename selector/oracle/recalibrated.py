@@ -1,6 +1,5 @@
 """Loss changes of removals after which BatchNorm is recalibrated."""
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +9,7 @@ from selector.data.batches import Batches
 from selector.data.forward import evaluating
 from selector.data.loss import Loss, LossChange, Objective, measure_losses
 from selector.network.batchnorm import recalibrate_batchnorm
+from selector.network.copying import copy_of
 from selector.network.groups import Group
 from selector.network.surgery import apply_cuts, cuts_of
 from selector.typing import ChannelSet
@@ -43,7 +43,7 @@ def recalibrated_changes(
         before = measure_losses(model, batches, objective)
     found: dict[tuple[int, ...], LossChange] = {}
     for channels in dict.fromkeys(sets):
-        smaller = copy.deepcopy(model).eval()
+        smaller = copy_of(model).eval()
         apply_cuts(smaller, cuts_of([(group, channels)]) if channels else ())
         with torch.no_grad():
             recalibrate_batchnorm(smaller, calibration)

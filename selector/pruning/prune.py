@@ -1,6 +1,5 @@
 """`prune`: rounds of plan, cut and recalibrate on a copy, until the target is met."""
 
-import copy
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from selector.data.fingerprint import fingerprint_of
 from selector.data.loss import Evaluation, Loss, evaluate
 from selector.errors import SelectorError
 from selector.learning.selector import SaliencySelector
+from selector.network.copying import copy_of
 from selector.planning.choose import first_stage
 from selector.planning.composition.myopic import Myopic
 from selector.planning.criteria import Verify
@@ -163,7 +163,7 @@ def prune(
         progress=progress,
         store=store,
     )
-    run = PruningRun(copy.deepcopy(model), calibration, first, procedure)
+    run = PruningRun(copy_of(model), calibration, first, procedure)
     try:
         run.finish()
     except BaseException as error:

@@ -1,6 +1,5 @@
 """Rounds of plan, cut, recalibrate: how far each one goes, and what is undone."""
 
-import copy
 import logging
 import math
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from selector.data.forward import probe_inputs
 from selector.data.loss import Evaluation, evaluate
 from selector.network.batchnorm import recalibrate_batchnorm
 from selector.network.checkpoint import load_tensors
+from selector.network.copying import copy_of
 from selector.network.latency import REPEATS, Timed
 from selector.network.surgery import apply_cuts
 from selector.network.tracing import Groups, retrace_groups
@@ -269,7 +269,7 @@ class PruningRun:
         Raises:
             Exception: Anything that failed; all is as before.
         """
-        kept = copy.deepcopy(self.model), self.groups, self.evaluation
+        kept = copy_of(self.model), self.groups, self.evaluation
         self.cut = True
         try:
             result, rise = self._cut(plan, survey, halved)

@@ -4,7 +4,6 @@ A metric is a function of a network, a group of channels, images and a loss, and
 not of how the channels are numbered, how the images are batched, or what was scored before.
 """
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from torch.nn import functional
 
 from selector.data.loss import Loss
 from selector.errors import SelectorError
+from selector.network.copying import copy_of
 from selector.network.groups import Group, Slice
 from selector.network.layers import input_dimension, output_dimension
 from selector.network.tracing import find_groups
@@ -130,7 +130,7 @@ def _check_on(case: _Case) -> None:
         if case.metric.name != "random":
             case.compare(PERMUTED, name, permuted[name], values[orders[name]], SAME)
         if case.metric.twin is not None:
-            model = copy.deepcopy(case.model).eval().requires_grad_(True)
+            model = copy_of(case.model).eval().requires_grad_(True)
             model.zero_grad(set_to_none=True)
             singles = list(zip(*(torch.split(part, 1) for part in _images()), strict=True))
             expected = case.metric.twin(Scene(model, case.groups[name], singles))
@@ -147,7 +147,7 @@ def _reordered(
     model: nn.Module, groups: Mapping[str, Group], orders: Mapping[str, Tensor]
 ) -> nn.Module:
     """The same function with the channels of every group in another order."""
-    copied = copy.deepcopy(model)
+    copied = copy_of(model)
     for name, group in groups.items():
         for part in group.slices:
             _reorder(copied.get_submodule(part.layer), part, orders[name].tolist())

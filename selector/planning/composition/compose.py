@@ -4,7 +4,6 @@ After Persand, Anderson and Gregg, Composition of Saliency Metrics for Channel P
 Oracle, arXiv 2004.03376: over the whole network, one channel at a time, without retraining.
 """
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,6 +21,7 @@ from selector.network.compensation import (
     measure_means,
     shifts_of,
 )
+from selector.network.copying import copy_of
 from selector.network.costs import Costs, Measure, saved_per_channel
 from selector.network.groups import Group
 from selector.network.layers import CONVOLUTION
@@ -96,7 +96,7 @@ def compose_myopically(
     Raises:
         SelectorError: Too few images to draw from; a score or loss that is not finite.
     """
-    walk = _Walk(copy.deepcopy(model), groups, draw, myopic, generator, measure, least or {}, loss)
+    walk = _Walk(copy_of(model), groups, draw, myopic, generator, measure, least or {}, loss)
     while True:
         step = walk.step()
         if step is None:

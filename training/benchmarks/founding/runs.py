@@ -5,7 +5,6 @@ convolutions' weights goes until top-1 on the test images has fallen 5 points; t
 one at a time, and together. Every finished run is a line of a file, and is not run again.
 """
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -20,6 +19,7 @@ from selector.data.forward import probe_inputs
 from selector.data.image_data import TensorBatches
 from selector.data.sampling import Draw
 from selector.errors import SelectorError
+from selector.network.copying import copy_of
 from selector.network.tracing import find_groups
 from selector.planning.composition.compose import Step, compose_myopically, of_convolutions
 from training.benchmarks.founding.methods import METHODS
@@ -174,7 +174,7 @@ class _Trace:
         for step in steps:
             for group, _ in step.removed:
                 self.channels[group] = self.channels.get(group, 0) + 1
-            self.unread.append((copy.deepcopy(step.network), step, dict(self.channels)))
+            self.unread.append((copy_of(step.network), step, dict(self.channels)))
             if sum(len(s.removed) for _, s, _ in self.unread) < STRIDE:
                 continue
             last = self._point(*self.unread.pop())

@@ -1,6 +1,5 @@
 """Torch-Pruning's own pruner with its own importances, driven to a share of the MACs in rounds."""
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from selector.data.forward import call, evaluating, probe_inputs, read
 from selector.data.loss import Objective
 from selector.errors import SelectorError
 from selector.network.batchnorm import recalibrate_batchnorm
+from selector.network.copying import copy_of
 from selector.network.costs import count_costs
 from selector.network.tracing import find_groups
 from selector.pruning.apply import FineTune
@@ -79,7 +79,7 @@ def prune_with_torch_pruning(
         known = ", ".join(IMPORTANCES)
         raise SelectorError(f"unknown importance {importance!r} of Torch-Pruning; known: {known}")
     own = IMPORTANCES[importance]
-    small = copy.deepcopy(model)
+    small = copy_of(model)
     probe = probe_inputs(small, batches)
     with _faults_named(f"torch-pruning {importance} {ranking}"):
         walk = _StepwisePruner(small, probe, own.make(), ranking, max_ratio)
