@@ -1,5 +1,6 @@
 """Batches on the model's device, and forward passes in evaluation mode."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -100,3 +101,42 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, flag in flags:
             module.training = flag
+
+
+def float_tensors(outputs: object) -> list[Tensor]:
+    """Floating-point and complex tensors of a structure, in order.
+
+    Containers of any kind are opened: mappings, sequences, dataclasses, and plain objects by their
+    attributes.
+    """
+    found: list[Tensor] = []
+    _collect_tensors(outputs, found, set())
+    return found
+
+
+def _collect_tensors(value: object, found: list[Tensor], seen: set[int]) -> None:
+    if isinstance(value, Tensor):
+        if value.is_floating_point() or value.is_complex():
+            found.append(value)
+        return
+    if value is None or isinstance(value, str | bytes | int | float | complex | nn.Module | type):
+        return
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    for part in _parts_of(value):
+        _collect_tensors(part, found, seen)
+
+
+def _parts_of(value: object) -> list[object]:
+    """What a container or an object holds."""
+    if isinstance(value, Mapping):
+        return list(value.values())
+    if isinstance(value, list | tuple | set | frozenset):
+        return list(value)
+    if dataclasses.is_dataclass(value):
+        return [getattr(value, field.name) for field in dataclasses.fields(value)]
+    leaves = pytree.tree_leaves(value)
+    if not (len(leaves) == 1 and leaves[0] is value):
+        return list(leaves)
+    return list(getattr(value, "__dict__", {}).values())

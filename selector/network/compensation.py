@@ -2,7 +2,8 @@
 
 A removed channel is replaced by its mean over calibration images: the consumer's bias, or the
 running mean of the BatchNorm behind it, absorbs weight x mean. Exact inside a map; at a zero-padded
-border the constant stands for a little more than was there. Consumers with neither go without.
+border the constant stands for a little more than was there. Consumers with neither are not
+compensated.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,16 @@ from torch import Tensor, nn
 from selector.data.batches import Batches
 from selector.data.forward import call, evaluating, probe_inputs, read, run_batch
 from selector.network.groups import Group, masked
-from selector.network.layers import CONVOLUTION, NORMALISATION, channel_dimension, weight_of
+from selector.network.hooks import Hook, forward_hooks
+from selector.network.law import judging
+from selector.network.layers import (
+    CONVOLUTION,
+    NORMALISATION,
+    channel_dimension,
+    layer_width,
+    weight_of,
+)
+from selector.network.ties import Owner, shared_parameters
 from selector.typing import ChannelSet
 
 Means = Mapping[str, Tensor]
@@ -49,23 +59,18 @@ def measure_means(model: nn.Module, batches: Batches, groups: Iterable[Group]) -
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
-    def note(name: str, layer: nn.Module, inputs: Tensor) -> None:
-        dimension = channel_dimension(layer, inputs)
-        width = inputs.shape[dimension]
-        values = inputs.movedim(dimension, 0).flatten(1).sum(1, dtype=torch.float64)
-        sums[name] = sums[name] + values if name in sums else values
-        counts[name] = counts.get(name, 0) + inputs.numel() // width
+    def noter(name: str) -> Hook:
+        def note(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+            inputs = args[0]
+            dimension = channel_dimension(layer, inputs)
+            values = inputs.movedim(dimension, 0).flatten(1).sum(1, dtype=torch.float64)
+            sums[name] = sums[name] + values if name in sums else values
+            counts[name] = counts.get(name, 0) + inputs.numel() // inputs.shape[dimension]
 
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(evaluating(model))
-        for name in dict.fromkeys(layer for group in groups for layer in group.consumers):
+        return note
 
-            def hook(module: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
-                note(name, module, args[0])
-
-            handle = model.get_submodule(name).register_forward_pre_hook(hook)
-            stack.callback(handle.remove)
+    hooks = {name: noter(name) for group in groups for name in group.consumers}
+    with torch.no_grad(), evaluating(model), forward_hooks(model, hooks, pre=True):
         for number, (inputs, _) in enumerate(read(model, batches)):
             run_batch(model, inputs, number)
     return {name: values / counts[name] for name, values in sums.items()}
@@ -74,46 +79,88 @@ def measure_means(model: nn.Module, batches: Batches, groups: Iterable[Group]) -
 def find_absorbers(model: nn.Module, inputs: object) -> dict[str, str]:
     """Which consumers can keep a shift, and where: in their bias, or in a BatchNorm behind them.
 
+    A bias that layers share keeps none, and neither does a BatchNorm where something else reads the
+    layer's outputs too.
+
     Args:
         model: Any network; left as found.
         inputs: A few images. The BatchNorm behind a layer is the one that is given its very output.
     """
-    outputs: dict[int, str] = {}
-    behind: dict[str, str] = {}
-    kept: list[object] = []
-    handles = []
-
-    def note(name: str, module: nn.Module, args: tuple[object, ...], output: object) -> None:
-        if isinstance(module, NORMALISATION) and id(args[0]) in outputs:
-            behind.setdefault(outputs[id(args[0])], name)
-        elif isinstance(module, CONVOLUTION | nn.Linear):
-            outputs[id(output)] = name
-            kept.append(output)  # While it lives, no other tensor has its identity.
-
-    for name, module in model.named_modules():
-        if isinstance(module, CONVOLUTION | nn.Linear | NORMALISATION):
-
-            def hook(
-                module: nn.Module, args: tuple[object, ...], output: object, name: str = name
-            ) -> None:
-                note(name, module, args, output)
-
-            handles.append(module.register_forward_hook(hook))
-    try:
-        with torch.no_grad(), evaluating(model):
-            call(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    found = {}
+    shared = {owner for owners in shared_parameters(model) for owner in owners}
+    found: dict[str, str] = {}
+    behind = _norms_behind(model, inputs)
     for name, module in model.named_modules():
         if not isinstance(module, CONVOLUTION | nn.Linear) or getattr(module, "transposed", False):
             continue
         if isinstance(module.bias, Tensor):
-            found[name] = name
-        elif name in behind and model.get_submodule(behind[name]).running_mean is not None:
-            found[name] = behind[name]
+            if Owner(name, "bias") not in shared:
+                found[name] = name
+        elif name in behind and model.get_submodule(behind[name][0]).running_mean is not None:
+            found[name] = behind[name][0]
+    kept_by_norms = {name: behind[name] for name, place in found.items() if place != name}
+    for name in _not_absorbed(model, inputs, kept_by_norms):
+        del found[name]
     return found
+
+
+def _norms_behind(model: nn.Module, inputs: object) -> dict[str, tuple[str, float]]:
+    """Layer -> the first BatchNorm that reads its very output, and the mean size of that output."""
+    outputs: dict[int, str] = {}
+    behind: dict[str, tuple[str, float]] = {}
+    kept: list[Tensor] = []
+
+    def noter(name: str) -> Hook:
+        def note(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            if not isinstance(module, NORMALISATION):
+                outputs[id(output)] = name
+                kept.append(output)  # While it lives, no other tensor has its identity.
+            elif id(args[0]) in outputs:
+                size = float(args[0].abs().double().mean())
+                behind.setdefault(outputs[id(args[0])], (name, size))
+
+        return note
+
+    kinds = CONVOLUTION | nn.Linear | NORMALISATION
+    hooks = {n: noter(n) for n, module in model.named_modules() if isinstance(module, kinds)}
+    with torch.no_grad(), evaluating(model), forward_hooks(model, hooks):
+        call(model, inputs)
+    return behind
+
+
+def _not_absorbed(
+    model: nn.Module, inputs: object, behind: Mapping[str, tuple[str, float]]
+) -> list[str]:
+    """Layers to whose outputs nothing can be added that the mean of the BatchNorm takes off again.
+
+    Tried with a constant for every output: the network's outputs must stay as they are.
+    """
+    if not behind:
+        return []
+    with judging(model, inputs) as judge:
+
+        def absorbed(names: Iterable[str]) -> bool:
+            shifts = [_trial_shift(model, name, *behind[name]) for name in names]
+            hooks = {shift.layer: _subtracting(shift.values) for shift in shifts}
+            with forward_hooks(model, hooks), shifted(model, shifts):
+                return judge.difference(judge.whole, judge.outputs()) is None
+
+        return [] if absorbed(behind) else [name for name in behind if not absorbed([name])]
+
+
+def _trial_shift(model: nn.Module, layer: str, norm: str, size: float) -> Shift:
+    width = layer_width(model.get_submodule(layer), "out")
+    generator = torch.Generator().manual_seed(width)
+    values = 1 + torch.rand(width, generator=generator, dtype=torch.float64)
+    return Shift(layer, norm, values * (size or 1.0))
+
+
+def _subtracting(values: Tensor) -> Hook:
+    def subtract(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        shape = [1] * output.ndim
+        shape[channel_dimension(layer, output)] = -1
+        return output - values.to(output).view(shape)
+
+    return subtract
 
 
 def shifts_of(
@@ -123,7 +170,7 @@ def shifts_of(
     gone = set(channels)
     found = []
     for part in group.slices:
-        if part.side != "in" or part.layer not in absorbers:
+        if part.side != "in" or part.layer not in absorbers or part.layer not in means:
             continue
         index = [i for i, c in zip(part.indices, part.channels, strict=True) if c in gone]
         removed = torch.zeros_like(means[part.layer])
@@ -159,10 +206,12 @@ def shifted(
             target, values = _target(model, shift, (gone or {}).get(shift.layer, ()))
             undo.append((target, target.data))
             target.data = target.data + values.to(target)
+        torch.clear_autocast_cache()
         yield
     finally:
         for target, data in reversed(undo):
             target.data = data
+        torch.clear_autocast_cache()
 
 
 def apply_shifts(

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from selector.data.batches import batch_size
 from selector.data.forward import call, evaluating
 from selector.network.groups import Group
-from selector.network.layers import CONVOLUTION, NORMALISATION, is_depthwise, layer_width
+from selector.network.hooks import Hook, forward_hooks
+from selector.network.layers import (
+    CONVOLUTION,
+    NORMALISATION,
+    is_depthwise,
+    layer_width,
+)
+from selector.network.watching import Watch, nothing_fused
 
 Measure = Literal["macs", "parameters", "weights"]
 
@@ -40,6 +47,9 @@ class Costs:
     layers: Mapping[str, LayerCost]
     fixed_parameters: int
     """Parameters outside the layers counted above; no removal changes them."""
+    fixed_macs: float = 0.0
+    """Multiply-accumulates per image outside these layers: attention, recurrent layers, functions
+    called without a layer. No removal changes them."""
 
     def total(self, measure: Measure, removed: Mapping[Group, int] | None = None) -> float:
         """The network's cost, after so many channels of every group are gone.
@@ -47,12 +57,13 @@ class Costs:
         Exact for groups whose channels occupy equally many positions in each of their layers.
 
         Args:
-            measure: `macs` per image of convolutions and linear layers; `parameters`, all of them;
-                or `weights`, those of the convolutions alone.
+            measure: `macs` per image of convolutions and matrix products; `parameters`, all of
+                them; or `weights`, those of the convolutions alone.
             removed: Group -> number of channels removed; none by default.
         """
         lost = lost_positions(removed or {})
-        total = float(self.fixed_parameters) if measure == "parameters" else 0.0
+        fixed = {"parameters": float(self.fixed_parameters), "macs": self.fixed_macs}
+        total = fixed.get(measure, 0.0)
         for name, layer in self.layers.items():
             total += layer_total(layer, measure, lost[name, "out"], lost[name, "in"])
         return total
@@ -86,36 +97,53 @@ def layer_total(layer: LayerCost, measure: Measure, lost_out: float, lost_in: fl
 def count_costs(model: nn.Module, inputs: object) -> Costs:
     """Count what a forward pass of these inputs costs per image, layer by layer.
 
-    Multiply-accumulates are those of convolutions and linear layers, counted where they run (a
+    Multiply-accumulates are those of convolutions and matrix products, counted where they run (a
     layer called twice counts twice); additions of biases, normalisation and pooling are left out.
+    Those of convolutions and linear layers are known by layer; what the operators of the whole pass
+    add up to beyond that (attention, recurrent layers, functions) is one number.
     """
-    macs: dict[str, float] = defaultdict(float)
-    images = batch_size(inputs)
     counted = {
         name: layer
         for name, layer in model.named_modules()
         if isinstance(layer, CONVOLUTION | nn.Linear | NORMALISATION)
         or (isinstance(layer, nn.PReLU) and layer.num_parameters > 1)
     }
-    handles = []
-    for name, layer in counted.items():
-        if isinstance(layer, CONVOLUTION | nn.Linear):
-
-            def count(
-                module: nn.Module, args: tuple[Tensor, ...], output: Tensor, name: str = name
-            ) -> None:
-                macs[name] += _macs(module, args[0], output) / images
-
-            handles.append(layer.register_forward_hook(count))
-    try:
-        with evaluating(model):
-            call(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    layers = {name: _layer_cost(layer, macs[name]) for name, layer in counted.items()}
+    macs, total = _measured_macs(model, inputs, counted)
+    images = batch_size(inputs)
+    seen: set[int] = set()
+    layers = {
+        name: _layer_cost(layer, macs[name] / images, seen) for name, layer in counted.items()
+    }
     known = sum(layer.weights + layer.extras for layer in layers.values())
-    return Costs(layers, sum(p.numel() for p in model.parameters()) - known)
+    beyond = total - sum(macs.values())
+    return Costs(
+        layers,
+        sum(p.numel() for p in model.parameters()) - known,
+        beyond / images if beyond > 1e-6 * total else 0.0,
+    )
+
+
+def _measured_macs(
+    model: nn.Module, inputs: object, counted: Mapping[str, nn.Module]
+) -> tuple[dict[str, float], float]:
+    """Multiply-accumulates of a forward pass: layer -> its own, and those of the whole pass."""
+    macs: dict[str, float] = defaultdict(float)
+
+    def counter(name: str) -> Hook:
+        def count(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            macs[name] += _macs(layer, args[0], output)
+
+        return count
+
+    hooks = {
+        name: counter(name)
+        for name, layer in counted.items()
+        if isinstance(layer, CONVOLUTION | nn.Linear)
+    }
+    watch = Watch(count=True)
+    with forward_hooks(model, hooks), evaluating(model), nothing_fused(model), watch:
+        call(model, inputs)
+    return macs, watch.macs
 
 
 def _macs(layer: nn.Module, inputs: Tensor, output: Tensor) -> float:
@@ -127,8 +155,11 @@ def _macs(layer: nn.Module, inputs: Tensor, output: Tensor) -> float:
     return float(output.numel() * layer.in_features)
 
 
-def _layer_cost(layer: nn.Module, macs: float) -> LayerCost:
-    sizes = {name: p.numel() for name, p in layer.named_parameters(recurse=False)}
+def _layer_cost(layer: nn.Module, macs: float, seen: set[int]) -> LayerCost:
+    """The cost of a layer; parameters shared with an earlier layer (`seen`) are not its own."""
+    own = {name: p for name, p in layer.named_parameters(recurse=False) if id(p) not in seen}
+    seen.update(map(id, own.values()))
+    sizes = {name: p.numel() for name, p in own.items()}
     between = isinstance(layer, NORMALISATION | nn.PReLU)
     # A parametrised layer has no weight of its own; it is refused, and its parameters are fixed.
     weights = 0 if between else sizes.get("weight", 0)

@@ -27,6 +27,8 @@ class Slice:
     every group of a grouped convolution."""
     channels: tuple[int, ...]
     """For every position, the group's channel that it belongs to."""
+    idle: bool = False
+    """The layer does not run in evaluation mode: it is cut, but nothing can be measured in it."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +56,27 @@ class Group:
         return len(root.indices) // self.channels
 
     @cached_property
+    def running(self) -> tuple[Slice, ...]:
+        """The slices in which something can be measured: those of layers that run."""
+        return tuple(part for part in self.slices if not part.idle)
+
+    @cached_property
     def producers(self) -> tuple[str, ...]:
-        """Layers that lose output channels."""
-        return tuple(part.layer for part in self.slices if part.side == "out")
+        """Layers that run and lose output channels."""
+        return self._layers("out")
 
     @cached_property
     def consumers(self) -> tuple[str, ...]:
-        """Layers that lose input channels."""
-        return tuple(part.layer for part in self.slices if part.side == "in")
+        """Layers that run and lose input channels."""
+        return self._layers("in")
 
     @cached_property
     def between(self) -> tuple[str, ...]:
-        """Channel-wise layers with parameters of their own: BatchNorm, depthwise, PReLU."""
-        return tuple(part.layer for part in self.slices if part.side == "both")
+        """Channel-wise layers that run: BatchNorm, InstanceNorm, depthwise, PReLU."""
+        return self._layers("both")
+
+    def _layers(self, side: Side) -> tuple[str, ...]:
+        return tuple(part.layer for part in self.running if part.side == side)
 
     def checked(self, channel_set: ChannelSet) -> tuple[int, ...]:
         """The set sorted, once it is sure that it can be removed.
@@ -113,10 +123,13 @@ def masked(model: nn.Module, group: Group, channel_set: ChannelSet) -> Iterator[
                 # The groups of a convolution share the columns: one for each offset in a group.
                 index %= weight.shape[dimension]
                 weight.data = weight.data.index_fill(dimension, index, 0)
+        # Autocast keeps what it has cast a parameter to, by the parameter's identity.
+        torch.clear_autocast_cache()
         yield
     finally:
         for weight, data in reversed(undo):
             weight.data = data
+        torch.clear_autocast_cache()
 
 
 def find_group(groups: Mapping[str, Group], name: str) -> Group:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from selector.data.batches import Batches, batch_size
 from selector.data.forward import call, device_of, evaluating, probe_inputs, to_device
 from selector.network.groups import Group
+from selector.network.hooks import Hook, forward_hooks
 from selector.network.surgery import temporarily_cut
 
 IMAGES = 8
@@ -115,7 +116,9 @@ def time_layers(model: nn.Module, groups: Mapping[str, Group], inputs: object) -
         inputs: As the network will be called with where latency matters.
     """
     with torch.no_grad(), evaluating(model):
-        seen = _inputs_of(model, {part.layer for g in groups.values() for part in g.slices}, inputs)
+        seen = _inputs_of(
+            model, {part.layer for g in groups.values() for part in g.running}, inputs
+        )
         layers = {name: model.get_submodule(name) for name in seen}
         seconds = {name: _seconds(layers[name], seen[name]) for name in seen}
         factors = {
@@ -151,18 +154,12 @@ def _factors(
 def _inputs_of(model: nn.Module, names: set[str], inputs: object) -> dict[str, list[Tensor]]:
     """What each of some layers is called with in a forward pass, call by call."""
     found: dict[str, list[Tensor]] = {}
-    handles = []
-    for name in names:
 
-        def note(module: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
-            found.setdefault(name, []).append(args[0])
+    def noter(name: str) -> Hook:
+        return lambda layer, args: found.setdefault(name, []).append(args[0])
 
-        handles.append(model.get_submodule(name).register_forward_pre_hook(note))
-    try:
+    with forward_hooks(model, {name: noter(name) for name in names}, pre=True):
         call(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
     return found
 
 

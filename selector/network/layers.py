@@ -10,6 +10,7 @@ from selector.typing import Side
 
 CONVOLUTION = nn.modules.conv._ConvNd
 NORMALISATION = nn.modules.batchnorm._BatchNorm
+INSTANCE_NORMALISATION = nn.modules.instancenorm._InstanceNorm
 
 
 def is_depthwise(layer: nn.Module) -> bool:
@@ -56,7 +57,7 @@ def layer_width(layer: nn.Module, side: Side) -> int:
         return layer.in_channels if side == "in" else layer.out_channels
     if isinstance(layer, nn.Linear):
         return layer.in_features if side == "in" else layer.out_features
-    if isinstance(layer, NORMALISATION):
+    if isinstance(layer, NORMALISATION | INSTANCE_NORMALISATION):
         return layer.num_features
     if isinstance(layer, nn.PReLU):
         return layer.num_parameters

@@ -78,7 +78,7 @@ def _shrunk_costs(costs: Costs, cuts: Sequence[Cut]) -> Costs:
     for cut in cuts:
         if cut.layer in layers:
             layers[cut.layer] = _shrunk_layer(layers[cut.layer], cut)
-    return Costs(layers, costs.fixed_parameters)
+    return replace(costs, layers=layers)
 
 
 def _shrunk_layer(layer: LayerCost, cut: Cut) -> LayerCost:

@@ -1,24 +1,30 @@
 """Physical removal of channels from a network's layers."""
 
-import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-import torch_pruning as tp
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from selector.errors import SelectorError
 from selector.network.groups import Group
 from selector.network.layers import (
     CONVOLUTION,
+    INSTANCE_NORMALISATION,
     NORMALISATION,
+    input_dimension,
     is_depthwise,
     is_grouped,
     layer_width,
+    output_dimension,
+    positions_per_group,
     same_in_every_group,
 )
+from selector.network.ties import Owner, cut_dimension, one_object, shared_parameters, tie_again
 from selector.typing import ChannelSet, Side
 
 
@@ -31,27 +37,24 @@ class Cut:
     indices: tuple[int, ...]
 
 
-Remove = Callable[[nn.Module, list[int]], nn.Module]
+def removable(layer: nn.Module, side: Side) -> bool:
+    """Whether positions can be removed exactly from this side of this kind of layer.
 
-
-def removable(layer: nn.Module, side: Side) -> Remove | None:
-    """Torch-Pruning's function that removes positions from this kind of layer, if we trust it."""
-    found: Remove | None = None
+    A layer whose parameters are computed from others (weight norm, spectral norm) cannot lose any.
+    """
+    if parametrize.is_parametrized(layer):
+        return False
+    if isinstance(layer, INSTANCE_NORMALISATION):
+        return side == "both" and not layer.affine
+    if isinstance(layer, NORMALISATION):
+        return side == "both"
     if "weight" not in dict(layer.named_parameters(recurse=False)):
-        # Parametrised (weight norm, spectral norm), or without parameters.
-        return tp.prune_batchnorm_out_channels if isinstance(layer, NORMALISATION) else None
+        return False
     if isinstance(layer, CONVOLUTION):
         if side == "both":
-            found = tp.prune_depthwise_conv_out_channels if is_depthwise(layer) else None
-        elif layer.groups == 1 or is_grouped(layer):
-            found = tp.prune_conv_out_channels if side == "out" else tp.prune_conv_in_channels
-    elif isinstance(layer, nn.Linear):
-        found = tp.prune_linear_out_channels if side == "out" else tp.prune_linear_in_channels
-    elif isinstance(layer, NORMALISATION) and side == "both":
-        found = tp.prune_batchnorm_out_channels
-    elif isinstance(layer, nn.PReLU) and side == "both":
-        found = tp.prune_prelu_out_channels
-    return found
+            return is_depthwise(layer)
+        return layer.groups == 1 or is_grouped(layer)
+    return side != "both" if isinstance(layer, nn.Linear) else isinstance(layer, nn.PReLU)
 
 
 def cuts_of(removals: Iterable[tuple[Group, ChannelSet]]) -> tuple[Cut, ...]:
@@ -75,28 +78,99 @@ def outputs_gone(cuts: Iterable[Cut]) -> dict[str, tuple[int, ...]]:
 
 
 def apply_cuts(model: nn.Module, cuts: Iterable[Cut]) -> None:
-    """Remove the positions physically, in place, through Torch-Pruning's functions.
+    """Remove the positions physically, in place.
+
+    Layers keep which parameters are trained, gradients of what is left, memory formats, and
+    parameters that they share.
 
     Raises:
         SelectorError: A layer that is not there or cannot lose these positions; nothing is changed.
     """
-    steps = [(cut, *_surgery(model, cut)) for cut in cuts]
-    for cut, layer, remove in steps:
-        trained = {name: p.requires_grad for name, p in layer.named_parameters(recurse=False)}
-        remove(layer, list(cut.indices))
-        for name, flag in trained.items():
-            layer.get_parameter(name).requires_grad_(flag)
+    steps = [(_checked_layer(model, cut), cut) for cut in cuts]
+    ties = [some for some in shared_parameters(model) if one_object(model, some)]
+    for owners in ties:
+        _check_tie(model, owners, [cut for _, cut in steps])
+    for layer, cut in steps:
+        _cut_layer(layer, cut.side, cut.indices)
+    tie_again(model, ties)
 
 
-def _surgery(model: nn.Module, cut: Cut) -> tuple[nn.Module, Remove]:
+def _check_tie(model: nn.Module, owners: Sequence[Owner], cuts: Sequence[Cut]) -> None:
+    lost: dict[Owner, set[tuple[int | None, tuple[int, ...]]]] = {owner: set() for owner in owners}
+    for owner in owners:
+        for cut in cuts:
+            if cut.layer == owner.layer:
+                dimension = cut_dimension(model.get_submodule(cut.layer), owner, cut.side)
+                if dimension is not None:
+                    lost[owner].add((dimension, cut.indices))
+    if any(positions != lost[owners[0]] for positions in lost.values()):
+        names = " and ".join(repr(str(owner)) for owner in owners)
+        raise SelectorError(
+            f"{names} share one parameter, and these cuts would take different positions from it"
+        )
+
+
+def _cut_layer(layer: nn.Module, side: Side, gone: Sequence[int]) -> None:
+    width, lost = layer_width(layer, side), set(gone)
+    kept = [index for index in range(width) if index not in lost]
+    if side == "in":
+        # The groups of a convolution share the columns: one for each offset in a group.
+        per_group = positions_per_group(layer, side)
+        _keep(layer, "weight", input_dimension(layer), sorted({i % per_group for i in kept}))
+    else:
+        convolves = isinstance(layer, CONVOLUTION | nn.Linear) and side == "out"
+        _keep(layer, "weight", output_dimension(layer) if convolves else 0, kept)
+        for name in ("bias", "running_mean", "running_var"):
+            _keep(layer, name, 0, kept)
+    for name in _width_names(layer, side):
+        setattr(layer, name, len(kept))
+
+
+def _width_names(layer: nn.Module, side: Side) -> tuple[str, ...]:
+    """Attributes of a layer that count the positions of one side."""
+    if isinstance(layer, CONVOLUTION):
+        if side == "both":
+            return "in_channels", "out_channels", "groups"
+        return (f"{side}_channels",)
+    if isinstance(layer, nn.Linear):
+        return (f"{side}_features",)
+    return ("num_parameters",) if isinstance(layer, nn.PReLU) else ("num_features",)
+
+
+def _keep(layer: nn.Module, name: str, dimension: int, kept: Sequence[int]) -> None:
+    """Keep some positions of a layer's parameter or buffer, if it has it."""
+    value = getattr(layer, name, None)
+    if not isinstance(value, Tensor):
+        return
+    if not isinstance(value, nn.Parameter):
+        setattr(layer, name, _selected(value, dimension, kept))
+        return
+    parameter = nn.Parameter(_selected(value.detach(), dimension, kept), value.requires_grad)
+    if value.grad is not None:
+        parameter.grad = _selected(value.grad, dimension, kept)
+    setattr(layer, name, parameter)
+
+
+def _selected(values: Tensor, dimension: int, kept: Sequence[int]) -> Tensor:
+    """Some positions of a tensor, in its memory format."""
+    index = torch.tensor(kept, dtype=torch.long, device=values.device)
+    found = values.index_select(dimension, index)
+    for form in (torch.channels_last, torch.channels_last_3d):
+        fits = values.ndim == (4 if form == torch.channels_last else 5)
+        if fits and not values.is_contiguous() and values.is_contiguous(memory_format=form):
+            return found.contiguous(memory_format=form)
+    return found
+
+
+def _checked_layer(model: nn.Module, cut: Cut) -> nn.Module:
+    """The layer of a cut, once it is sure that it can lose these positions."""
     try:
         layer = model.get_submodule(cut.layer)
     except AttributeError:
         raise SelectorError(
             f"the network has no layer {cut.layer!r}; these cuts belong to another network"
         ) from None
-    remove = removable(layer, cut.side)
-    if remove is None:
+    if not removable(layer, cut.side):
         raise SelectorError(
             f"layer {cut.layer!r} ({type(layer).__name__}) cannot lose its {cut.side!r} channels"
         )
@@ -111,26 +185,36 @@ def _surgery(model: nn.Module, cut: Cut) -> tuple[nn.Module, Remove]:
             f"the groups of layer {cut.layer!r} would not lose the same {cut.side!r} positions "
             "each; these cuts belong to another network"
         )
-    return layer, remove
+    return layer
 
 
 @contextmanager
 def temporarily_cut(
     model: nn.Module, removals: Sequence[tuple[Group, ChannelSet]]
 ) -> Iterator[None]:
-    """Context in which channel sets are cut out physically, on copies of the layers concerned."""
+    """Context in which channel sets are cut out physically; the layers get their tensors back.
+
+    The layers stay the same objects, so that it does not matter under how many names, or from
+    where, the network reaches them.
+    """
     cuts = cuts_of(removals)
-    originals = {cut.layer: model.get_submodule(cut.layer) for cut in cuts}
+    layers = [model.get_submodule(name) for name in dict.fromkeys(cut.layer for cut in cuts)]
+    kept = [
+        (layer, dict(vars(layer)), dict(layer._parameters), dict(layer._buffers))
+        for layer in layers
+    ]
     try:
-        for name, layer in originals.items():
-            _replace(model, name, copy.deepcopy(layer))
         apply_cuts(model, cuts)
+        torch.clear_autocast_cache()
         yield
     finally:
-        for name, layer in originals.items():
-            _replace(model, name, layer)
+        for layer, attributes, parameters, buffers in kept:
+            _restore(vars(layer), attributes)
+            _restore(layer._parameters, parameters)
+            _restore(layer._buffers, buffers)
+        torch.clear_autocast_cache()
 
 
-def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, layer)
+def _restore(values: dict[str, Any], kept: Mapping[str, Any]) -> None:
+    values.clear()
+    values.update(kept)

@@ -1,13 +1,13 @@
 """The prunable groups of a network: candidates of its graph, then the law as the judge.
 
 A group whose masked and physically cut networks disagree on a probe batch is refused by name: so
-are the network's own outputs, found without being told.
+are the network's own outputs, which nothing marks as such.
 """
 
-import copy
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -16,19 +16,20 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from selector.data.checks import check_model
-from selector.data.forward import call, device_of, evaluating, run_batch
+from selector.data.forward import evaluating, float_tensors, run_batch
 from selector.data.loss import check_finite
 from selector.errors import SelectorError
+from selector.network.copying import check_usable, uncompiled
 from selector.network.costs import Costs, count_costs, saved_per_channel
 from selector.network.dependency_graph import candidate_groups
 from selector.network.groups import Group, masked
+from selector.network.idle import with_idle_layers
+from selector.network.law import Judge, exact_arithmetic, judging, largest
 from selector.network.surgery import temporarily_cut
+from selector.network.ties import torn_ties
 from selector.typing import Side
 
-TOLERANCE = 1e-4
-"""Largest difference between masked and cut outputs, relative to the largest output (float32)."""
-
-TOGETHER = 8
+TOGETHER = 16
 """Groups that are first tried at once, to find out quickly that all of them keep the law."""
 
 
@@ -38,7 +39,7 @@ class Groups:
 
     prunable: Mapping[str, Group]
     refused: Mapping[str, str]
-    """Root layer -> why its channels are left alone."""
+    """Root layer -> why its channels are not pruned."""
     costs: Costs
 
     def required(self) -> Mapping[str, Group]:
@@ -67,26 +68,46 @@ def find_groups(model: nn.Module, inputs: object) -> Groups:
         SelectorError: The network cannot be run or traced with these inputs.
     """
     check_model(model)
-    with evaluating(model), exact_arithmetic(model):
-        costs = _costs(model, inputs)
-        candidates, refused = candidate_groups(model, inputs)
-        with torch.no_grad():
-            broken = _broken_laws(model, candidates, inputs)
-    refused |= broken
-    prunable = {g.name: _with_costs(g, costs) for g in candidates if g.name not in broken}
+    model = uncompiled(model)
+    check_usable(model)
+    with torch.inference_mode(False):
+        inputs = _usable(inputs)
+        costs, candidates, refused = _traced(model, inputs)
+        with judging(model, inputs) as judge:
+            refused |= _broken_laws(judge, candidates)
+    prunable = {g.name: _with_costs(g, costs) for g in candidates if g.name not in refused}
     return Groups(MappingProxyType(prunable), MappingProxyType(refused), costs)
 
 
 def retrace_groups(model: nn.Module, inputs: object, known: Groups) -> Groups:
-    """The same groups after a cut: traced anew, without judging again what the law has passed.
+    """The groups of a network after a cut, without judging again what the law has passed.
 
     A group is gone when nothing more can leave it.
     """
-    with evaluating(model), exact_arithmetic(model):
-        costs = _costs(model, inputs)
-        candidates, _ = candidate_groups(model, inputs)
+    with torch.inference_mode(False):
+        costs, candidates, _ = _traced(model, _usable(inputs))
     prunable = {g.name: _with_costs(g, costs) for g in candidates if _is_known(g, known)}
     return Groups(MappingProxyType(prunable), known.refused, costs)
+
+
+def _usable(inputs: object) -> object:
+    """The inputs as tensors that autograd can follow."""
+
+    def copied(leaf: object) -> object:
+        return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
+
+    found: object = pytree.tree_map(copied, inputs)
+    return found
+
+
+def _traced(model: nn.Module, inputs: object) -> tuple[Costs, list[Group], dict[str, str]]:
+    """Costs, candidates for pruning, and what is refused before the law is asked."""
+    with evaluating(model), exact_arithmetic(model):
+        costs = _costs(model, inputs)
+        candidates, refused = candidate_groups(model, inputs)
+        candidates, idle = with_idle_layers(model, inputs, candidates)
+    refused |= idle | torn_ties(model, candidates)
+    return costs, [group for group in candidates if group.name not in refused], refused
 
 
 def _is_known(group: Group, known: Groups) -> bool:
@@ -105,10 +126,9 @@ def _places(group: Group) -> set[tuple[str, Side]]:
 
 def _costs(model: nn.Module, inputs: object) -> Costs:
     with torch.no_grad():
-        outputs = pytree.tree_leaves(run_batch(model, inputs, 0))
-    for leaf in outputs:
-        if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            check_finite(leaf, 0, what="output of the network")
+        outputs = float_tensors(run_batch(model, inputs, 0))
+    for tensor in outputs:
+        check_finite(tensor, 0, what="output of the network")
     return count_costs(model, inputs)
 
 
@@ -120,92 +140,73 @@ def _with_costs(group: Group, costs: Costs) -> Group:
     )
 
 
-def _broken_laws(model: nn.Module, groups: Sequence[Group], inputs: object) -> dict[str, str]:
+def _broken_laws(judge: Judge, groups: Sequence[Group]) -> dict[str, str]:
     """Group -> why masking it is not cutting it on the probe batch; the others keep the law.
 
     Groups are tried several at once, far apart in the network, since most keep it; where a few
-    together break it, each is judged alone.
+    together break it, they are halved until the culprits are alone.
     """
-    scale = _largest(_outputs(model, inputs))
-    broken: dict[str, str] = {}
     parts = max(1, -(-len(groups) // TOGETHER))
+    broken: dict[str, str] = {}
     for part in range(parts):
-        some = groups[part::parts]
-        samples = [_samples(group) for group in some]
-        trials = [list(zip(some, channels, strict=True)) for channels in zip(*samples, strict=True)]
-        if any(_broken_by(model, removals, inputs, 1e-6 * scale) for removals in trials):
-            for group in some:
-                alone = ([(group, channels)] for channels in dict.fromkeys(_samples(group)))
-                reasons = (_broken_by(model, removals, inputs) for removals in alone)
-                reason = next((reason for reason in reasons if reason is not None), None)
-                if reason is not None:
-                    broken[group.name] = reason
+        broken |= _broken_among(judge, groups[part::parts])
     return broken
 
 
+def _broken_among(judge: Judge, groups: Sequence[Group]) -> dict[str, str]:
+    if len(groups) < 2:
+        return {group.name: reason for group in groups if (reason := _broken_alone(judge, group))}
+    samples = [_samples(group) for group in groups]
+    trials = [list(zip(groups, channels, strict=True)) for channels in zip(*samples, strict=True)]
+    if not any(_broken_by(judge, removals, alone=False) for removals in trials):
+        return {}
+    middle = len(groups) // 2
+    return _broken_among(judge, groups[:middle]) | _broken_among(judge, groups[middle:])
+
+
+def _broken_alone(judge: Judge, group: Group) -> str | None:
+    alone = ([(group, channels)] for channels in dict.fromkeys(_samples(group)))
+    reasons = (_broken_by(judge, removals, alone=True) for removals in alone)
+    return next((reason for reason in reasons if reason is not None), None)
+
+
 def _samples(group: Group) -> list[tuple[int, ...]]:
-    """One channel, several, and all the others, so that no channel is let through unseen."""
-    generator = torch.Generator().manual_seed(group.channels)
+    """One channel, several, and all the others, so that no channel is let through unseen.
+
+    They are drawn by the group's name: two groups that lose the same channels would hide that they
+    depend on each other.
+    """
+    generator = torch.Generator().manual_seed(zlib.crc32(group.name.encode()))
     order = torch.randperm(group.channels, generator=generator).tolist()
     some = max(1, int(0.4 * group.channels))
     return [tuple(order[:1]), tuple(order[:some]), tuple(order[some:])]
 
 
 def _broken_by(
-    model: nn.Module,
-    removals: Sequence[tuple[Group, Sequence[int]]],
-    inputs: object,
-    least: float = 0.0,
+    judge: Judge, removals: Sequence[tuple[Group, Sequence[int]]], *, alone: bool
 ) -> str | None:
-    """Why these removals break the law; outputs no larger than `least` could not show it."""
+    """Why these removals break the law.
+
+    Of several groups at once nothing but rounding is forgiven, since what one of them changes may
+    be small; and where too little is left of the outputs, nothing could be seen.
+    """
     count = sum(len(channels) for _, channels in removals)
     with ExitStack() as stack:
         for group, channels in removals:
-            stack.enter_context(masked(model, group, channels))
-        expected = _outputs(model, inputs)
-    if _largest(expected) < least:
+            stack.enter_context(masked(judge.model, group, channels))
+        expected = judge.outputs()
+    if not alone and largest(expected) < 1e-6 * largest(judge.whole):
         return "too little is left of the outputs to compare them"
     try:
-        with temporarily_cut(model, removals):
-            actual = _outputs(model, inputs)
+        with temporarily_cut(judge.model, removals):
+            actual = judge.outputs()
     except Exception as error:  # Whatever the cut leads to, this group is not to be cut.
         line = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         return f"the network does not run without {count} of its channels ({line})"
-    if [t.shape for t in actual] != [t.shape for t in expected]:
-        return "an output of the network would change its shape"
-    for one, other in zip(expected, actual, strict=True):
-        scale, gap = _largest([one]), _largest([one - other])
-        if not gap <= TOLERANCE * scale + 1e-12:
-            return (
-                f"masking and cutting {count} of its channels differ by {gap:.2g} "
-                f"(largest output {scale:.2g}): it is coupled in a way that is not handled"
-            )
-    return None
-
-
-def _largest(tensors: Sequence[Tensor]) -> float:
-    return max((float(t.abs().max()) for t in tensors if t.numel()), default=0.0)
-
-
-def _outputs(model: nn.Module, inputs: object) -> list[Tensor]:
-    found = pytree.tree_leaves(call(model, inputs))
-    return [
-        copy.copy(leaf.detach()).double()
-        for leaf in found
-        if isinstance(leaf, Tensor) and leaf.is_floating_point()
-    ]
-
-
-@contextmanager
-def exact_arithmetic(model: nn.Module) -> Iterator[None]:
-    """Context without TF32 or autocast: a difference on the probe batch is then a real one."""
-    with (
-        torch.autocast(device_of(model).type, enabled=False),
-        torch.backends.cudnn.flags(
-            enabled=torch.backends.cudnn.enabled,
-            benchmark=torch.backends.cudnn.benchmark,
-            deterministic=torch.backends.cudnn.deterministic,
-            allow_tf32=False,
-        ),
-    ):
-        yield
+    gap = judge.difference(expected, actual, **({} if alone else {"share": 0.0}))
+    if gap is None or gap.startswith("an output"):
+        return gap
+    return (
+        f"masking and cutting {count} of its channels {gap}: it is coupled in a way that is not "
+        "handled"
+    )

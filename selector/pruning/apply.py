@@ -1,6 +1,5 @@
 """Carrying out a plan and fine-tuning, each checked against what it promised."""
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -13,9 +12,11 @@ from selector.data.checks import check_kind, check_model
 from selector.data.forward import call, evaluating, probe_inputs
 from selector.errors import SelectorError
 from selector.network.compensation import Compensation, apply_shifts, removed
+from selector.network.copying import copy_of
 from selector.network.groups import find_group
+from selector.network.law import exact_arithmetic
 from selector.network.surgery import Cut, apply_cuts, cuts_of, outputs_gone
-from selector.network.tracing import Groups, exact_arithmetic, find_groups
+from selector.network.tracing import Groups, find_groups
 from selector.planning.plan import Plan
 
 FineTune = Callable[[nn.Module, int], None]
@@ -111,7 +112,7 @@ def apply_plan(
     """
     check_model(model)
     check_kind("plan", plan, Plan, "read one by Plan.load(path), or pass a result's .plan")
-    small = copy.deepcopy(model)
+    small = copy_of(model)
     if batches is None:
         if compensate:
             raise SelectorError(

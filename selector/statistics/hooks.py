@@ -62,7 +62,7 @@ def tapped(
     inputs: dict[str, list[Tap]] = {}
     outputs: dict[str, list[Tap]] = {}
     for name, group in groups.items():
-        for part in group.slices:
+        for part in group.running:
             layer = model.get_submodule(part.layer)
             if part.side == "in":
                 tap = Tap.of(part, sums[name].consumers, layer_width(layer, "in"))

@@ -19,7 +19,7 @@ from selector.statistics.channel_statistics import ConsumerInput, Point
 def producer_rows(model: nn.Module, group: Group, values: Callable[[str], Tensor]) -> Tensor:
     """Rows of the producers' matrices, laid side by side for each channel, on the CPU."""
     blocks = []
-    for part in group.slices:
+    for part in group.running:
         if part.side == "out":
             dimension = output_dimension(model.get_submodule(part.layer))
             matrix = values(part.layer).movedim(dimension, 0).flatten(1).cpu()
@@ -34,7 +34,7 @@ def _by_channel(channels: Sequence[int], values: Sequence[int]) -> list[int]:
 
 def consumer_inputs(model: nn.Module, group: Group, point: Point | None) -> Iterator[ConsumerInput]:
     """Each consumer's side of a group, with the squares of its inputs where they were measured."""
-    for part in group.slices:
+    for part in group.running:
         if part.side != "in":
             continue
         matrix = _input_rows(model.get_submodule(part.layer), weight_of(model, part.layer))
@@ -63,7 +63,7 @@ def weights_removed(model: nn.Module, group: Group) -> float:
     left: dict[str, float] = {}
     for part in group.slices:
         layer = model.get_submodule(part.layer)
-        if isinstance(layer, NORMALISATION | nn.PReLU):
+        if not isinstance(layer, CONVOLUTION | nn.Linear):
             continue
         dimension = input_dimension(layer) if part.side == "in" else output_dimension(layer)
         width = weight_of(model, part.layer).shape[dimension]
@@ -77,7 +77,7 @@ def normalisation_scale(model: nn.Module, group: Group) -> Tensor | None:
     """Sum of abs(gamma) over the BatchNorm layers between, (channels,); None without any."""
     total = torch.zeros(group.channels, dtype=torch.float64)
     found = False
-    for part in group.slices:
+    for part in group.running:
         layer = model.get_submodule(part.layer)
         if isinstance(layer, NORMALISATION) and layer.affine:
             scale = layer.weight.detach().abs().double().cpu()[list(part.indices)]

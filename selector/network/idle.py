@@ -1,0 +1,204 @@
+"""Layers that a forward pass in evaluation mode does not use, and the groups that they touch.
+
+Auxiliary heads run in training mode only: they are followed there, and cut with the rest. A layer
+that runs in neither mode, though the code of the network mentions it, belongs to another method or
+flag. Where its width is that of a group, it may read or write the group's channels, and the group
+stays whole.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from types import CodeType
+
+import torch
+from torch import nn
+
+from selector.data.forward import call, device_of, evaluating
+from selector.network.copying import copy_of
+from selector.network.dependency_graph import candidate_groups
+from selector.network.groups import Group, Slice
+from selector.network.layers import CONVOLUTION, NORMALISATION, layer_width
+from selector.network.surgery import temporarily_cut
+from selector.network.watching import Watch
+
+
+def with_idle_layers(
+    model: nn.Module, inputs: object, groups: Sequence[Group]
+) -> tuple[list[Group], dict[str, str]]:
+    """Groups with what else they reach in training mode, and those that unused layers forbid.
+
+    Args:
+        model: The network; left exactly as found, and so is the random state.
+        inputs: A few images.
+        groups: Groups as they are in evaluation mode.
+
+    Returns:
+        The groups, those that are refused included, and root -> reason for the latter.
+    """
+    with torch.no_grad(), evaluating(model):
+        idle = _unused(model, lambda: call(model, inputs))
+    if not idle:
+        return list(groups), {}
+    trained, unused, refused = _trained_groups(model, inputs, idle)
+    found, reasons = [], {}
+    for group in groups:
+        whole = _extended(group, trained.get(group.name), idle) if trained else group
+        if group.name in refused:
+            reasons[group.name] = f"in training mode: {refused[group.name]}"
+        elif whole is None:
+            names = ", ".join(map(repr, idle))
+            reasons[group.name] = (
+                f"in training mode its channels go elsewhere (layers that run only then: {names})"
+            )
+        elif layer := _lookalike(model, unused, group):
+            reasons[group.name] = (
+                f"layer {layer!r} does not run on the probe batch, and its width is that of these "
+                "channels: were they cut, it might not fit any more"
+            )
+        found.append(group if whole is None else whole)
+    extended = [group for group in found if any(part.idle for part in group.slices)]
+    return found, reasons | _untrainable(model, inputs, extended)
+
+
+def _unused(model: nn.Module, run: object) -> list[str]:
+    """Layers none of whose parameters or statistics are read while something runs."""
+    assert callable(run)
+    with Watch() as watch:
+        run()
+    found = []
+    for name, module in model.named_modules():
+        own = [*module._parameters.values(), *module._buffers.values()]
+        tensors = [tensor for tensor in own if tensor is not None]
+        if tensors and not any(id(tensor) in watch.read for tensor in tensors):
+            found.append(name)
+    return found
+
+
+def _trained_groups(
+    model: nn.Module, inputs: object, idle: Sequence[str]
+) -> tuple[dict[str, Group], list[str], dict[str, str]]:
+    """Groups in training mode, the layers that do not run in it either, and what it refuses."""
+    twin = copy_of(model)
+    devices = [device_of(model)] if device_of(model).type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        try:
+            with torch.no_grad():
+                unused = set(_unused(twin.train(), lambda: call(twin, inputs)))
+            groups, refused = candidate_groups(twin, inputs, training=True)
+        except Exception:  # A pass that needs targets, say: nothing can be learnt from it.
+            return {}, [name for name in idle if _mentioned(model, name)], {}
+    roots = {group.name: group for group in groups}
+    return roots, [name for name in idle if name in unused and _mentioned(model, name)], refused
+
+
+def _extended(group: Group, trained: Group | None, idle: Sequence[str]) -> Group | None:
+    """The group with the idle layers that it reaches in training mode, if that is all it does."""
+    if trained is None or trained.channels != group.channels:
+        return None
+    known = {(part.layer, part.side): part for part in group.slices}
+    reached = {(part.layer, part.side): part for part in trained.slices}
+    if any(_places(reached.get(place)) != _places(part) for place, part in known.items()):
+        return None
+    more = [part for place, part in reached.items() if place not in known]
+    if any(part.layer not in idle for part in more):
+        return None
+    extra = tuple(dataclasses.replace(part, idle=True) for part in more)
+    return dataclasses.replace(group, slices=group.slices + extra)
+
+
+def _places(part: Slice | None) -> set[tuple[int, int]]:
+    return set() if part is None else set(zip(part.indices, part.channels, strict=True))
+
+
+def _lookalike(model: nn.Module, unused: Sequence[str], group: Group) -> str | None:
+    """An unused layer that could read or write a group's channels, going by its width."""
+    widths = {
+        layer_width(model.get_submodule(part.layer), part.side)
+        for part in group.slices
+        if not part.idle
+    }
+    return next((name for name, width in _outer_widths(model, unused) if width in widths), None)
+
+
+def _outer_widths(model: nn.Module, unused: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Unused layers with the widths at which they meet the rest of the network.
+
+    Inside an unused `nn.Sequential` only the first layer reads from outside, and only the last
+    writes to it.
+    """
+    layers = {
+        name: layer
+        for name in unused
+        if isinstance(
+            layer := model.get_submodule(name), CONVOLUTION | nn.Linear | NORMALISATION | nn.PReLU
+        )
+    }
+    for name, layer in layers.items():
+        before, after = _neighbours(model, name, layers)
+        if not before:
+            yield name, layer_width(layer, "in")
+        if not after:
+            yield name, layer_width(layer, "out")
+
+
+def _neighbours(model: nn.Module, name: str, layers: Mapping[str, nn.Module]) -> tuple[bool, bool]:
+    """Whether unused layers come before and after a layer in the same `nn.Sequential`."""
+    parent, _, _ = name.rpartition(".")
+    if type(model.get_submodule(parent)) is not nn.Sequential:
+        return False, False
+    same = [other for other in layers if other.rpartition(".")[0] == parent]
+    return same.index(name) > 0, same.index(name) < len(same) - 1
+
+
+def _mentioned(model: nn.Module, name: str) -> bool:
+    """Whether the code of the network could call a layer, by the attributes on the way to it."""
+    owner = model
+    for part in name.split("."):
+        if not isinstance(owner, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+            names = _names_in_code(owner)
+            if part not in names and names.isdisjoint(_BY_ANY_NAME):
+                return False
+        owner = owner.get_submodule(part)
+    return True
+
+
+_BY_ANY_NAME = {"getattr", "get_submodule", "_modules", "children", "named_children", "modules"}
+"""A method that calls one of these may reach layers under names that are not in its code."""
+
+
+def _names_in_code(module: nn.Module) -> set[str]:
+    """Attributes that the methods of a module mention, its constructor apart."""
+    classes = [kind for kind in type(module).__mro__ if kind.__module__ != nn.Module.__module__]
+    values = [value for kind in classes for name, value in vars(kind).items() if name != "__init__"]
+    todo = [_code_of(value) for value in [*values, *vars(module).values()]]
+    found: set[str] = set()
+    while todo:
+        code = todo.pop()
+        if code is not None:
+            found.update(code.co_names)
+            found.update(constant for constant in code.co_consts if isinstance(constant, str))
+            todo += [constant for constant in code.co_consts if inspect.iscode(constant)]
+    return found
+
+
+def _code_of(value: object) -> CodeType | None:
+    """The code of a function, method or property; None of anything else."""
+    inner = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+    code = getattr(inspect.unwrap(inner), "__code__", None) if callable(inner) else None
+    return code if isinstance(code, CodeType) else None
+
+
+def _untrainable(model: nn.Module, inputs: object, groups: Sequence[Group]) -> dict[str, str]:
+    """Groups without whose channels the network does not run in training mode."""
+    reasons: dict[str, str] = {}
+    for group in groups:
+        twin = copy_of(model).train()
+        devices = [device_of(model)] if device_of(model).type == "cuda" else []
+        try:
+            cut = temporarily_cut(twin, [(group, [0])])
+            with torch.no_grad(), torch.random.fork_rng(devices), cut:
+                call(twin, inputs)
+        except Exception as error:
+            reasons[group.name] = f"the network cannot be trained without its channels ({error})"
+    return reasons
