@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from selector.saliency.registry import Metric as Metric
     from selector.saliency.registry import register_metric as register_metric
     from selector.saliency.scoring import score as score
+    from selector.statistics.statistic import register_statistic as register_statistic
 
 __version__: str = _version("saliency-selector")
 
@@ -69,6 +70,7 @@ __all__ = [
     "rebind",
     "record",
     "register_metric",
+    "register_statistic",
     "save_pruned",
     "score",
 ]
@@ -101,6 +103,7 @@ _MODULES = {
     "rebind": "pruning.optimizer",
     "record": "recording.record",
     "register_metric": "saliency.registry",
+    "register_statistic": "statistics.statistic",
     "save_pruned": "network.checkpoint",
     "score": "saliency.scoring",
 }

@@ -60,14 +60,20 @@ def metrics(
         return json.dumps({"name": check, "laws": "hold"}) if as_json else f"{check}: laws hold"
     found = [find_metric(n) for n in systematic_names()] if grammar else list(METRICS.values())
     rows = [
-        {"name": m.name, "needs": m.needs, "source": m.source, "arm": m.arm, "summary": m.summary}
+        {
+            "name": m.name,
+            "needs": m.listed_needs,
+            "source": m.source,
+            "arm": m.arm,
+            "summary": m.summary,
+        }
         for m in found
     ]
     if as_json:
         return json.dumps(rows, indent=1)
     if grammar:
-        return text_table(["metric", "needs"], [[m.name, m.needs] for m in found])
-    cells = [[m.name, m.needs, "yes" if m.arm else "no", m.source, m.summary] for m in found]
+        return text_table(["metric", "needs"], [[m.name, m.listed_needs] for m in found])
+    cells = [[m.name, m.listed_needs, "yes" if m.arm else "no", m.source, m.summary] for m in found]
     return text_table(["metric", "needs", "selector may choose it", "source", "what it is"], cells)
 
 

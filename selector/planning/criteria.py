@@ -111,7 +111,7 @@ class MetricCriterion:
         scores = survey.scores[group.name]
         if self.name not in scores:
             raise SelectorError(
-                f"metric {self.name!r} needs {find_metric(self.name).needs}, and group "
+                f"metric {self.name!r} needs normalisation, and group "
                 f"{group.name!r} has none; name the group in ignore, or use another criterion"
             )
         return _choices(group, lowest_sets(scores, [self.name], count))

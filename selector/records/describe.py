@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -13,8 +14,9 @@ from selector.network.groups import Group
 from selector.network.layers import CONVOLUTION
 from selector.network.tracing import Groups
 from selector.records.decision import Context, GroupFacts, GroupView
-from selector.statistics.channel_statistics import Run, Signals
-from selector.statistics.collect import PAIRS, Need, measure_signals
+from selector.statistics.channel_statistics import PassSummary, Signals
+from selector.statistics.collect import measure_signals
+from selector.statistics.statistic import PAIRS, Need
 
 
 class ScoredMetric(Protocol):
@@ -25,7 +27,7 @@ class ScoredMetric(Protocol):
         """Its name in the records."""
 
     @property
-    def needs(self) -> Need:
+    def needs(self) -> frozenset[Need]:
         """What the pass must measure for it."""
 
     def applies(self, signals: Signals) -> bool:
@@ -64,7 +66,7 @@ def describe_network(
         model,
         calibration,
         groups.prunable,
-        needs=frozenset(metric.needs for metric in metrics) | PAIRS,
+        needs=PAIRS.union(*(metric.needs for metric in metrics)),
         loss=calibration.loss,
         generator=generator,
     )
@@ -95,7 +97,7 @@ def _described(
     )
 
 
-def describe_run(run: Run, macs_kept: float) -> Context:
+def describe_run(run: PassSummary, macs_kept: float) -> Context:
     """The context of all decisions of one pass over the data."""
     classes = max(run.outputs, 2)
     return Context(
@@ -139,16 +141,38 @@ def _weight_statistics(weight: torch.Tensor) -> dict[str, float]:
     centred = norms - norms.mean()
     deviation = float(centred.square().mean().sqrt())
     tiny = deviation <= 1e-12 * float(norms.mean())
-    directions = weight / norms.clamp_min(1e-30)[:, None]
     count = len(weight)
-    cosines = float(directions.sum(0).square().sum() - directions.square().sum())
-    largest = float(torch.linalg.matrix_norm(weight, 2))
+    together = (1 / norms.clamp_min(1e-30)) @ weight
+    # Every filter that is not zero has a direction of length one.
+    cosines = float(together.square().sum()) - int((norms > 0).sum())
     return {
         "norm_spread": deviation / max(float(norms.mean()), 1e-30),
         "norm_skew": 0.0 if tiny else float((centred / deviation).pow(3).mean()),
         "norm_kurtosis": 0.0 if tiny else float((centred / deviation).pow(4).mean()),
         "stable_rank": float(norms.square().sum())
-        / max(largest**2, 1e-30)
+        / max(_largest_square(weight), 1e-30)
         / min(count, weight.shape[1]),
         "mean_cosine": cosines / max(1, count * (count - 1)),
     }
+
+
+def _largest_square(weight: torch.Tensor) -> float:
+    """The largest singular value of a matrix, squared; of wide layers by Lanczos' method."""
+    if min(weight.shape) <= 256:
+        gram = weight @ weight.T if len(weight) <= weight.shape[1] else weight.T @ weight
+        return float(torch.linalg.eigvalsh(gram)[-1])
+    from scipy.sparse.linalg import LinearOperator, eigsh  # Slow to import.
+
+    matrix = weight.numpy()
+    wide = len(matrix) <= matrix.shape[1]
+    size = min(matrix.shape)
+    gram = LinearOperator(
+        (size, size),
+        matvec=lambda v: matrix @ (matrix.T @ v) if wide else matrix.T @ (matrix @ v),
+        dtype=matrix.dtype,
+    )
+    if not matrix.any():
+        return 0.0
+    # A fixed start: the same weights have the same description.
+    start = 1.0 + numpy.arange(size) % 7
+    return float(eigsh(gram, k=1, v0=start, return_eigenvectors=False)[0])

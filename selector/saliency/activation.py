@@ -1,6 +1,6 @@
 """Saliencies of activations, where removal acts, at the consumers' inputs: a forward pass.
 
-Rescaling a channel (see `weight_saliency`) scales its activations, and so every score here but
+Rescaling a channel (see `saliency/weight.py`) scales its activations, and so every score here but
 `apoz`, `wanda` and `hrank`.
 """
 
@@ -72,10 +72,10 @@ def wanda(signals: Signals) -> Tensor:
         Sun et al., A Simple and Effective Pruning Approach for LLMs, arXiv 2306.11695, Eq. 1,
         summed over the weights that a channel feeds.
     """
-    parts = []
-    for side in signals.consumer_inputs:
-        assert side.mean_square is not None
-        parts.append((side.weight.double().abs().sum(2) * side.mean_square.sqrt()).sum(1))
+    parts = [
+        (side.weight.double().abs().sum(2) * side.mean_square.sqrt()).sum(1)
+        for side in signals.consumer_inputs
+    ]
     return torch.stack(parts).sum(0)
 
 
@@ -91,7 +91,7 @@ def hrank(signals: Signals) -> Tensor:
     Source:
         Lin et al., HRank, arXiv 2002.10179, Eq. 6.
     """
-    return signals.special("rank")
+    return signals.statistic("rank")
 
 
 def chip(signals: Signals) -> Tensor:
@@ -106,4 +106,4 @@ def chip(signals: Signals) -> Tensor:
     Source:
         Sui et al., CHIP: CHannel Independence-based Pruning, arXiv 2110.13981, Eq. 4.
     """
-    return signals.special("independence")
+    return signals.statistic("independence")

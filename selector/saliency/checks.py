@@ -65,11 +65,11 @@ def check_metric(name: str) -> None:
     for network, build in NETWORKS.items():
         with torch.random.fork_rng(devices=[]):
             model = _randomised(build().double())
-        _check_on(_Case(metric, network, model, find_groups(model, _images()[0]).required()))
+        _check_on(_Law(metric, network, model, find_groups(model, _images()[0]).required()))
 
 
 @dataclass(frozen=True)
-class _Case:
+class _Law:
     metric: Metric
     network: str
     model: nn.Module
@@ -79,7 +79,7 @@ class _Case:
         """Group -> scores, float64, where the metric applies."""
         parts = (torch.split(values, batch_size) for values in _images())
         batches = list(zip(*parts, strict=True))
-        found = measure_signals(model, batches, self.groups, needs={self.metric.needs})
+        found = measure_signals(model, batches, self.groups, needs=self.metric.needs)
         scores = {}
         for group, signals in found.items():
             if not self.metric.applies(signals):
@@ -115,7 +115,7 @@ class _Case:
         return SelectorError(f"metric {self.metric.name!r} breaks a law {place}: {law}; {detail}")
 
 
-def _check_on(case: _Case) -> None:
+def _check_on(case: _Law) -> None:
     before = _state(case.model)
     scores = case.scores(case.model, 4)
     changed = [what for what, value in _state(case.model).items() if before.get(what) != value]

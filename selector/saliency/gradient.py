@@ -121,7 +121,7 @@ def energy_gradient(signals: Signals) -> Tensor:
     Source:
         This project; the energies that the factors of K-FAC (arXiv 1503.05671) are made of.
     """
-    return signals.special("energy")
+    return signals.statistic("energy")
 
 
 def weight_taylor_squared(signals: Signals) -> Tensor:
@@ -177,4 +177,4 @@ def jacobian(signals: Signals) -> Tensor:
     Source:
         Chen et al., Optimal Brain Connection, arXiv 2508.05521: the Jacobian criterion.
     """
-    return signals.at_producers.special["connection"]
+    return signals.statistic("connection")

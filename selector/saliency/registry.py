@@ -1,14 +1,31 @@
 """Saliency metrics as values, and the table of them: `METRICS: name -> metric`.
 
 A metric is a function of a group's signals that gives one score per channel; the lowest go first.
-The order of reduction decides what a metric means, so every docstring writes it out. Beside the
-table, every combination of the grammar can be asked for by its systematic name.
+The order of reduction decides what a metric means, so every docstring writes it out. Every
+combination of the grammar can also be asked for by its systematic name.
+
+What a metric `needs` is a set: passes over the network, and statistics by name. A metric that needs
+a statistic which nobody measures yet declares it in the same file, one function with a decorator:
+
+```python
+@selector.register_statistic("saturated", requires="forward")
+def saturated(call):
+    '''How many positions are beyond one, summed over images.'''
+    return (call.values.abs() > 1).double().sum((0, 2))
+
+@selector.register_metric("saturation", needs="saturated", source="our own")
+def saturation(signals):
+    '''Share of positions that are not saturated.'''
+    return 1 - signals.statistic("saturated") / signals.at_consumers.positions
+```
+
+`selector/statistics/statistic.py` says what statistics of calls, of gradients and of whole batches
+are given.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -19,8 +36,9 @@ from selector.saliency import gradient as gradients
 from selector.saliency import second_order
 from selector.saliency import weight as weights
 from selector.saliency.grammar import need_of, parse
+from selector.statistics import built_in as built_in
 from selector.statistics.channel_statistics import Signals
-from selector.statistics.collect import FIRST_ORDER, Need
+from selector.statistics.statistic import Need, checked_needs, is_first_order
 
 Score = Callable[[Signals], Tensor]
 """Signals -> scores of shape (channels,), float64; the lowest are pruned first."""
@@ -32,13 +50,22 @@ class Metric:
 
     name: str
     score: Score
-    needs: Need
+    needs: frozenset[Need]
+    """Passes and statistics; see `selector/statistics/statistic.py`."""
     source: str
     arm: bool = False
-    """Whether the selector may choose it. Near-copies of an arm, baselines and dear metrics are
-    none: an oracle call for them would be wasted."""
+    """Whether the selector may choose it. Near-copies of an arm, baselines and dear metrics are not
+    arms: an oracle call for them would be wasted."""
     twin: Callable[..., list[float]] | None = None
     """The same written in loops, for `selector.check_metric`; `scene -> scores`."""
+
+    def __post_init__(self) -> None:
+        """Make a set of the needs.
+
+        Raises:
+            SelectorError: An unknown need; the known ones are listed.
+        """
+        object.__setattr__(self, "needs", checked_needs(self.needs))
 
     def __call__(self, signals: Signals) -> Tensor:
         """Scores of shape (channels,), float64; computed once for the same signals."""
@@ -48,7 +75,12 @@ class Metric:
 
     def applies(self, signals: Signals) -> bool:
         """Whether the group has what the metric needs."""
-        return self.needs != "normalisation" or signals.normalisation_scale is not None
+        return "normalisation" not in self.needs or signals.normalisation_scale is not None
+
+    @property
+    def listed_needs(self) -> str:
+        """The needs in words: `forward, saturated`."""
+        return ", ".join(sorted(self.needs))
 
     def checked(self, group: str, signals: Signals) -> Tensor:
         """One finite score for each channel of a group, shape (channels,), float64.
@@ -83,7 +115,7 @@ METRICS: dict[str, Metric] = {}
 def register_metric(
     name: str,
     *,
-    needs: Need = "backward",
+    needs: Need | Iterable[Need] = "backward",
     source: str = "",
     arm: bool = True,
     twin: Callable[..., list[float]] | None = None,
@@ -99,15 +131,16 @@ def register_metric(
 
     Args:
         name: A new name, letters, digits and underscores.
-        needs: `weights`, `normalisation`, `forward`, `backward`, `second_order`, `hessian`, `flow`
-            or `maps`: what the pass must measure.
+        needs: What must be measured, one name or several: `weights`, `normalisation`, `forward`,
+            `backward`, `second_order`, `hessian`, `flow`, `maps`, or statistics by name.
         source: Paper or origin.
         arm: Whether a selector that learns from now on may choose it.
         twin: The same in plain loops over a `Scene`; `selector.check_metric` compares the two.
 
     Raises:
-        SelectorError: The name is taken or no name.
+        SelectorError: The name is taken or no name, or a need is unknown.
     """
+    checked = checked_needs(needs)
 
     def register(score: Score) -> Score:
         if not name.isidentifier():
@@ -116,7 +149,7 @@ def register_metric(
             )
         if name in METRICS or name in ("selector", "oracle"):
             raise SelectorError(f"metric {name!r} is taken; choose another name")
-        METRICS[name] = Metric(name, score, needs, source, arm, twin)
+        METRICS[name] = Metric(name, score, checked, source, arm, twin)
         return score
 
     return register
@@ -142,12 +175,12 @@ def _systematic(name: str) -> Metric:
             "BASE.POINTWISE.REDUCTION[.SCALING][@producers], such as activation.taylor.l2, that "
             "`saliency-selector metrics --grammar` lists"
         )
-    return Metric(name, score, cast(Need, need_of(name)), "arXiv 1906.04675")
+    return Metric(name, score, frozenset({need_of(name)}), "arXiv 1906.04675")
 
 
 def first_order_metrics() -> list[str]:
     """Names of the table's metrics that one forward and backward pass gives: the default."""
-    return [name for name, metric in METRICS.items() if metric.needs in FIRST_ORDER]
+    return [name for name, metric in METRICS.items() if is_first_order(metric.needs)]
 
 
 def arms() -> list[str]:
@@ -167,7 +200,7 @@ def rank_mean(members: Iterable[str]) -> Score:
     names = tuple(members)
 
     def score(signals: Signals) -> Tensor:
-        from scipy.stats import rankdata  # Slow to import.
+        from scipy.stats import rankdata  # Takes seconds to import: only where it is used.
 
         found = [METRICS[name] for name in names if METRICS[name].applies(signals)]
         ranks = [torch.from_numpy(rankdata(metric(signals).numpy())) for metric in found]
@@ -216,10 +249,10 @@ _add("obd", second_order.obd, "second_order", "NIPS 1989")
 _add("gauss_newton", second_order.gauss_newton, "second_order", "arXiv 1801.05787")
 _add("second_taylor_gate", second_order.second_taylor_gate, "second_order", "arXiv 1906.04675")
 _add("grasp", second_order.grasp, "hessian", "arXiv 2002.07376")
-_add("hrank", activations.hrank, "maps", "arXiv 2002.10179")
-_add("chip", activations.chip, "maps", "arXiv 2110.13981")
+_add("hrank", activations.hrank, "rank", "arXiv 2002.10179")
+_add("chip", activations.chip, "independence", "arXiv 2110.13981")
 
-GRADIENT_FAMILY = tuple(name for name, metric in METRICS.items() if metric.needs == "backward")
+GRADIENT_FAMILY = tuple(n for n, metric in METRICS.items() if metric.needs == {"backward"})
 FAMILY = tuple(first_order_metrics())
 
 ensemble_of_all = rank_mean(FAMILY)

@@ -12,7 +12,9 @@ from selector.errors import SelectorError
 from selector.network.tracing import find_groups
 from selector.saliency.registry import find_metric, first_order_metrics
 from selector.statistics.channel_statistics import Signals
-from selector.statistics.collect import FIRST_ORDER, Need, measure_signals
+from selector.statistics.collect import measure_signals
+from selector.statistics.numerics import measuring, ordinary
+from selector.statistics.statistic import Need
 
 Scores = dict[str, dict[str, Tensor]]
 """Group name -> metric name -> scores of shape (channels,), float64, on the CPU."""
@@ -35,7 +37,7 @@ def score_signals(
 
 def needs_of(metrics: Iterable[str]) -> frozenset[Need]:
     """What the pass must measure for these metrics."""
-    return frozenset(find_metric(name).needs for name in metrics)
+    return frozenset[Need]().union(*(find_metric(name).needs for name in metrics))
 
 
 def score(
@@ -68,16 +70,17 @@ def score(
     names = None if metrics is None else list(metrics)
     for name in names or ():
         find_metric(name)
-    groups = find_groups(model, probe_inputs(model, batches)).required()
-    needs = FIRST_ORDER if names is None else needs_of(names)
+    with measuring(model):
+        groups = find_groups(model, ordinary(probe_inputs(model, batches))).required()
+    needs = needs_of(first_order_metrics() if names is None else names)
     signals = measure_signals(model, batches, groups, needs=needs, loss=loss, generator=generator)
     scores = score_signals(signals, names)
     for group, found in scores.items():
         missing = [name for name in names or () if name not in found]
         if missing:
             raise SelectorError(
-                f"metric {missing[0]!r} needs {find_metric(missing[0]).needs} in every group, and "
-                f"group {group!r} has none; leave the metric out"
+                f"metric {missing[0]!r} needs normalisation in every group, and group {group!r} "
+                "has none; leave the metric out"
             )
     return scores
 

@@ -74,16 +74,12 @@ def fpgm(signals: Signals) -> Tensor:
 
     .. math:: s_c = \sum_j \lVert w_c - w_j \rVert_2
 
-    One matrix product: :math:`\lVert w_c - w_j \rVert^2 = w_c^2 + w_j^2 - 2 w_c w_j`, in float64.
+    Distances come from one matrix product; see `filter_distances`.
 
     Source:
         He et al., Filter Pruning via Geometric Median, arXiv 1811.00250, Eq. 3.
     """
-    products = signals.filter_products
-    squares = products.diagonal()
-    distances = (squares[:, None] + squares[None, :] - 2 * products).clamp_min(0)
-    # What is left of rounding on the diagonal would be a distance of a filter to itself.
-    return distances.fill_diagonal_(0).sqrt().sum(1)
+    return signals.filter_distances.sum(1)
 
 
 def whc(signals: Signals) -> Tensor:

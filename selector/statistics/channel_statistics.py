@@ -13,13 +13,15 @@ from functools import cached_property
 from torch import Tensor
 
 from selector.errors import SelectorError
+from selector.statistics.filters import filter_distances, filter_products
 from selector.statistics.gate_fisher import Pairs
 from selector.statistics.reductions import Moments, moments_of_rows
+from selector.statistics.statistic import STATISTICS
 
 
 @dataclass(frozen=True)
-class Run:
-    """What the pass itself showed: the same for every group of it."""
+class PassSummary:
+    """What the pass itself showed: the same for all its groups."""
 
     loss: float
     """Mean loss over the images, in nats for cross-entropy."""
@@ -29,7 +31,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Point:
+class MeasuringPoint:
     """One measuring point of a group: its quantities, reduced per image."""
 
     quantities: Mapping[str, Moments]
@@ -38,8 +40,8 @@ class Point:
     each filter. Gradients are those of one image's loss (nats per unit of activation)."""
     positions: float
     """Positions of one channel's maps in one image, summed over layers."""
-    special: Mapping[str, Tensor] = field(default_factory=dict)
-    """Means over images that are no moments of one quantity, shape (channels,)."""
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    """Means over images of what `STATISTICS` declares, by name."""
 
     def __getitem__(self, quantity: str) -> Moments:
         """Moments of a quantity.
@@ -61,8 +63,17 @@ class ConsumerInput:
 
     weight: Tensor
     """Its weights that read the group, shape (channels, inputs per channel, weights per input)."""
-    mean_square: Tensor | None
-    """Mean over images of sum_x a^2 at these inputs, (channels, inputs per channel)."""
+    statistics: Mapping[str, Tensor]
+    """Means over images of statistics by input, each (channels, inputs per channel)."""
+
+    @property
+    def mean_square(self) -> Tensor:
+        """Mean over images of sum_x a^2 at these inputs, (channels, inputs per channel).
+
+        Raises:
+            SelectorError: It was not measured in this pass.
+        """
+        return _measured(self.statistics.get("squares"), "squares")
 
 
 @dataclass(frozen=True)
@@ -81,17 +92,17 @@ class Signals:
     normalisation_scale: Tensor | None
     """Sum of abs(gamma) over the BatchNorm layers between, shape (channels,); None without any."""
     consumer_inputs: tuple[ConsumerInput, ...]
-    consumers: Point | None
+    consumers: MeasuringPoint | None
     """At the consumers' inputs, where removal acts."""
-    producers: Point | None
+    producers: MeasuringPoint | None
     """At the producers' outputs."""
     weights_removed: float
     """Weights that go with one channel, from all the layers of the group."""
     random: Tensor
     """Uniform numbers, shape (channels,), from the caller's generator."""
-    run: Run | None
+    run: PassSummary | None
     pairs: Mapping[str, Pairs] = field(default_factory=dict)
-    """Mode of removal -> what every two channels do together; empty where not asked for."""
+    """Mode of removal -> what every two channels do together; empty unless asked for."""
     memo: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
     """Scores already computed, by metric: ensembles ask for those of others."""
 
@@ -116,12 +127,12 @@ class Signals:
         return _measured(self.row_curvatures, "curvature of the weights")
 
     @property
-    def at_consumers(self) -> Point:
+    def at_consumers(self) -> MeasuringPoint:
         """The measuring point where removal acts."""
         return _measured_point(self.consumers)
 
     @property
-    def at_producers(self) -> Point:
+    def at_producers(self) -> MeasuringPoint:
         """The measuring point at the producers' outputs."""
         return _measured_point(self.producers)
 
@@ -143,31 +154,36 @@ class Signals:
     @property
     def positive_share(self) -> Tensor:
         """Share of positions whose activation is above zero, shape (channels,), 0 to 1."""
-        return self.special("positive") / self.at_consumers.positions
+        return self.statistic("positive") / self.at_consumers.positions
 
-    def special(self, name: str) -> Tensor:
-        """A mean over images at the consumers' inputs that is no moment of one quantity.
+    def statistic(self, name: str) -> Tensor:
+        """Mean over images of a statistic of `STATISTICS`.
 
         Raises:
             SelectorError: It was not measured in this pass.
         """
-        found = self.at_consumers.special.get(name)
-        return _measured(found, name)
+        point = self.at_consumers
+        known = STATISTICS.get(name)
+        if known is not None and known.where == "producers" and known.of != "batch":
+            point = self.at_producers
+        return _measured(point.statistics.get(name), name)
 
     @cached_property
     def filter_products(self) -> Tensor:
         """Scalar product of every two filters, shape (channels, channels), float64."""
-        weight = self.weight
-        products = weight @ weight.T
-        # Symmetric to the last bit: two channels alone are equally far from each other.
-        return (products + products.T) / 2
+        return filter_products(self.rows)
+
+    @cached_property
+    def filter_distances(self) -> Tensor:
+        """Euclidean distance of every two filters, shape (channels, channels), float64."""
+        return filter_distances(self.rows)
 
     @cached_property
     def weight_moments(self) -> Mapping[str, Moments]:
         """Moments of a filter's weights under every pointwise function that was measured."""
-        weight = self.weight
-        found = {"value": moments_of_rows(weight)}
+        found = {"value": moments_of_rows(self.rows)}
         if self.row_gradients is not None:
+            weight = self.weight
             gradient = self.weight_gradient
             found["gradient"] = moments_of_rows(gradient)
             taylor = weight * gradient
@@ -187,7 +203,7 @@ def _measured(values: Tensor | None, what: str) -> Tensor:
     return values.double()
 
 
-def _measured_point(point: Point | None) -> Point:
+def _measured_point(point: MeasuringPoint | None) -> MeasuringPoint:
     if point is None:
         raise SelectorError(
             "these signals hold weights only; state what the metric needs where it is registered"

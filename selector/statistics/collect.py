@@ -2,11 +2,13 @@
 
 Batch by batch: nothing is kept of a batch but sums. Hooks, gradients and flags are gone afterwards.
 What is dear (second order, whole maps, flows) is measured only when a metric's needs name it.
+
+Passes over the data: none for weights alone (`flow` reads the first batch), one otherwise, two with
+`hessian`. `check_batches` starts one more reading and stops at the first batch.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +19,21 @@ from selector.data.loss import Loss, Objective
 from selector.errors import SelectorError
 from selector.network.groups import Group
 from selector.network.layers import weight_of
-from selector.statistics.accumulators import PointSums, Sums
-from selector.statistics.channel_statistics import Point, Run, Signals
+from selector.statistics import built_in as built_in
+from selector.statistics.accumulators import GroupSums, PointSums
+from selector.statistics.channel_statistics import MeasuringPoint, PassSummary, Signals
 from selector.statistics.curvature import flow_gradients, hessian_times
-from selector.statistics.gate_fisher import Pairs, pairs_of
-from selector.statistics.hooks import Pass
+from selector.statistics.gate_fisher import Pairs
+from selector.statistics.hooks import PassState
+from selector.statistics.numerics import measuring, ordinary
 from selector.statistics.passes import DataPass, only_trained
+from selector.statistics.statistic import (
+    Need,
+    checked_needs,
+    closure,
+    first_order_needs,
+    statistics_for,
+)
 from selector.statistics.weights import (
     consumer_inputs,
     normalisation_scale,
@@ -30,40 +41,13 @@ from selector.statistics.weights import (
     weights_removed,
 )
 
-Need = Literal[
-    "weights",
-    "normalisation",
-    "forward",
-    "backward",
-    "pairs",
-    "second_order",
-    "hessian",
-    "flow",
-    "maps",
-]
-"""What a metric needs: weights alone; a BatchNorm between; a forward pass; a backward pass too;
-products of every two channels' effects on top of it; a second backward pass of projected outputs; a
-second pass over the data for Hessian x gradient; a pass of absolute weights on all-ones input;
-whole feature maps."""
-
-FIRST_ORDER: frozenset[Need] = frozenset({"weights", "normalisation", "forward", "backward"})
-"""Needs that one plain forward and backward pass meets."""
-
-FORWARD: frozenset[Need] = frozenset({"forward"})
-
-PAIRS: frozenset[Need] = frozenset({"forward", "pairs"})
-"""What decisions need beside the metrics: how sets of channels act together."""
-
-_BACKWARD: frozenset[Need] = frozenset({"backward", "pairs", "second_order", "hessian"})
-_FORWARD: frozenset[Need] = _BACKWARD | {"forward", "maps"}
-
 
 def measure_signals(
     model: nn.Module,
     batches: Batches,
     groups: Mapping[str, Group],
     *,
-    needs: Iterable[Need] = FIRST_ORDER,
+    needs: Iterable[Need] | None = None,
     loss: Loss | None = None,
     generator: torch.Generator | None = None,
 ) -> dict[str, Signals]:
@@ -74,62 +58,73 @@ def measure_signals(
         batches: Re-iterable of (inputs, targets). Splitting the same images into other batches
             changes nothing but rounding.
         groups: Group name -> group.
-        needs: What the metrics need; all that is first-order by default.
+        needs: What the metrics need, passes or statistics; all that is of first order by default.
         loss: Mean loss of a batch; cross-entropy by default.
         generator: Source of the `random` signal and, by its seed, of the signs that the curvature
             is estimated with; seeded with 0 by default.
 
     Raises:
-        SelectorError: Unusable batches, a loss that is not finite, or one that does not depend on
-            a group although a gradient is needed.
+        SelectorError: Unusable batches, weights or needs, a loss that is not finite, or one that
+            does not depend on a group although a gradient is needed.
     """
     check_batches(batches)
-    wanted = frozenset(needs)
+    wanted = closure(first_order_needs() if needs is None else checked_needs(needs))
     generator = generator or torch.Generator().manual_seed(0)
-    device = device_of(model)
-    pairs = "pairs" in wanted
-    sums = {name: Sums.of(group, device, pairs) for name, group in groups.items()}
-    producers = list(dict.fromkeys(layer for group in groups.values() for layer in group.producers))
-    weights = {layer: weight_of(model, layer) for layer in producers}
-    objective = Objective(loss)
-    totals = DataPass(
-        model,
-        weights,
-        objective,
-        sums,
-        Pass(second_order="second_order" in wanted, maps="maps" in wanted),
-        backward=bool(wanted & _BACKWARD),
-        signs=torch.Generator().manual_seed(generator.initial_seed()),
-    )
-    hessian: dict[str, Tensor] = {}
-    flows: dict[str, Tensor] = {}
-    with evaluating(model), only_trained(model, weights.values()):
-        if wanted & _FORWARD:
-            totals.read(batches, groups)
-        if "hessian" in wanted:
-            direction = [totals.gradients[layer] / totals.images for layer in producers]
-            with torch.enable_grad():
-                found = hessian_times(model, batches, objective, list(weights.values()), direction)
-            hessian = dict(zip(producers, found, strict=True))
-        if "flow" in wanted:
-            flows = flow_gradients(model, probe_inputs(model, batches, 1), producers)
-    run = Run(totals.loss / totals.images, totals.outputs, totals.images) if totals.images else None
-    rows = _ByLayer(totals.gradients, totals.hooks.curvature, hessian, flows, max(1, totals.images))
-    return {
-        name: _signals(model, group, sums[name], rows, run, wanted, generator)
+    statistics = statistics_for(wanted)
+    sums = {
+        name: GroupSums.of(group, device_of(model), statistics, "pairs" in wanted)
         for name, group in groups.items()
     }
+    producers = list(dict.fromkeys(layer for group in groups.values() for layer in group.producers))
+    totals = DataPass(
+        model,
+        {layer: weight_of(model, layer) for layer in producers},
+        Objective(loss),
+        sums,
+        PassState(statistics, "backward" in wanted, "second_order" in wanted),
+        signs=torch.Generator().manual_seed(generator.initial_seed()),
+    )
+    with measuring(model), evaluating(model), only_trained(model, totals.weights.values()):
+        if "forward" in wanted:
+            totals.read(batches, groups)
+        hessian = _hessian(totals, batches) if "hessian" in wanted else {}
+        flows: Mapping[str, Tensor] = {}
+        if "flow" in wanted:
+            flows = flow_gradients(model, ordinary(probe_inputs(model, batches, 1)), producers)
+        found = _ByLayer(totals, hessian, flows)
+        return {
+            name: _signals(model, group, sums[name], found, wanted, generator)
+            for name, group in groups.items()
+        }
+
+
+def _hessian(totals: DataPass, batches: Batches) -> dict[str, Tensor]:
+    """Hessian times gradient of the mean loss, by producer."""
+    direction = [gradient / totals.images for gradient in totals.gradients.values()]
+    weights = list(totals.weights.values())
+    found = hessian_times(totals.model, batches, totals.objective, weights, direction)
+    return dict(zip(totals.weights, found, strict=True))
 
 
 @dataclass(frozen=True)
 class _ByLayer:
-    """What was found for the producers' weights, by layer; sums over images where there are any."""
+    """What was found for the producers' weights, by layer."""
 
-    gradients: Mapping[str, Tensor]
-    curvature: Mapping[str, Tensor]
+    totals: DataPass
+    """Gradients and curvature are sums over images."""
     hessian: Mapping[str, Tensor]
     flows: Mapping[str, Tensor]
-    images: int
+
+    @property
+    def images(self) -> int:
+        return max(1, self.totals.images)
+
+    @property
+    def summary(self) -> PassSummary | None:
+        found = self.totals
+        if not found.images:
+            return None
+        return PassSummary(found.loss / found.images, found.outputs, found.images)
 
     def rows(
         self, model: nn.Module, group: Group, values: Mapping[str, Tensor], images: int = 1
@@ -143,54 +138,49 @@ class _ByLayer:
 def _signals(
     model: nn.Module,
     group: Group,
-    sums: Sums,
+    sums: GroupSums,
     found: _ByLayer,
-    run: Run | None,
     wanted: frozenset[Need],
     generator: torch.Generator,
 ) -> Signals:
-    if wanted & _BACKWARD and "taylor" not in sums.consumers.moments:
+    if "backward" in wanted and "taylor" not in sums.consumers.moments:
         raise SelectorError(
             f"the loss does not depend on group {group.name!r}, so it has no gradient; "
             f"name it in ignore, ask for metrics that need no gradient, or use a loss that its "
             f"outputs reach"
         )
-    consumers = _point(sums.consumers, run)
+    consumers = _point(sums.consumers, found.summary)
     return Signals(
         rows=producer_rows(model, group, lambda layer: weight_of(model, layer).detach()),
-        row_gradients=found.rows(model, group, found.gradients, found.images),
-        row_curvatures=found.rows(model, group, found.curvature, found.images),
+        row_gradients=found.rows(model, group, found.totals.gradients, found.images),
+        row_curvatures=found.rows(model, group, found.totals.state.curvature, found.images),
         hessian_gradients=found.rows(model, group, found.hessian),
         flows=found.rows(model, group, found.flows),
         normalisation_scale=normalisation_scale(model, group),
         consumer_inputs=tuple(consumer_inputs(model, group, consumers)),
         consumers=consumers,
-        producers=_point(sums.producers, run),
+        producers=_point(sums.producers, found.summary),
         weights_removed=weights_removed(model, group),
         random=torch.rand(group.channels, generator=generator, dtype=torch.float64),
-        run=run,
-        pairs=_pairs(sums.consumers, consumers, run),
+        run=found.summary,
+        pairs=_pairs(sums, consumers, found.images),
     )
 
 
-def _pairs(sums: PointSums, point: Point | None, run: Run | None) -> Mapping[str, Pairs]:
-    products = sums.special.get("pairs")
-    if products is None or point is None or run is None:
+def _pairs(sums: GroupSums, point: MeasuringPoint | None, images: int) -> Mapping[str, Pairs]:
+    if sums.pairs is None or point is None:
         return {}
-    return pairs_of(
-        (products / run.images).cpu(),
+    return sums.pairs.means(
+        images,
         point["taylor"].sum,
         point["gradient"].sum,
         point["value"].sum / point.positions,
     )
 
 
-def _point(sums: PointSums, run: Run | None) -> Point | None:
-    if run is None:
+def _point(sums: PointSums, summary: PassSummary | None) -> MeasuringPoint | None:
+    if summary is None:
         return None
-    special = {
-        name: (values / run.images).cpu()
-        for name, values in sums.special.items()
-        if values.ndim == 1
-    }
-    return Point(sums.means(run.images), sums.positions / run.images, special)
+    images = summary.images
+    statistics = {name: (values / images).cpu() for name, values in sums.statistics.items()}
+    return MeasuringPoint(sums.means(images), sums.positions / images, statistics)

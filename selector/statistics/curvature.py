@@ -16,6 +16,7 @@ from selector.data.batches import Batches, batch_size
 from selector.data.forward import read, run_batch
 from selector.data.loss import Objective
 from selector.errors import SelectorError
+from selector.statistics.numerics import ordinary
 
 MOST_OUTPUTS = 2048
 """Outputs per image up to which the Hessian of a user's own loss is taken apart."""
@@ -130,8 +131,8 @@ def hessian_times(
     images = 0
     for number, (inputs, targets) in enumerate(read(model, batches)):
         count = batch_size(inputs, targets)
-        value = objective.mean(run_batch(model, inputs, number), targets)
-        slopes = torch.autograd.grad(value, weights, create_graph=True, allow_unused=True)
+        value = objective.mean(run_batch(model, ordinary(inputs), number), ordinary(targets))
+        slopes = _twice_differentiable(value, weights)
         along = sum(
             (
                 (s * d.to(s.dtype)).sum()
@@ -147,6 +148,18 @@ def hessian_times(
                     total.add_(part.detach(), alpha=count)
         images += count
     return [total / images for total in totals]
+
+
+def _twice_differentiable(value: Tensor, weights: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    try:
+        return torch.autograd.grad(value, weights, create_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        if "checkpoint" not in str(error):
+            raise
+        raise SelectorError(
+            "reentrant gradient checkpointing cannot be differentiated twice, as `grasp` needs; "
+            "use checkpoint(..., use_reentrant=False), switch it off, or leave the metric out"
+        ) from error
 
 
 def flow_gradients(model: nn.Module, inputs: object, names: Sequence[str]) -> dict[str, Tensor]:
@@ -176,24 +189,36 @@ def flow_gradients(model: nn.Module, inputs: object, names: Sequence[str]) -> di
 
     def ones(leaf: object) -> object:
         if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            return torch.ones_like(leaf, dtype=torch.float64)
+            # With a gradient: reentrant checkpointing passes none on otherwise.
+            return torch.ones_like(leaf, dtype=torch.float64).requires_grad_(True)
         return leaf
 
     arguments = pytree.tree_map(ones, inputs)
-    positional = arguments if isinstance(arguments, tuple | list) else (arguments,)
+    positional = tuple(arguments) if isinstance(arguments, tuple | list) else (arguments,)
     named = arguments if isinstance(arguments, dict) else None
-    device = next(iter(absolute.values())).device.type
-    with torch.enable_grad(), torch.autocast(device, enabled=False):
-        outputs = torch.func.functional_call(
-            model, absolute, () if named is not None else tuple(positional), named
-        )
-        total = torch.stack([leaf.sum() for leaf in output_leaves(outputs)]).sum()
+    flow = _Flow(model)
+    inside = {f"model.{name}": tensor for name, tensor in absolute.items()}
+    with torch.enable_grad():
+        torch.func.functional_call(flow, inside, () if named is not None else positional, named)
+    flows = {}
+    for name, weight in zip(names, chosen, strict=True):
+        if weight.grad is None:
+            raise SelectorError(f"synflow: the outputs do not depend on layer {name!r}")
+        flows[name] = (weight.detach() * weight.grad).cpu()
+    return flows
+
+
+class _Flow(nn.Module):
+    """Forward and backward in one call: checkpointing runs layers again in the backward pass."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: object, **named: object) -> None:
+        total = torch.stack(
+            [leaf.sum() for leaf in output_leaves(self.model(*args, **named))]
+        ).sum()
         if not bool(torch.isfinite(total)):
             raise SelectorError("synflow: the flow of absolute weights overflows; leave it out")
-        slopes = torch.autograd.grad(total, chosen, allow_unused=True)
-    flows = {}
-    for name, weight, slope in zip(names, chosen, slopes, strict=True):
-        if slope is None:
-            raise SelectorError(f"synflow: the outputs do not depend on layer {name!r}")
-        flows[name] = (weight.detach() * slope).cpu()
-    return flows
+        total.backward()  # type: ignore[no-untyped-call]

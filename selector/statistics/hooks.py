@@ -2,61 +2,87 @@
 
 Two points: the consumers' inputs, where removal acts, and the producers' outputs. At a consumer's
 input the layer gets a view of its own, so that the gradient is the flow through that layer alone.
+
+A network may run parts of itself again in the backward pass (gradient checkpointing): such a call
+was counted when the network ran, and only brings its gradient.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from selector.network.groups import Group
+from selector.network.hooks import forward_hooks
 from selector.network.layers import layer_width
-from selector.statistics.accumulators import Sums
-from selector.statistics.reductions import positive_count
+from selector.statistics.accumulators import GroupSums
+from selector.statistics.statistic import LayerCall, Moment, Statistic, Where
 from selector.statistics.taps import (
     Held,
     Tap,
     add_curvature,
     add_gradient,
+    add_statistic,
     add_values,
     maps_of,
     planes_of,
     weight_curvature,
 )
 
-Stage = Literal["loss", "curvature"]
+PassStage = Literal["forward", "loss", "curvature"]
 
 
 @dataclass
-class Pass:
-    """What the hooks must know of the pass and of the batch at hand."""
+class PassState:
+    """What the hooks must know of the pass and of the current batch."""
 
+    statistics: Sequence[Statistic] = ()
+    """What is measured beyond the moments of quantities."""
+    backward: bool = False
     second_order: bool = False
     """Whether a second backward pass, of projected outputs, follows each first one."""
-    maps: bool = False
-    """Whether whole maps are looked at (ranks, independence)."""
-    stage: Stage = "loss"
+    stage: PassStage = "forward"
+    """What runs: the network, the backward pass of its loss, or that of its projected outputs."""
+    recomputes: bool = False
+    """Whether layers ran without a gradient in a pass that needs one: reentrant checkpointing runs
+    them again in the backward pass."""
     copied: set[str] = field(default_factory=set)
     """Tensors that the network overwrites in place before their gradient comes: copied first."""
     overwritten: set[str] = field(default_factory=set)
     """Such tensors found in this batch, whose sums are void: the batch must be read again."""
     curvature: dict[str, Tensor] = field(default_factory=dict)
     """Producer -> squared gradients of projected outputs, summed over images, like its weight."""
-    held: "list[Held]" = field(default_factory=list)
+    held: list[Held] = field(default_factory=list)
     """What is kept for gradients that are still to come."""
+    run_again: dict[str, list[Held]] = field(default_factory=dict)
+    """Calls of each measuring point in the first backward pass, in their order."""
+    run_twice: dict[str, int] = field(default_factory=dict)
+    """How many of them the second backward pass has come to."""
+
+    def of(self, moment: Moment, where: Where) -> list[Statistic]:
+        """The statistics of one kind at one measuring point."""
+        return [s for s in self.statistics if s.of == moment and s.where == where]
+
+    @property
+    def maps(self) -> bool:
+        """Whether whole maps are looked at."""
+        return any(statistic.whole_maps for statistic in self.statistics)
 
     def finish_batch(self) -> None:
         """Let go of the batch, whether or not every gradient came: hooks are cycles otherwise."""
         for held in self.held:
             held.release()
         self.held.clear()
+        self.run_again.clear()
+        self.run_twice.clear()
 
 
 @contextmanager
 def tapped(
-    model: nn.Module, groups: Mapping[str, Group], sums: Mapping[str, Sums], pass_: Pass
+    model: nn.Module, groups: Mapping[str, Group], sums: Mapping[str, GroupSums], state: PassState
 ) -> Iterator[None]:
     """Context in which consumers report their inputs, producers their outputs, and gradients."""
     inputs: dict[str, list[Tap]] = {}
@@ -70,86 +96,126 @@ def tapped(
             elif part.side == "out":
                 tap = Tap.of(part, sums[name].producers, layer_width(layer, "out"))
                 outputs.setdefault(part.layer, []).append(tap)
-    handles = []
-    try:
-        for layer_name, taps in inputs.items():
-            hook = _watch_inputs(layer_name, taps, pass_)
-            handles.append(model.get_submodule(layer_name).register_forward_pre_hook(hook))
-        for layer_name, taps in outputs.items():
-            watch = _watch_outputs(layer_name, taps, pass_)
-            handles.append(model.get_submodule(layer_name).register_forward_hook(watch))
+    before = {layer: _watch_inputs(layer, taps, state) for layer, taps in inputs.items()}
+    after = {layer: _watch_outputs(layer, taps, state) for layer, taps in outputs.items()}
+    with forward_hooks(model, before, pre=True), forward_hooks(model, after):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 Inputs = tuple[Tensor, ...]
 
 
 def _watch_inputs(
-    layer: str, taps: list[Tap], pass_: Pass
+    layer: str, taps: list[Tap], state: PassState
 ) -> Callable[[nn.Module, Inputs], Inputs]:
+    point = _Point(layer, "consumers", taps, state)
+
     def pre_hook(module: nn.Module, args: Inputs) -> Inputs:
         # A view of its own for this consumer: its gradient is the flow through this layer alone.
         inputs = args[0].view_as(args[0])
-        held = _hold(f"inputs of {layer}", module, inputs, pass_)
-        totals = add_values(taps, held)
-        positive, squares = positive_count(held.maps), totals[2].sum(0)
-        for tap in taps:
-            tap.sums.add_special("positive", tap.per_channel(positive))
-            tap.sums.add_special(f"squares of {layer}", squares.index_select(0, tap.index))
-            if pass_.maps:
-                tap.sums.pending_maps.append(tap.planes(planes_of(module, held.maps, inputs)))
-        if inputs.requires_grad:
-            _follow_gradient(held, taps, pass_)
+        point.see(module, inputs, None)
         return (inputs, *args[1:])
 
     return pre_hook
 
 
 def _watch_outputs(
-    layer: str, taps: list[Tap], pass_: Pass
+    layer: str, taps: list[Tap], state: PassState
 ) -> Callable[[nn.Module, Inputs, Tensor], None]:
+    point = _Point(layer, "producers", taps, state)
+
     def hook(module: nn.Module, args: Inputs, output: Tensor) -> None:
-        held = _hold(f"outputs of {layer}", module, output, pass_)
-        add_values(taps, held)
-        if output.requires_grad:
-            if pass_.second_order:
-                held.inputs = args[0].detach()
-            _follow_gradient(held, taps, pass_, layer)
+        point.see(module, output, args[0])
 
     return hook
 
 
-def _hold(name: str, layer: nn.Module, tensor: Tensor, pass_: Pass) -> Held:
-    values = tensor.detach()
-    maps = maps_of(layer, values.clone() if name in pass_.copied else values)
-    return Held(name, layer, tensor, maps, tensor._version)
+@dataclass(frozen=True)
+class _Point:
+    """A measuring point in one layer, and the groups whose channels pass through it."""
 
+    layer: str
+    where: Where
+    taps: list[Tap]
+    state: PassState
 
-def _follow_gradient(held: Held, taps: list[Tap], pass_: Pass, producer: str | None = None) -> None:
-    tensor = held.tensor
-    assert tensor is not None
-    pass_.held.append(held)
-
-    def on_gradient(gradient: Tensor) -> None:
-        if held.changed() and held.name not in pass_.copied:
-            pass_.overwritten.add(held.name)
-            return
-        slopes = maps_of(held.layer, gradient)
-        if pass_.stage == "loss":
-            add_gradient(held, slopes, taps, producer is not None)
-            if pass_.second_order:
-                held.slopes = slopes
-            else:
-                held.release()
+    def see(self, module: nn.Module, tensor: Tensor, inputs: Tensor | None) -> None:
+        """Take note of a call of the layer, and of its gradient when that comes."""
+        state = self.state
+        if state.stage == "forward":
+            state.recomputes |= state.backward and not torch.is_grad_enabled()
+            held = self._hold(module, tensor)
+            self._add_call(held, tensor)
+        elif state.recomputes:
+            held = self._hold(module, tensor)
+            self._match(held)
         else:
-            add_curvature(held, slopes, taps)
-            if producer is not None:
-                found = weight_curvature(held, gradient)
-                known = pass_.curvature.get(producer)
-                pass_.curvature[producer] = found if known is None else known + found
+            return
+        if tensor.requires_grad:
+            if state.second_order and inputs is not None:
+                held.inputs = inputs.detach()
+            state.held.append(held)
+            tensor.register_hook(self._on_gradient(held))  # type: ignore[no-untyped-call]
+
+    def _hold(self, module: nn.Module, tensor: Tensor) -> Held:
+        name = f"{self.where} {self.layer}"
+        values = tensor.detach()
+        maps = maps_of(module, values.clone() if name in self.state.copied else values)
+        # Tensors of inference mode have no version, and never a gradient to wait for.
+        version = 0 if tensor.is_inference() else tensor._version
+        return Held(name, module, tensor, maps, version)
+
+    def _add_call(self, held: Held, tensor: Tensor) -> None:
+        totals = add_values(self.taps, held)
+        call = LayerCall(held.layer, held.maps, totals)
+        for statistic in self.state.of("call", self.where):
+            add_statistic(statistic, call, self.taps, self.layer)
+        if self.state.of("gradient", self.where):
+            held.sums = totals
+        if self.where == "consumers" and self.state.maps:
+            planes = planes_of(held.layer, held.maps, tensor)
+            for tap in self.taps:
+                tap.sums.pending_maps.append(tap.planes(planes))
+
+    def _match(self, held: Held) -> None:
+        """Give a call of the second backward pass the gradients that it had in the first."""
+        state = self.state
+        seen = state.run_again.setdefault(held.name, [])
+        if state.stage == "loss":
+            seen.append(held)
+            return
+        number = state.run_twice.get(held.name, 0)
+        state.run_twice[held.name] = number + 1
+        held.slopes = seen[number].slopes if number < len(seen) else None
+
+    def _on_gradient(self, held: Held) -> Callable[[Tensor], None]:
+        state = self.state
+
+        def on_gradient(gradient: Tensor) -> None:
+            if held.changed() and held.name not in state.copied:
+                state.overwritten.add(held.name)
+            elif state.stage == "loss":
+                self._add_gradient(held, gradient)
+            else:
+                self._add_curvature(held, gradient)
+
+        return on_gradient
+
+    def _add_gradient(self, held: Held, gradient: Tensor) -> None:
+        slopes = maps_of(held.layer, gradient)
+        add_gradient(held, slopes, self.taps, self.where == "producers")
+        for statistic in self.state.of("gradient", self.where):
+            call = LayerCall(held.layer, held.maps, held.totals(), slopes)
+            add_statistic(statistic, call, self.taps, self.layer)
+        if self.state.second_order:
+            held.slopes = slopes
+        else:
             held.release()
 
-    tensor.register_hook(on_gradient)  # type: ignore[no-untyped-call]
+    def _add_curvature(self, held: Held, gradient: Tensor) -> None:
+        add_curvature(held, maps_of(held.layer, gradient), self.taps)
+        if self.where == "producers":
+            found = weight_curvature(held, gradient)
+            known = self.state.curvature.get(self.layer)
+            self.state.curvature[self.layer] = found if known is None else known + found
+        held.release()

@@ -1,6 +1,7 @@
 """Batch by batch through the network, forward and backward; only sums are kept of a batch."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -13,9 +14,10 @@ from selector.data.forward import read, run_batch
 from selector.data.loss import Objective, check_finite
 from selector.errors import SelectorError
 from selector.network.groups import Group
-from selector.statistics.accumulators import Sums
+from selector.statistics.accumulators import GroupSums
 from selector.statistics.curvature import output_leaves, projections
-from selector.statistics.hooks import Pass, tapped
+from selector.statistics.hooks import PassState, tapped
+from selector.statistics.numerics import ordinary
 
 
 @dataclass
@@ -26,9 +28,8 @@ class DataPass:
     weights: Mapping[str, nn.Parameter]
     """Producer -> its weight, which is to have a gradient."""
     objective: Objective
-    sums: Mapping[str, Sums]
-    hooks: Pass
-    backward: bool
+    sums: Mapping[str, GroupSums]
+    state: PassState
     signs: torch.Generator
     """Random signs for the projections of a second backward pass."""
     gradients: dict[str, Tensor] = field(default_factory=dict)
@@ -41,58 +42,107 @@ class DataPass:
 
     def read(self, batches: Batches, groups: Mapping[str, Group]) -> None:
         """Read all batches once."""
-        if self.backward:
+        if self.state.backward:
             self.gradients = {
                 name: torch.zeros_like(weight, dtype=torch.float64)
                 for name, weight in self.weights.items()
             }
         with (
-            tapped(self.model, groups, self.sums, self.hooks),
-            torch.set_grad_enabled(self.backward),
+            tapped(self.model, groups, self.sums, self.state),
+            torch.set_grad_enabled(self.state.backward),
         ):
             for number, (inputs, targets) in enumerate(read(self.model, batches)):
-                self._batch(inputs, targets, number)
-                while self.hooks.overwritten:
-                    # A layer like an in-place ReLU wrote over a map before its gradient came.
-                    self.hooks.copied |= self.hooks.overwritten
-                    self.hooks.overwritten = set()
+                inputs, targets = ordinary(inputs), ordinary(targets)
+                while not self._batch(inputs, targets, number):
                     for sums in self.sums.values():
                         sums.drop_batch()
-                    self._batch(inputs, targets, number)
                 for sums in self.sums.values():
                     sums.finish_batch()
                 self.images += batch_size(inputs, targets)
 
-    def _batch(self, inputs: object, targets: object, number: int) -> None:
-        """One batch through the network; its graph is freed when this returns."""
-        try:
-            self._through(inputs, targets, number)
-        finally:
-            self.hooks.finish_batch()
+    def _batch(self, inputs: object, targets: object, number: int) -> bool:
+        """One batch through the network; its graph is freed when this returns.
 
-    def _through(self, inputs: object, targets: object, number: int) -> None:
-        self.hooks.stage, images = "loss", batch_size(inputs, targets)
-        outputs = run_batch(self.model, inputs, number)
+        Returns:
+            Whether its sums are valid; otherwise the batch must be read again.
+        """
+        try:
+            return self._through(inputs, targets, number)
+        finally:
+            self.state.finish_batch()
+
+    def _through(self, inputs: object, targets: object, number: int) -> bool:
+        state, images = self.state, batch_size(inputs, targets)
+        state.stage, known = "forward", state.recomputes
+        outputs = self._run(inputs, number)
+        if state.recomputes and not known:
+            return False  # Layers ran without a gradient: it has to be asked for otherwise.
         self.outputs = _second_dimension(outputs)
-        if targets is None and not self.backward:
+        if targets is None and not state.backward:
             self.loss = float("nan")
-            return
+            return True
         value = self.objective.mean(outputs, targets)
         check_finite(value.detach(), number)
-        if self.backward:
-            weights = list(self.weights.values())
+        if state.backward:
+            state.stage = "loss"
             # The sum over images: what flows back is then the gradient of each image's own loss.
-            found = _differentiate(value * images, weights, keep=self.hooks.second_order)
-            if self.hooks.overwritten:
-                return
+            found = self._differentiate(value * images)
+            if state.overwritten:
+                # A layer like an in-place ReLU wrote over a map before its gradient came.
+                state.copied |= state.overwritten
+                state.overwritten = set()
+                return False
             for total, gradient in zip(self.gradients.values(), found, strict=True):
                 if gradient is not None:
                     total.add_(gradient)
-            if self.hooks.second_order:
-                self.hooks.stage = "curvature"
+            if state.second_order:
+                state.stage = "curvature"
                 projected = projections(self.objective, outputs, targets, self.signs)
-                torch.autograd.grad(output_leaves(outputs), weights, projected, allow_unused=True)
+                self._gradients(output_leaves(outputs), projected, keep=False)
         self.loss += float(value.detach()) * images
+        return True
+
+    def _run(self, inputs: object, number: int) -> object:
+        with warnings.catch_warnings():
+            # Reentrant checkpointing of the first layer warns; the batch is then run again.
+            warnings.filterwarnings("ignore", "None of the inputs have requires_grad")
+            return run_batch(
+                self.model, _differentiable(inputs) if self.state.recomputes else inputs, number
+            )
+
+    def _differentiate(self, value: Tensor) -> Sequence[Tensor | None]:
+        if not value.requires_grad:
+            raise SelectorError(
+                "the loss does not depend on the network's weights, so no gradient exists; check "
+                "that loss(outputs, targets) uses the outputs and does not detach them, and that "
+                "the network's forward does not run under torch.no_grad or torch.inference_mode"
+            )
+        return self._gradients([value], None, keep=self.state.second_order)
+
+    def _gradients(
+        self, values: Sequence[Tensor], seeds: Sequence[Tensor] | None, keep: bool
+    ) -> Sequence[Tensor | None]:
+        """Gradients of the producers' weights; the caller's .grad fields stay as they are."""
+        weights = list(self.weights.values())
+        if not self.state.recomputes:
+            return torch.autograd.grad(values, weights, seeds, allow_unused=True, retain_graph=keep)
+        # Reentrant checkpointing allows nothing but .backward().
+        with own_gradients(weights):
+            torch.autograd.backward(values, seeds, retain_graph=keep)
+            return [weight.grad for weight in weights]
+
+
+def _differentiable(inputs: object) -> object:
+    """Inputs that take a gradient: reentrant checkpointing passes none on otherwise."""
+
+    def follow(leaf: object) -> object:
+        if isinstance(leaf, Tensor) and leaf.is_floating_point():
+            # Not a leaf itself, so that the network may write over it.
+            return leaf.detach().requires_grad_(True).clone()
+        return leaf
+
+    found: object = pytree.tree_map(follow, inputs)
+    return found
 
 
 def _second_dimension(outputs: object) -> int:
@@ -102,19 +152,20 @@ def _second_dimension(outputs: object) -> int:
     return 0
 
 
-def _differentiate(
-    value: Tensor, weights: list[nn.Parameter], keep: bool
-) -> tuple[Tensor | None, ...]:
-    if not value.requires_grad:
-        raise SelectorError(
-            "the loss does not depend on the network's weights, so no gradient exists; check that "
-            "loss(outputs, targets) uses the outputs and does not detach them"
-        )
-    # autograd.grad leaves the caller's .grad fields alone.
-    found: tuple[Tensor | None, ...] = torch.autograd.grad(
-        value, weights, allow_unused=True, retain_graph=keep
-    )
-    return found
+@contextmanager
+def own_gradients(weights: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Context in which .grad is empty and nobody's hooks on it run; both come back."""
+    hooks = "_post_accumulate_grad_hooks"
+    known = [(weight, weight.grad, getattr(weight, hooks, None)) for weight in weights]
+    try:
+        for weight, _, _ in known:
+            weight.grad = None
+            setattr(weight, hooks, None)
+        yield
+    finally:
+        for weight, gradient, hook in known:
+            weight.grad = gradient
+            setattr(weight, hooks, hook)
 
 
 @contextmanager

@@ -2,11 +2,9 @@
 
 The order of reduction decides what a metric means. Here: over the positions of one image first
 (the inputs of all consumers, or the outputs of all producers, count as positions of one channel),
-then abs, square or root, then the mean over images. Whole feature maps (ranks, nuclear norms) need
-decompositions for every image and channel; they are measured only when a metric asks for them.
+then abs, square or root, then the mean over images.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,16 +33,25 @@ class Moments:
 
 
 def moments_of_rows(values: Tensor) -> Moments:
-    """Moments of a matrix (channels, positions) without images: a channel's weights, say."""
-    total, square = values.sum(1), values.square().sum(1)
+    """Moments of a matrix (channels, positions) without images: a channel's weights, say.
+
+    Summed in float64, some rows at a time: a wide layer is never held in double precision.
+    """
+    step = max(1, 2**24 // max(1, values.shape[1]))
+    parts = [_row_sums(rows.double()) for rows in torch.split(values, step)]
+    total, absolute, square = torch.cat(parts, 1)
     return Moments(
         sum=total,
-        absolute=values.abs().sum(1),
+        absolute=absolute,
         square=square,
         norm=square.sqrt(),
         absolute_of_sum=total.abs(),
         square_of_sum=total.square(),
     )
+
+
+def _row_sums(rows: Tensor) -> Tensor:
+    return torch.stack([rows.sum(1), rows.abs().sum(1), rows.square().sum(1)])
 
 
 def over_images(per_image: Tensor) -> Tensor:
@@ -92,66 +99,6 @@ def sums_over_positions(first: Tensor, second: Tensor | None = None) -> Tensor:
     return out.view(3, images, inputs)
 
 
-def positive_count(values: Tensor) -> Tensor:
-    """How many positions (images, inputs, positions) are above zero, shape (inputs,), float64."""
-    out = torch.zeros(values.shape[1], dtype=torch.float64, device=values.device)
-    step = max(1, CHUNK.get(values.device.type, 2**26) // max(1, values[0].numel()))
-    for chunk in torch.split(values, step):
-        # Written as numbers: summing booleans is several times slower.
-        above = torch.gt(chunk, 0, out=torch.empty(chunk.shape, device=chunk.device))
-        out += above.sum(-1).sum(0)
-    return out
-
-
 def precise(values: Tensor) -> Tensor:
     """Half precision is summed in single; the rest as it is."""
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
-
-
-def mean_rank(maps: Sequence[Tensor]) -> Tensor:
-    """Ranks of the maps, summed over images and consumers.
-
-    Args:
-        maps: One tensor for each consumer, (images, channels, height, width).
-
-    Returns:
-        Shape (channels,), float64.
-    """
-    ranks = [torch.linalg.matrix_rank(planes.float()).double().sum(0) for planes in maps]
-    return torch.stack(ranks).sum(0)
-
-
-def independence(maps: Sequence[Tensor]) -> Tensor:
-    """Fall of the nuclear norm when one channel is set to zero, summed over images.
-
-    The matrix of an image has one row for each channel: its maps at all consumers, flattened.
-    Nuclear norms come from eigenvalues of whichever Gram matrix is smaller, so the work is
-    channels x min(channels, positions)^3 for each image.
-
-    Args:
-        maps: One tensor for each consumer, (images, channels, height, width).
-
-    Returns:
-        Shape (channels,), float64.
-    """
-    rows = torch.cat([planes.double().flatten(2) for planes in maps], 2)
-    return torch.stack([_fall_of_nuclear_norm(matrix) for matrix in rows]).sum(0)
-
-
-def _fall_of_nuclear_norm(matrix: Tensor) -> Tensor:
-    channels, positions = matrix.shape
-    whole = torch.linalg.matrix_norm(matrix, "nuc")
-    if positions < channels:
-        gram = matrix.T @ matrix
-        grams = (gram - torch.outer(row, row) for row in matrix)
-    else:
-        gram = matrix @ matrix.T
-        grams = (_without(gram, channel) for channel in range(channels))
-    left = [torch.linalg.eigvalsh(g).clamp_min(0).sqrt().sum() for g in grams]
-    return torch.sub(whole, torch.stack(left))
-
-
-def _without(gram: Tensor, channel: int) -> Tensor:
-    kept = [other for other in range(len(gram)) if other != channel]
-    index = torch.tensor(kept, device=gram.device)
-    return gram.index_select(0, index).index_select(1, index)

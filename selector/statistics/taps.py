@@ -1,4 +1,4 @@
-"""What one call of a layer tells of the groups that pass through it, and its gradient later."""
+"""What one call of a layer adds to the groups that pass through it, and its gradient later."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -6,10 +6,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from selector.errors import SelectorError
 from selector.network.groups import Slice
 from selector.network.layers import CONVOLUTION
 from selector.statistics.accumulators import PointSums
 from selector.statistics.reductions import precise, sums_over_positions
+from selector.statistics.statistic import LayerCall, Statistic
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,16 @@ class Held:
     maps: Tensor
     """Its values, shape (images, width, positions)."""
     version: int
+    sums: Tensor | None = None
+    """`maps` summed over positions, (3, images, width), where a statistic asks for gradients."""
     inputs: Tensor | None = None
     """What a producer was called with; for curvatures of weights only."""
     slopes: Tensor | None = None
     """Gradients of the images' losses, kept for the second backward pass only."""
+
+    def totals(self) -> Tensor:
+        """`maps` summed over positions, (3, images, width)."""
+        return sums_over_positions(self.maps) if self.sums is None else self.sums
 
     def changed(self) -> bool:
         """Whether the network has written over the tensor since."""
@@ -71,12 +79,12 @@ class Held:
 
     def release(self) -> None:
         """Let go of every tensor, and so of the cycle with the hook."""
-        self.tensor = self.inputs = self.slopes = None
+        self.tensor = self.sums = self.inputs = self.slopes = None
         self.maps = self.maps[:0].clone()
 
 
 def add_values(taps: list[Tap], held: Held) -> Tensor:
-    """Sums of the activations; returned by input, (3, images, width)."""
+    """Add the sums of the activations; returned by input, (3, images, width)."""
     totals = sums_over_positions(held.maps)
     for tap in taps:
         tap.sums.add("value", tap.per_channel(totals))
@@ -86,8 +94,31 @@ def add_values(taps: list[Tap], held: Held) -> Tensor:
     return totals
 
 
+def add_statistic(statistic: Statistic, call: LayerCall, taps: list[Tap], layer: str) -> None:
+    """Add what a statistic of calls sees in a call.
+
+    Raises:
+        SelectorError: The statistic gives something other than one number for each input.
+    """
+    found: object = statistic.compute(call)
+    width = call.values.shape[1]
+    if not isinstance(found, Tensor) or found.shape != (width,):
+        given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise SelectorError(
+            f"statistic {statistic.name!r} gives {given} at layer {layer!r}, not one number for "
+            f"each of its {width} channels"
+        )
+    values = found.detach().double()
+    for tap in taps:
+        if statistic.by_input:
+            own = values.index_select(0, tap.index)
+            tap.sums.add_statistic(f"{statistic.name} of {layer}", own)
+        else:
+            tap.sums.add_statistic(statistic.name, tap.per_channel(values))
+
+
 def add_gradient(held: Held, slopes: Tensor, taps: list[Tap], producer: bool) -> None:
-    """Sums of gradient and Taylor; at a producer also what its filters' weights do together."""
+    """Add gradient and Taylor; at a producer also what its filters' weights do together."""
     gradient = sums_over_positions(slopes)
     taylor = sums_over_positions(held.maps, slopes)
     quantities = {"gradient": gradient, "taylor": taylor}
@@ -126,7 +157,7 @@ def weight_curvature(held: Held, projected: Tensor) -> Tensor:
     with torch.enable_grad():
         for image in range(len(projected)):
             rows = slice(image, image + 1)
-            # .forward: the hooks of the layer are not to see this call.
+            # .forward: the hooks of the layer must not see this call.
             output = held.layer.forward(held.inputs[rows])
             (gradient,) = torch.autograd.grad(output, weight, projected[rows])
             total += gradient.double().square()

@@ -1,6 +1,6 @@
 """The weights of a group: producers' filters, what consumers read them with, normalisation."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from selector.network.layers import (
     output_dimension,
     weight_of,
 )
-from selector.statistics.channel_statistics import ConsumerInput, Point
+from selector.statistics.channel_statistics import ConsumerInput, MeasuringPoint
 
 
 def producer_rows(model: nn.Module, group: Group, values: Callable[[str], Tensor]) -> Tensor:
@@ -32,19 +32,32 @@ def _by_channel(channels: Sequence[int], values: Sequence[int]) -> list[int]:
     return [value for _, value in sorted(zip(channels, values, strict=True))]
 
 
-def consumer_inputs(model: nn.Module, group: Group, point: Point | None) -> Iterator[ConsumerInput]:
-    """Each consumer's side of a group, with the squares of its inputs where they were measured."""
+def consumer_inputs(
+    model: nn.Module, group: Group, point: MeasuringPoint | None
+) -> Iterator[ConsumerInput]:
+    """Each consumer's side of a group, with the statistics of its inputs that were measured."""
     for part in group.running:
         if part.side != "in":
             continue
         matrix = _input_rows(model.get_submodule(part.layer), weight_of(model, part.layer))
         order = torch.tensor(_by_channel(part.channels, range(len(part.indices))))
         index = torch.tensor(part.indices)[order]
-        squares = None if point is None else point.special[f"squares of {part.layer}"]
         yield ConsumerInput(
             weight=matrix[index].view(group.channels, -1, matrix.shape[1]),
-            mean_square=None if squares is None else squares[order].view(group.channels, -1),
+            statistics={
+                name: values[order].view(group.channels, -1)
+                for name, values in _of_inputs(part.layer, point).items()
+            },
         )
+
+
+def _of_inputs(layer: str, point: MeasuringPoint | None) -> Mapping[str, Tensor]:
+    """The statistics that keep a layer's inputs apart, by name."""
+    if point is None:
+        return {}
+    end = f" of {layer}"
+    measured = point.statistics.items()
+    return {name.removesuffix(end): values for name, values in measured if name.endswith(end)}
 
 
 def _input_rows(layer: nn.Module, weight: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ def test_metrics_of_weights_alone_read_no_batch_beyond_the_probe(needs: str) -> 
         nn.Sequential(*NETWORKS["plain"]()[:-1], nn.Linear(5, 5)).double(),
         CountedBatches(),
     )
-    names = [name for name, metric in METRICS.items() if metric.needs == needs]
+    names = [name for name, metric in METRICS.items() if metric.needs == {needs}]
     assert names
     selector.score(model, batches, names)
     assert batches.furthest == 1

@@ -138,7 +138,7 @@ def test_a_composition_is_a_metric() -> None:
 
 
 def test_what_a_combination_needs_is_measured_and_no_more() -> None:
-    needs = {name: find_metric(name).needs for name in NAMES}
+    needs = {name: find_metric(name).listed_needs for name in NAMES}
     assert needs["weight.value.l1.layer_l1"] == "weights"
     assert needs["activation.value.sum@producers"] == "forward"
     assert needs["weight.gradient.l1"] == needs["activation.taylor.l1"] == "backward"

@@ -12,9 +12,10 @@ from selector.errors import SelectorError
 from selector.network.tracing import find_groups
 from selector.saliency.registry import METRICS
 from selector.saliency.scoring import needs_of, score
-from selector.statistics.channel_statistics import Point, Signals
-from selector.statistics.collect import Need, measure_signals
+from selector.statistics.channel_statistics import MeasuringPoint, Signals
+from selector.statistics.collect import measure_signals
 from selector.statistics.reductions import Moments
+from selector.statistics.statistic import Need
 from tests.networks import data, randomise, small
 from tests.scored import check_twins, scores_of
 
@@ -57,15 +58,15 @@ def signals_of(model: nn.Module, needs: frozenset[Need] = ALL) -> dict[str, Sign
     return measure_signals(model, batches, groups, needs=needs)
 
 
-def same_moments(one: Point, other: Point) -> None:
+def same_moments(one: MeasuringPoint, other: MeasuringPoint) -> None:
     assert one.quantities.keys() == other.quantities.keys()
     for quantity, moments in one.quantities.items():
         for name in Moments.__dataclass_fields__:
             expected = getattr(other.quantities[quantity], name)
             assert torch.equal(getattr(moments, name), expected), (quantity, name)
-    assert one.special.keys() == other.special.keys()
-    for name, values in one.special.items():
-        assert torch.equal(values, other.special[name]), name
+    assert one.statistics.keys() == other.statistics.keys()
+    for name, values in one.statistics.items():
+        assert torch.equal(values, other.statistics[name]), name
     assert one.positions == other.positions
 
 
@@ -152,7 +153,7 @@ def test_signals_hold_no_graph_and_no_maps() -> None:
     for found in signals_of(pair()[1]).values():
         points = (found.at_consumers, found.at_producers)
         tensors = [t for p in points for m in p.quantities.values() for t in vars(m).values()]
-        tensors += [t for point in points for t in point.special.values()]
+        tensors += [t for point in points for t in point.statistics.values()]
         for tensor in (*tensors, found.rows, found.random, *found.memo.values()):
             assert not tensor.requires_grad
             assert tensor.numel() <= 4 * 60
@@ -166,10 +167,10 @@ def test_signals_hold_no_graph_and_no_maps() -> None:
         ("weights", lambda s: s.weight_gradient, "no gradient of the weights"),
         ("forward", lambda s: s.taylor, r"no 'taylor' \(measured: value\)"),
         ("forward", lambda s: s.at_producers["effect"], "no 'effect'"),
-        ("forward", lambda s: s.special("energy"), "no energy"),
+        ("forward", lambda s: s.statistic("energy"), "no energy"),
         ("backward", lambda s: s.weight_curvature, "no curvature of the weights"),
         ("backward", lambda s: s.at_consumers["projected"], "no 'projected'"),
-        ("second_order", lambda s: s.special("rank"), "no rank"),
+        ("second_order", lambda s: s.statistic("rank"), "no rank"),
     ],
 )
 def test_what_was_not_measured_is_told(needs: Need, lacking: object, message: str) -> None:

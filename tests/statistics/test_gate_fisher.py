@@ -13,8 +13,9 @@ from selector.data.forward import probe_inputs
 from selector.network.tracing import find_groups
 from selector.recording.record import record
 from selector.records.records import Records
-from selector.statistics.collect import FIRST_ORDER, PAIRS, measure_signals
+from selector.statistics.collect import measure_signals
 from selector.statistics.gate_fisher import Pairs
+from selector.statistics.statistic import FIRST_ORDER, PAIRS
 from selector.typing import Matrix
 from tests.networks import data, small
 

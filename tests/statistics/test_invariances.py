@@ -41,7 +41,7 @@ UNCHANGED = set(METRICS) - CHANGED - ENSEMBLES - {"random"}
 GATED = [
     name
     for name, metric in METRICS.items()
-    if metric.needs in ("backward", "second_order")
+    if metric.needs & {"backward", "second_order"}
     and name not in ENSEMBLES | {"second_taylor_gate"}
 ]
 
@@ -197,7 +197,7 @@ def test_filters_that_are_all_alike_are_all_replaceable(value: float) -> None:
     model, batches = small("plain", 4), data(4)
     model.stem.weight.data.fill_(value)
     groups = {"stem": find_groups(model, batches[0][0]).prunable["stem"]}
-    names = [name for name, metric in METRICS.items() if metric.needs == "weights"]
+    names = [name for name, metric in METRICS.items() if metric.needs == {"weights"}]
     found = score_signals(measure_signals(model, batches, groups, needs={"weights"}), names)
     for name in ("fpgm", "whc"):
         assert (found["stem"][name].abs() <= 1e-6 * value).all()

@@ -31,6 +31,7 @@ from selector.network.tracing import Groups
 from selector.oracle.oracle import Oracle
 from selector.planning.composition.myopic import Channel, Myopic, nominate
 from selector.statistics.collect import measure_signals
+from selector.statistics.statistic import Need
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +162,7 @@ class _Walk:
     def _rankings(self, groups: Mapping[str, Group], scoring: Batches) -> dict[str, list[Channel]]:
         """Every metric's order of all channels; equal scores go by group and number."""
         pool = self._myopic.pool
-        needs = frozenset(metric.needs for metric in pool)
+        needs = frozenset[Need]().union(*(metric.needs for metric in pool))
         signals = measure_signals(
             self._model, scoring, groups, needs=needs, loss=self._loss, generator=self._generator
         )

@@ -44,11 +44,11 @@ def half_squared_taylor(signals: Signals) -> Tensor:
 
 
 FOUNDING_METRICS: tuple[Metric, ...] = (
-    Metric("mean_squared_weight", mean_squared_weight, "weights", PAPER),
+    Metric("mean_squared_weight", mean_squared_weight, frozenset({"weights"}), PAPER),
     find_metric("activation.value.l1.cardinality@producers"),
     find_metric("activation.gradient.abs_of_sum@producers"),
     find_metric("activation.taylor.abs_of_sum@producers"),
-    Metric("half_squared_taylor", half_squared_taylor, "backward", PAPER),
+    Metric("half_squared_taylor", half_squared_taylor, frozenset({"backward"}), PAPER),
 )
 """The paper's five, measured at the convolutions' outputs."""
 

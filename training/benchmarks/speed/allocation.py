@@ -21,7 +21,8 @@ from selector.planning.allocation import LADDER, Curve, allocate_by_damage, allo
 from selector.planning.limits import Widths
 from selector.planning.stage import Stage
 from selector.planning.target import Target
-from selector.statistics.collect import FIRST_ORDER, PAIRS, measure_signals
+from selector.statistics.collect import measure_signals
+from selector.statistics.statistic import FIRST_ORDER, PAIRS
 from selector.tables import text_table
 from training.reporting.result_file import write_result
 

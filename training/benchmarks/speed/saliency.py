@@ -28,7 +28,8 @@ from selector.network.tracing import find_groups
 from selector.saliency.grammar import need_of, systematic_names
 from selector.saliency.registry import METRICS, first_order_metrics
 from selector.saliency.scoring import score_signals
-from selector.statistics.collect import FIRST_ORDER, measure_signals
+from selector.statistics.collect import measure_signals
+from selector.statistics.statistic import FIRST_ORDER
 from selector.tables import text_table
 from training.reporting.markdown import cell
 from training.reporting.result_file import write_result

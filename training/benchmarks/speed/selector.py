@@ -23,7 +23,8 @@ from selector.network.tracing import Groups, find_groups
 from selector.records.decision import Decision, GroupView
 from selector.records.describe import describe_group, describe_run
 from selector.saliency.scoring import needs_of, score_signals
-from selector.statistics.collect import PAIRS, measure_signals
+from selector.statistics.collect import measure_signals
+from selector.statistics.statistic import PAIRS
 from selector.tables import text_table
 from training.reporting.result_file import write_result
 
