@@ -1,6 +1,7 @@
 """Batch by batch through the network, forward and backward; only sums are kept of a batch."""
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -154,18 +155,21 @@ def _second_dimension(outputs: object) -> int:
 
 @contextmanager
 def own_gradients(weights: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Context in which .grad is empty and nobody's hooks on it run; both come back."""
-    hooks = "_post_accumulate_grad_hooks"
-    known = [(weight, weight.grad, getattr(weight, hooks, None)) for weight in weights]
+    """Context in which .grad is empty and the caller's hooks on it do not run; both come back."""
+    name = "_post_accumulate_grad_hooks"
+    known = [(weight, weight.grad, getattr(weight, name, None)) for weight in weights]
     try:
-        for weight, _, _ in known:
+        for weight, _, hooks in known:
             weight.grad = None
-            setattr(weight, hooks, None)
+            if hooks:
+                # An optimizer that steps in the backward pass, say. Setting None removes nothing.
+                setattr(weight, name, OrderedDict())
         yield
     finally:
-        for weight, gradient, hook in known:
+        for weight, gradient, hooks in known:
             weight.grad = gradient
-            setattr(weight, hooks, hook)
+            if hooks:
+                setattr(weight, name, hooks)
 
 
 @contextmanager
