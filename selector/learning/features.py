@@ -116,7 +116,7 @@ class Opinions:
     least: Matrix
     """Lowest total of that for 0, 1, 2, ... channels, (metrics, channels + 1)."""
     agreement: Matrix
-    """Rank correlation of every two metrics, (metrics, metrics)."""
+    """Rank correlation of every two metrics, (metrics, metrics); 0 with one that is constant."""
     ordered: Matrix
     """Every metric's scores, ascending, (metrics, channels)."""
     deviation: Matrix
@@ -132,10 +132,7 @@ class Opinions:
         parts = table / np.maximum(table.sum(1, keepdims=True), TINY)
         least = np.zeros((len(metrics), channels + 1))
         least[:, 1:] = np.cumsum(np.sort(parts, 1), 1)
-        ranks = np.argsort(np.argsort(table, 1, kind="stable"), 1, kind="stable") - (
-            (channels - 1) / 2
-        )
-        ranks = np.where(np.isnan(table), np.nan, ranks)
+        ranks = _ranks(table) - (channels + 1) / 2
         ranks /= np.maximum(np.linalg.norm(ranks, axis=1, keepdims=True), 1e-12)
         ordered = np.sort(table, 1)
         deviation, spread = _spread(ordered)
@@ -193,11 +190,20 @@ def describe(decision: Decision, proposals: Proposals, metrics: Sequence[str]) -
     own = said.distribution(rows, decision.count)
     known = ~np.isnan(said.parts[:, 0])
     mean_excess = np.log10(excesses[:, known] + 1e-4).mean(1)
-    ranks = np.argsort(np.argsort(mean_excess)) / max(1, len(proposals) - 1)
+    # Arms with the same proposal differ by rounding alone.
+    ranks = (_ranks(np.round(mean_excess, 9)) - 1) / max(1, len(proposals) - 1)
     parts = [shared, own, overlaps, _damages(decision.scores, chosen)]
     parts += [_together(decision.pairs.get(mode), chosen) for mode in MODES]
     parts += [np.stack([mean_excess, ranks], 1), shares, excesses, said.agreement[rows]]
     return np.concatenate(parts, 1)
+
+
+def _ranks(values: Matrix) -> Matrix:
+    """Ranks along the last axis, from 1; equal values share the mean of theirs, NaN stays NaN."""
+    from scipy.stats import rankdata
+
+    ranks: Matrix = rankdata(values, axis=-1)
+    return ranks
 
 
 def _damages(scores: Mapping[str, Matrix], chosen: Matrix) -> Matrix:

@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from selector.learning.features import (
     Opinions,
     candidates,
     describe,
+    feature_names,
     opinions_of,
     removal_order,
 )
@@ -87,3 +90,49 @@ def test_decisions_of_one_group_share_its_view() -> None:
         np.testing.assert_array_equal(
             describe(decision, proposals, METRICS), describe(fresh, proposals, METRICS)
         )
+
+
+@given(
+    table=st.lists(
+        st.lists(st.integers(0, 3).map(float), min_size=6, max_size=6), min_size=2, max_size=4
+    )
+)
+def test_agreement_is_spearmans_with_averaged_ties(table: list[list[float]]) -> None:
+    names = [f"metric{number}" for number in range(len(table))]
+    scores = {name: np.array(row) for name, row in zip(names, table, strict=True)}
+    agreement = Opinions.of(scores, [*names, "missing"]).agreement
+    assert np.isnan(agreement[-1]).all()
+    for i, one in enumerate(table):
+        for j, other in enumerate(table):
+            # Pearson's correlation of ranks, each the mean of the places that equal values take.
+            ranks = [
+                [sum(v < x for v in row) + (sum(v == x for v in row) + 1) / 2 for x in row]
+                for row in (one, other)
+            ]
+            constant = len(set(one)) == 1 or len(set(other)) == 1
+            expected = 0.0 if constant else float(np.corrcoef(ranks)[0, 1])
+            assert agreement[i, j] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_constant_metric_agrees_with_nothing_whatever_the_order_of_channels() -> None:
+    _, decision, _ = next(lawful(["a"], 0).decisions())
+    rising = np.arange(16.0)
+    view = replace(decision.view, scores={"l1": rising, "taylor": -rising, "fpgm": np.ones(16)})
+    agreement = opinions_of(view, METRICS).agreement
+    place = {name: number for number, name in enumerate(METRICS)}
+    assert agreement[place["fpgm"]].tolist() == [0.0, 0.0, 0.0]
+    assert agreement[place["l1"], place["taylor"]] == pytest.approx(-1)
+
+
+def test_arms_with_the_same_proposal_have_the_same_rank() -> None:
+    _, decision, _ = next(lawful(["a"], 0).decisions())
+    same = decision.scores["l1"]
+    scores = {"l1": same, "taylor": 2 * same, "fpgm": decision.scores["fpgm"]}
+    asked = Decision(replace(decision.view, scores=scores), 4)
+    ranks = dict.fromkeys(METRICS, 0.0)
+    for order in (METRICS, METRICS[::-1]):
+        rows = describe(asked, candidates(asked, order), METRICS)
+        column = feature_names(METRICS).index("rank_of_excess")
+        ranks = dict(zip(order, rows[:, column].tolist(), strict=True))
+        assert ranks["l1"] == ranks["taylor"] == 0.25
+        assert ranks["fpgm"] == 1
