@@ -111,7 +111,7 @@ def scalar(scene: Scene, model: nn.Module, number: int, projected: bool) -> Tens
 @lru_cache(maxsize=8)
 def gradients_by_call(scene: Scene, projected: bool = False) -> list[dict[str, list[Tensor]]]:
     """For every image: layer -> gradient of the layer's weight in every call of the layer."""
-    found = []
+    found: list[dict[str, list[Tensor]]] = []
     for number in range(len(scene.images)):
         model = copy.deepcopy(scene.model).eval()
         layers = {*scene.group.producers, *scene.group.consumers}
@@ -122,11 +122,11 @@ def gradients_by_call(scene: Scene, projected: bool = False) -> list[dict[str, l
                 module: nn.Module, args: object, own: list[Tensor] = weights[layer]
             ) -> None:
                 own.append(module.weight.detach().clone().requires_grad_(True))
-                module._parameters["weight"] = own[-1]
+                module._parameters["weight"] = own[-1]  # type: ignore[assignment]
 
             model.get_submodule(layer).register_forward_pre_hook(fresh_weight)
         scalar(scene, model, number, projected).backward()
-        found.append({layer: [w.grad for w in calls] for layer, calls in weights.items()})
+        found.append({layer: [w.grad for w in calls] for layer, calls in weights.items()})  # type: ignore[misc]
     return found
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +22,8 @@ from selector.network.checkpoint import load_pruned, read_tensors, save_pruned
 from selector.planning.plan import Plan
 from selector.saliency.registry import METRICS, arms
 from tests.made_records import made
+
+Tensors = list[tuple[torch.Tensor, torch.Tensor]]
 
 USER_CODE = """
 import torch
@@ -154,16 +157,15 @@ def test_score_reads_a_folder_a_factory_and_weights(here: Path) -> None:
 
 def test_image_options_reach_the_batches(here: Path) -> None:
     plain, test = read_data("images.parquet", "folder", ImageOptions(5, 2, None, None, None, False))
-    (first, labels), *rest = list(plain)
+    (first, labels), *rest = cast(Tensors, list(plain))
     assert [len(rest), labels.tolist()] == [2, [0, 1]]
     assert test is not None
-    assert sum(len(targets) for _, targets in test) == 48
+    assert sum(len(targets) for _, targets in cast(Tensors, test)) == 48
     options = ImageOptions(5, 2, "0.4,0.5,0.6", "0.25", 4, True)
-    (small, _), *_ = list(read_data("images.parquet", None, options)[0])
+    (small, _), *_ = cast(Tensors, list(read_data("images.parquet", None, options)[0]))
     assert small.shape == (2, 3, 4, 4)
-    flipped, _ = next(
-        iter(read_data("images.parquet", None, ImageOptions(5, 2, None, None, None, True))[0])
-    )
+    bgr = ImageOptions(5, 2, None, None, None, True)
+    (flipped, _), *_ = cast(Tensors, list(read_data("images.parquet", None, bgr)[0]))
     torch.testing.assert_close(flipped, first.flip(1))
     assert -1 <= float(first.min()) < -0.9
 

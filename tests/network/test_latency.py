@@ -1,5 +1,7 @@
 """Latency: a table whose arithmetic is exact, a target that is met, timings taken in turns."""
 
+import time
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,7 +25,7 @@ def by_work(monkeypatch: pytest.MonkeyPatch) -> None:
     convolve, multiply = nn.functional.conv2d, nn.functional.linear
 
     def conv2d(inputs: Tensor, weight: Tensor, *rest: object, **more: object) -> Tensor:
-        found = convolve(inputs, weight, *rest, **more)  # type: ignore[arg-type]
+        found = convolve(inputs, weight, *rest, **more)  # type: ignore[call-overload]
         now[0] += 1e-9 * found.numel() * weight[0].numel() + 1e-6
         return found
 
@@ -33,7 +35,7 @@ def by_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(nn.functional, "conv2d", conv2d)
     monkeypatch.setattr(nn.functional, "linear", linear)
-    monkeypatch.setattr(latency.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(latency, "SHORTEST", 1e-9)
 
 
@@ -97,7 +99,7 @@ def test_networks_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
             now[0] += self.seconds * 1.02 ** len(calls)
             return images
 
-    monkeypatch.setattr(latency.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(latency, "SHORTEST", 1e-9)
     timed = time_both(Busy("slow", 4.0), Busy("fast", 2.0), torch.zeros(2, 1), 2, 9)
     assert timed.ratio == pytest.approx(0.5, rel=0.05)

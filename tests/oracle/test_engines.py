@@ -362,9 +362,10 @@ class Switched(nn.Module):
 
 
 def test_a_network_that_was_changed_since_it_was_traced_is_measured_as_it_is() -> None:
-    model, batches = randomise(Switched().double()).eval(), data(8, 4)
+    switched, batches = Switched(), data(8, 4)
+    model = randomise(switched.double()).eval()
     before = loss_changes(model, batches, "first", [[0]])
-    model.twice = True
+    switched.twice = True
     changed = loss_changes(model, batches, "first", [[0]])
     assert changed != before
     expected = loss_changes(model, batches, "first", [[0]], engine="reference")

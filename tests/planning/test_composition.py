@@ -2,6 +2,7 @@
 
 import copy
 import random
+from typing import cast
 
 import pytest
 import torch
@@ -96,8 +97,8 @@ def slow_step(model: nn.Module, images: Batches, how: Myopic) -> list[tuple[str,
         if how.per_weight_loss:
             nats = nats / saved if nats > 0 else nats * saved
         prices.append(nats)
-    order = sorted(range(len(candidates)), key=prices.__getitem__)
-    return [candidates[k] for k in order[: how.channels_per_step]]
+    cheapest = sorted(range(len(candidates)), key=prices.__getitem__)
+    return [candidates[k] for k in cheapest[: how.channels_per_step]]
 
 
 def slow_cut(
@@ -143,8 +144,7 @@ def check_twin(model: nn.Module, how: Myopic, steps: int) -> None:
         for name in kept:
             gone = {c for n, c in expected if n == name}
             kept[name] = [c for i, c in enumerate(kept[name]) if i not in gone]
-        outputs = [network(images[0][0]) for network in (step.network, slow)]
-        assert torch.allclose(*outputs, rtol=1e-9)
+        assert torch.allclose(step.network(images[0][0]), slow(images[0][0]), rtol=1e-9)
         assert step.costs.total("weights") == convolution_weights(slow)
 
 
@@ -267,7 +267,7 @@ def test_draws_are_of_distinct_images_and_differ() -> None:
     images = [(torch.arange(10.0 * b, 10.0 * b + 10)[:, None], torch.arange(10)) for b in range(3)]
     draw = drawn_from(images)
     chance = torch.Generator().manual_seed(0)
-    one, two = (draw(17, chance) for _ in "12")
+    one, two = (cast(Batches, draw(17, chance)) for _ in "12")
     values = [torch.cat([x for x, _ in batches])[:, 0] for batches in (one, two)]
     assert all(len(v.unique()) == 17 for v in values)
     assert not torch.equal(*values)

@@ -12,7 +12,8 @@ from selector.errors import SelectorError
 from selector.network.groups import masked
 from selector.network.tracing import find_groups
 from selector.pruning.optimizer import kept_positions, rebind
-from selector.pruning.prune import PruneResult, prune
+from selector.pruning.prune import prune
+from selector.pruning.result import PruneResult
 from tests.networks import STYLES, data, small
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {

@@ -23,7 +23,8 @@ from selector.oracle.oracle import loss_changes
 from selector.planning.choose import choose
 from selector.planning.plan import Plan
 from selector.pruning.apply import apply_plan
-from selector.pruning.prune import PruneResult, prune
+from selector.pruning.prune import prune
+from selector.pruning.result import PruneResult
 from selector.recording.record import record
 from selector.saliency.registry import arms
 from selector.saliency.scoring import lowest, score

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from selector.errors import SelectorError
+from selector.learning.prediction import Prediction
 from selector.learning.selector import SaliencySelector
 from selector.network.tracing import find_groups
 from selector.pruning.torch_pruning import SelectorImportance, marginal
+from selector.records.decision import Decision
 from tests.networks import data, small
 
 
@@ -114,9 +116,12 @@ def test_scores_are_made_anew_only_when_shapes_change(monkeypatch: pytest.Monkey
     model, batches = small("plain", 8), data()
     calls = []
     predict = SaliencySelector.predict
-    monkeypatch.setattr(
-        SaliencySelector, "predict", lambda self, d: calls.append(1) or predict(self, d)
-    )
+
+    def counted(self: SaliencySelector, decision: Decision) -> Prediction:
+        calls.append(1)
+        return predict(self, decision)
+
+    monkeypatch.setattr(SaliencySelector, "predict", counted)
     importance = SelectorImportance(model, batches)
     graph = tp.DependencyGraph().build_dependency(model, example_inputs=batches[0][0])
     group = graph.get_pruning_group(model.stem, tp.prune_conv_out_channels, list(range(8)))

@@ -48,10 +48,10 @@ def test_the_pruned_state_is_what_prune_leaves(found: Records) -> None:
         assert np.array_equal(row.scores["fisher"], single)
         assert 0.5 < row.state.macs_kept <= 0.7
     assert {row.state.macs_kept for row in found.groups if row.context == "unpruned"} == {1.0}
-    for row in [r for r in found.candidates if r.context == "l2-0.70"][:6]:
-        values = scores[row.group][row.arm]
-        (change,) = loss_changes(small_one, BATCHES[2::3], row.group, [lowest(values, row.count)])
-        assert row.evaluation_nats == pytest.approx(change.nats, abs=1e-12)
+    for one in [r for r in found.candidates if r.context == "l2-0.70"][:6]:
+        values = scores[one.group][one.arm]
+        (change,) = loss_changes(small_one, BATCHES[2::3], one.group, [lowest(values, one.count)])
+        assert one.evaluation_nats == pytest.approx(change.nats, abs=1e-12)
 
 
 def test_compensated_columns_are_what_the_oracle_says(found: Records) -> None:

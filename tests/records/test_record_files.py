@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -194,9 +195,9 @@ def test_a_full_disk_leaves_nothing(
             path.write_bytes(path.read_bytes()[:100])
             raise FULL
 
-    monkeypatch.setattr(records_module.pq, "write_table", fills_up)
+    monkeypatch.setattr(pq, "write_table", fills_up)
     if moment == "folder":
-        monkeypatch.setattr(records_module.tempfile, "mkdtemp", full)
+        monkeypatch.setattr(tempfile, "mkdtemp", full)
     if moment == "rename":
         monkeypatch.setattr(Path, "rename", full)
     with pytest.raises(SelectorError, match=r"copy/c cannot be written: .*No space left on device"):

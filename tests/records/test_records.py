@@ -14,7 +14,6 @@ from selector.errors import SelectorError
 from selector.learning.features import describe, feature_names
 from selector.oracle.oracle import loss_changes
 from selector.recording.record import record
-from selector.records import records as records_module
 from selector.records.records import CANDIDATES_FILE, GROUPS_FILE, Records
 from selector.saliency.registry import arms, first_order_metrics
 from selector.saliency.scoring import lowest, score
@@ -71,7 +70,7 @@ def test_every_metric_of_every_group_is_a_candidate_at_every_ratio(found: Record
         assert {row.arm for row in rows} == {*arms(), "rank_mean", "random"} & set(group.scores)
         assert set(first_order_metrics()) - set(group.scores) <= {"batchnorm_scale"}
         assert 1 <= decision.count < group.channels
-        ids = {}
+        ids: dict[int, tuple[int, ...]] = {}
         for row in rows:
             channels = lowest(torch.from_numpy(decision.scores[row.arm]), row.count)
             assert ids.setdefault(row.set_id, channels) == channels
@@ -136,7 +135,7 @@ def test_a_write_that_fails_leaves_nothing(
             raise OSError("the disk is full")
         write(*args, **options)
 
-    monkeypatch.setattr(records_module.pq, "write_table", second_fails)
+    monkeypatch.setattr(pq, "write_table", second_fails)
     with pytest.raises(SelectorError, match="cannot be written: the disk is full"):
         found.of_networks(["one"]).save(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -51,7 +51,10 @@ def slow_follow(model: nn.Module, recipe: Recipe, generator: torch.Generator) ->
             right = logs[torch.arange(len(rows)), data.labels[rows]]
             loss = -(0.9 * right + 0.1 * logs.mean(1)).mean()
             torch.autograd.backward(loss)
-            size = sum(float(p.grad.square().sum()) for p in model.parameters()) ** 0.5
+            size = (
+                sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None)
+                ** 0.5
+            )
             for p in model.parameters():
                 p.grad *= min(1.0, 5.0 / size)
             optimizer.step()
