@@ -14,7 +14,7 @@ from selector.network.tracing import find_groups
 from selector.saliency.registry import METRICS
 from selector.saliency.scoring import needs_of, score, score_signals
 from selector.statistics.collect import measure_signals
-from tests.networks import data, randomise, small, state_of
+from tests.networks import data, randomise, state_of
 from tests.scored import close
 
 Run = Callable[[nn.Module, Tensor], Tensor]

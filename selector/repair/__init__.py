@@ -1,0 +1,1 @@
+"""How what is left of a network is repaired: refitted in closed form, then distilled."""

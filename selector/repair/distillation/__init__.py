@@ -1,0 +1,1 @@
+"""Unlabelled distillation: a pruned network trained towards the unpruned one's outputs."""

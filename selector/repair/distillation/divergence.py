@@ -1,0 +1,112 @@
+"""How far a network's outputs are from another's: no labels needed."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils import _pytree as pytree
+
+from selector.errors import SelectorError
+
+TEMPERATURE = 4.0
+"""Logits are divided by this: what a network says of the wrong classes then counts, too."""
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Distance between two networks' outputs on the same images, summed over the outputs."""
+
+    variances: tuple[float | None, ...]
+    """Of every float tensor among the outputs: None for logits, else the reference's variance
+    over images, mean over positions."""
+
+    @classmethod
+    def measured(cls, reference: object) -> "Divergence":
+        """Tell logits, of shape (images, classes), from other outputs, and take their variance.
+
+        Raises:
+            SelectorError: The outputs hold no tensor of floats, or are not finite.
+        """
+        tensors = float_tensors(reference)
+        if not tensors:
+            raise SelectorError(
+                "the unpruned network returns no tensor of floats, so there is nothing to imitate; "
+                "wrap it so that it returns its logits"
+            )
+        for tensor in tensors:
+            if not bool(torch.isfinite(tensor).all()):
+                raise SelectorError(
+                    "the unpruned network's outputs are not all finite; check its weights and "
+                    "the normalisation of the inputs"
+                )
+        return cls(tuple(None if _are_logits(t) else _variance(t) for t in tensors))
+
+    def __call__(self, outputs: object, reference: object) -> Tensor:
+        r"""Mean over images of the distance to the reference; a scalar that can be differentiated.
+
+        .. math:: T^2 \, \mathrm{KL}\big(\mathrm{softmax}(z / T) \,\|\, \mathrm{softmax}(\hat z / T)
+            \big) \quad \text{for logits, with } T = 4, \qquad
+            \overline{(z - \hat z)^2} / \mathrm{Var}(z) \quad \text{for other outputs}
+
+        Returns:
+            Nats (times 16) for logits, a share of the variance for others.
+
+        Source:
+            Hinton et al., arXiv 1503.02531, section 2.
+        """
+        total = torch.zeros((), device=_device(outputs))
+        pairs = zip(float_tensors(outputs), float_tensors(reference), self.variances, strict=True)
+        for ours, theirs, variance in pairs:
+            if variance is None:
+                total = total + _softened(ours, theirs)
+            else:
+                total = total + functional.mse_loss(ours, theirs) / variance
+        return total
+
+
+def float_tensors(outputs: object) -> list[Tensor]:
+    """The tensors of floats with an image dimension, in a fixed order."""
+    leaves = pytree.tree_leaves(outputs)
+    return [x for x in leaves if isinstance(x, Tensor) and x.is_floating_point() and x.ndim]
+
+
+def check_same_shapes(outputs: object, reference: object) -> None:
+    """Make sure that two networks return tensors of the same shapes on the same images.
+
+    Raises:
+        SelectorError: The number of outputs or a shape differs; both are named.
+    """
+    ours, theirs = ([tuple(t.shape) for t in float_tensors(o)] for o in (outputs, reference))
+    if ours != theirs:
+        raise SelectorError(
+            f"the pruned network returns {_shapes(ours)} where the unpruned one returns "
+            f"{_shapes(theirs)}; pass a network and its pruned copy, with the outputs unpruned"
+        )
+
+
+def _shapes(shapes: list[tuple[int, ...]]) -> str:
+    return " and ".join(map(str, shapes)) or "no tensors"
+
+
+def _softened(ours: Tensor, theirs: Tensor) -> Tensor:
+    logs = functional.log_softmax(ours / TEMPERATURE, 1)
+    reference = functional.log_softmax(theirs / TEMPERATURE, 1)
+    divergence = functional.kl_div(logs, reference, reduction="batchmean", log_target=True)
+    return TEMPERATURE**2 * divergence
+
+
+def _are_logits(tensor: Tensor) -> bool:
+    # One column has no other class to compare with: its softmax is always 1.
+    return tensor.ndim == 2 and tensor.shape[1] > 1
+
+
+def _variance(tensor: Tensor) -> float:
+    spread = float(tensor.double().var(0, unbiased=False).mean())
+    # Outputs that are the same for all images are compared as they are.
+    return spread if spread > 0 else 1.0
+
+
+def _device(outputs: object) -> torch.device:
+    tensors = float_tensors(outputs)
+    return tensors[0].device if tensors else torch.device("cpu")
