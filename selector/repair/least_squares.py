@@ -1,0 +1,249 @@
+"""Ridge regression from sums: what a layer's weights should change by, chosen on held-out images.
+
+The regression is on *residuals*, what the present weights leave of the target, so its ridge pulls
+towards the present weights, and a layer that fits already stays as it is to the last digits.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""In units of the mean diagonal of the inputs' (co)variance."""
+FIRST = 2
+"""The search starts at this one and goes on in the direction that helps."""
+BLOCK = 128
+"""Rows of the matrix of inputs times inputs that are summed at once, up to the diagonal."""
+LEAST_GAIN = 1e-6
+"""Share of the target's variance below which a difference between errors is rounding."""
+
+
+@dataclass
+class NormalEquations:
+    """Sums over equations: `residual = change @ inputs + shift`, for every output of every group.
+
+    Shapes: G groups, D inputs and O outputs of each; all float64.
+    """
+
+    count: int
+    inputs: Tensor
+    """Sum of the inputs, (G, D)."""
+    residuals: Tensor
+    """Sum of the residuals, (G, O)."""
+    targets: Tensor
+    """Sum of the targets, (G, O)."""
+    lower: Tensor
+    """Sum of inputs times inputs, (G, D, D); above the diagonal it is not filled in."""
+    cross: Tensor
+    """Sum of inputs times residuals, (G, D, O)."""
+    squares: Tensor
+    """Sum of the residuals' squares, (G, O)."""
+    target_squares: Tensor
+    """Sum of the targets' squares, (G, O)."""
+
+    @classmethod
+    def empty(
+        cls, groups: int, inputs: int, outputs: int, device: torch.device
+    ) -> "NormalEquations":
+        """No equations yet."""
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(groups, *shape, dtype=torch.float64, device=device)
+
+        return cls(
+            0,
+            zeros(inputs),
+            zeros(outputs),
+            zeros(outputs),
+            zeros(inputs, inputs),
+            zeros(inputs, outputs),
+            zeros(outputs),
+            zeros(outputs),
+        )
+
+    def add(self, inputs: Tensor, residuals: Tensor, targets: Tensor) -> None:
+        """Add equations, in place: (G, N, D), (G, N, O), (G, N, O)."""
+        self.count += inputs.shape[1]
+        self.inputs += inputs.sum(1)
+        self.residuals += residuals.sum(1)
+        self.targets += targets.sum(1)
+        for start in range(0, inputs.shape[2], BLOCK):
+            stop = min(start + BLOCK, inputs.shape[2])
+            block = inputs[:, :, start:stop].transpose(1, 2) @ inputs[:, :, :stop]
+            self.lower[:, start:stop, :stop] += block
+        self.cross += inputs.transpose(1, 2) @ residuals
+        self.squares += residuals.square().sum(1)
+        self.target_squares += targets.square().sum(1)
+
+    def __add__(self, other: "NormalEquations") -> "NormalEquations":
+        """All equations of both."""
+        return NormalEquations(
+            self.count + other.count,
+            self.inputs + other.inputs,
+            self.residuals + other.residuals,
+            self.targets + other.targets,
+            self.lower + other.lower,
+            self.cross + other.cross,
+            self.squares + other.squares,
+            self.target_squares + other.target_squares,
+        )
+
+    @property
+    def gram(self) -> Tensor:
+        """Sum of inputs times inputs, (G, D, D), symmetric."""
+        lower = self.lower.tril()
+        return lower + lower.tril(-1).transpose(1, 2)
+
+    def is_finite(self) -> bool:
+        """Whether every input and residual was a number."""
+        sums = self.inputs.sum() + self.squares.sum() + self.target_squares.sum()
+        return bool(torch.isfinite(sums + self.lower.diagonal(dim1=1, dim2=2).sum()))
+
+    def target_variance(self) -> float:
+        """Sum of the targets' squared distances from their means."""
+        if not self.count:
+            return 0.0
+        total = self.target_squares - self.targets.square() / self.count
+        return max(0.0, float(total.sum()))
+
+    def error(self, step: "Step") -> float:
+        """Sum of the squares that are left when weights and bias change by this."""
+        change, shift = step.change, step.shift
+        squares = self.squares - 2 * shift * self.residuals + self.count * shift.square()
+        if change is not None:
+            explained = 2 * (self.cross.transpose(1, 2) * change).sum(2)
+            reread = ((change @ self.gram) * change).sum(2)
+            both = 2 * shift * (change @ self.inputs.unsqueeze(2)).squeeze(2)
+            squares = squares - explained + reread + both
+        return max(0.0, float(squares.sum()))
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A change of a layer's weights and bias."""
+
+    change: Tensor | None
+    """(G, O, D); None where the weights stay."""
+    shift: Tensor
+    """What is added to the bias, or left to the BatchNorm behind, (G, O)."""
+    ridge: float | None = None
+    """In units of the mean diagonal; None where the weights stay."""
+
+
+def unchanged(equations: NormalEquations) -> Step:
+    """The present weights and bias."""
+    return Step(None, torch.zeros_like(equations.residuals))
+
+
+def shifted(equations: NormalEquations) -> Step:
+    """The present weights with the best bias."""
+    return Step(None, equations.residuals / max(1, equations.count))
+
+
+def ridge_step(equations: NormalEquations, ridge: float, *, intercept: bool) -> Step | None:
+    """The change of least squares, pulled towards no change.
+
+    Args:
+        equations: At least one.
+        ridge: In units of the mean diagonal of what is inverted.
+        intercept: Whether the outputs' means are free (a bias, or a BatchNorm behind).
+
+    Returns:
+        None where all inputs are constant. The ridge is raised tenfold while Cholesky fails.
+    """
+    gram, cross = equations.gram, equations.cross
+    if intercept:
+        mean = equations.inputs / equations.count
+        gram = gram - mean.unsqueeze(2) * equations.inputs.unsqueeze(1)
+        cross = cross - mean.unsqueeze(2) * equations.residuals.unsqueeze(1)
+    scale = gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=0)
+    if not bool((scale > 0).any()):
+        return None
+    scale = torch.where(scale > 0, scale, 1.0)
+    for _ in range(12):
+        loaded = gram.clone()
+        loaded.diagonal(dim1=1, dim2=2).add_(ridge * scale.unsqueeze(1))
+        factor, failed = torch.linalg.cholesky_ex(loaded)
+        if not bool(failed.any()):
+            change = torch.cholesky_solve(cross, factor).transpose(1, 2)
+            if bool(torch.isfinite(change).all()):
+                break
+        ridge *= 10
+    else:
+        return None
+    shift = torch.zeros_like(equations.residuals)
+    if intercept:
+        shift = equations.residuals - (change @ equations.inputs.unsqueeze(2)).squeeze(2)
+        shift = shift / equations.count
+    return Step(change, shift, ridge)
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The step taken, and what it explains of the held-out targets' variance."""
+
+    step: Step
+    before: float
+    """Share explained by the present weights; 1 is all, below 0 worse than the mean."""
+    after: float
+    """Share explained by the weights fitted without the held-out images."""
+
+
+def choose_step(
+    fitting: NormalEquations, held_out: NormalEquations, *, bias: bool, absorbed: bool
+) -> Choice:
+    """Choose the ridge, or the present weights, by the held-out images; then fit to all of them.
+
+    Args:
+        fitting: Equations of the images that are fitted to.
+        held_out: Equations of the others.
+        bias: Whether the layer has a bias that may change.
+        absorbed: Whether a BatchNorm behind takes up whatever mean the outputs have.
+    """
+    intercept = bias or absorbed
+    best = unchanged(fitting)
+    if absorbed:
+        # With or without a new bias: the BatchNorm's statistics make it the same.
+        best = shifted(fitting)
+    lowest = first = held_out.error(best)
+    variance = held_out.target_variance()
+    threshold = LEAST_GAIN * variance
+    if first > threshold:
+        if bias and (error := held_out.error(shifted(fitting))) < lowest - threshold:
+            best, lowest = shifted(fitting), error
+        step, error = _descend(fitting, held_out, intercept=intercept, rounding=threshold)
+        if step is not None and error < lowest - threshold:
+            best, lowest = step, error
+    if best.ridge is not None:
+        best = ridge_step(fitting + held_out, best.ridge, intercept=intercept) or best
+    elif bool(best.shift.any()):
+        best = shifted(fitting + held_out)
+    share = 1 / variance if variance > 0 else 0.0
+    return Choice(best, 1 - first * share, 1 - lowest * share)
+
+
+def _descend(
+    fitting: NormalEquations, held_out: NormalEquations, *, intercept: bool, rounding: float
+) -> tuple[Step | None, float]:
+    """The ridge of least held-out error, found by walking along the ladder from its middle.
+
+    Where the fit is all but exact, errors are rounding, and a weaker ridge leaves less of its own.
+    """
+
+    def tried(place: int) -> tuple[Step | None, float]:
+        step = ridge_step(fitting, RIDGES[place], intercept=intercept)
+        return step, float("inf") if step is None else held_out.error(step)
+
+    best, lowest = tried(FIRST)
+    for places in (range(FIRST - 1, -1, -1), range(FIRST + 1, len(RIDGES))):
+        start = best
+        for place in places:
+            exact = place < FIRST and lowest < 100 * rounding
+            step, error = tried(place)
+            if not error < lowest + (rounding if exact else -rounding):
+                break
+            best, lowest = step, min(error, lowest)
+        if best is not start:
+            break
+    return best, lowest

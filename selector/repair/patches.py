@@ -1,0 +1,216 @@
+"""Sampled rows of a layer's linear problem: the patches it reads and the outputs beside them.
+
+Only the sampled positions are gathered; no map is unfolded as a whole.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from selector.network.layers import CONVOLUTION
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Which output positions of each image are sampled, whatever batch the image comes in.
+
+    One random position in each of equally long stretches of the map: all differ, and they cover it.
+    """
+
+    draws: Tensor
+    """Uniform numbers in [0, 1), shape (images, positions), float64."""
+
+    @classmethod
+    def drawn(cls, images: int, count: int, seed: int) -> "Positions":
+        """Draw `count` positions for each image; the same seed gives the same ones."""
+        generator = torch.Generator().manual_seed(seed)
+        return cls(torch.rand(images, count, generator=generator, dtype=torch.float64))
+
+    def of(self, start: int, stop: int, available: int, device: torch.device) -> Tensor:
+        """Positions of the images [start, stop) in a map of `available` positions.
+
+        Returns:
+            int64 of shape (images, positions); all positions where there are no more than wanted.
+        """
+        count = self.draws.shape[1]
+        if available <= count:
+            every = torch.arange(available)
+            return every.expand(stop - start, available).to(device)
+        stretch = torch.arange(count, dtype=torch.float64) + self.draws[start:stop]
+        return (stretch * (available / count)).long().clamp_(max=available - 1).to(device)
+
+
+def weight_matrices(layer: nn.Module) -> Tensor:
+    """A layer's weights as one matrix for each of its groups.
+
+    Returns:
+        Float64 of shape (groups, outputs, inputs): kernel offset-major, then input channel.
+    """
+    weight = cast(Tensor, layer.weight).detach().double()
+    if isinstance(layer, nn.Linear):
+        return weight.unsqueeze(0)
+    assert isinstance(layer, CONVOLUTION)
+    groups, offsets = layer.groups, math.prod(layer.kernel_size)
+    if layer.transposed:
+        inputs, outputs = layer.in_channels // groups, layer.out_channels // groups
+        parts = weight.reshape(groups, inputs, outputs, offsets)
+        return parts.permute(0, 2, 3, 1).reshape(groups, outputs, -1)
+    outputs = layer.out_channels // groups
+    parts = weight.reshape(groups, outputs, -1, offsets)
+    return parts.transpose(2, 3).reshape(groups, outputs, -1)
+
+
+def set_weight_matrices(layer: nn.Module, matrices: Tensor) -> None:
+    """Write matrices as `weight_matrices` gives them into the layer, in place."""
+    weight = cast(nn.Parameter, layer.weight)
+    if isinstance(layer, nn.Linear):
+        value = matrices[0]
+    else:
+        assert isinstance(layer, CONVOLUTION)
+        groups, offsets = layer.groups, math.prod(layer.kernel_size)
+        outputs = matrices.shape[1]
+        parts = matrices.reshape(groups, outputs, offsets, -1)
+        parts = parts.permute(0, 3, 1, 2) if layer.transposed else parts.transpose(2, 3)
+        value = parts.reshape(weight.shape)
+    weight.data.copy_(value)
+
+
+def rows_of_outputs(layer: nn.Module, outputs: Tensor, images: int) -> int:
+    """Number of output positions of one image; each gives an equation for every output.
+
+    Returns:
+        0 where the outputs do not run over the images first.
+    """
+    if isinstance(layer, CONVOLUTION):
+        batched = outputs.ndim == len(layer.kernel_size) + 2 and len(outputs) == images
+        return math.prod(outputs.shape[2:]) if batched else 0
+    vectors = outputs.numel() // max(1, outputs.shape[-1])
+    first = len(outputs) if outputs.ndim > 1 else 0
+    return vectors // images if first and first % images == 0 else 0
+
+
+def output_rows(layer: nn.Module, outputs: Tensor, positions: Tensor, order: Tensor) -> Tensor:
+    """A layer's outputs at the sampled positions.
+
+    Args:
+        layer: A convolution or linear layer.
+        outputs: What it gave.
+        positions: Shape (images, positions).
+        order: Images in the order in which their rows are wanted.
+
+    Returns:
+        Shape (images * positions, outputs), float32 or wider.
+    """
+    images, count = positions.shape
+    if isinstance(layer, CONVOLUTION):
+        maps = outputs.flatten(2)
+        index = positions.unsqueeze(1).expand(-1, maps.shape[1], -1)
+        rows = maps.gather(2, index).transpose(1, 2)
+    else:
+        maps = outputs.reshape(images, -1, outputs.shape[-1])
+        rows = maps.gather(1, positions.unsqueeze(2).expand(-1, -1, maps.shape[2]))
+    return _wide(rows[order].reshape(images * count, -1))
+
+
+def input_rows(
+    layer: nn.Module, inputs: Tensor, outputs: Tensor, positions: Tensor, order: Tensor
+) -> Tensor:
+    """What a layer reads to give its outputs at the sampled positions.
+
+    Args:
+        layer: A convolution or linear layer.
+        inputs: What it was called with.
+        outputs: What it gave; of a transposed convolution, its size is not in the inputs.
+        positions: Shape (images, positions).
+        order: Images in the order in which their rows are wanted.
+
+    Returns:
+        Shape (groups, images * positions, inputs), in the order of `weight_matrices`.
+    """
+    images, count = positions.shape
+    if not isinstance(layer, CONVOLUTION):
+        maps = inputs.reshape(images, -1, inputs.shape[-1])
+        rows = maps.gather(1, positions.unsqueeze(2).expand(-1, -1, maps.shape[2]))
+        return _wide(rows[order].reshape(1, images * count, -1))
+    size = tuple(inputs.shape[2:])
+    # A row of zeros behind the last position stands for all that lies outside of the map.
+    flat = inputs.flatten(2).transpose(1, 2)
+    flat = nn.functional.pad(flat, (0, 0, 0, 1)).reshape(-1, inputs.shape[1])
+    read = _positions_read(layer, size, tuple(outputs.shape[2:]), positions[order])
+    first = order * (math.prod(size) + 1)
+    rows = flat.index_select(0, (read + first.view(-1, 1, 1)).flatten())
+    offsets, groups = read.shape[2], layer.groups
+    if groups == 1:
+        return _wide(rows.view(1, images * count, -1))
+    rows = rows.view(images * count, offsets, groups, -1)
+    return _wide(rows.permute(2, 0, 1, 3).reshape(groups, images * count, -1))
+
+
+def _positions_read(
+    layer: nn.modules.conv._ConvNd, size: Sequence[int], out: Sequence[int], positions: Tensor
+) -> Tensor:
+    """Flat input positions that the kernel reads, shape (images, positions, offsets)."""
+    if layer.transposed:
+        return _table_transposed(layer, tuple(size), tuple(out)).to(positions.device)[positions]
+    padded = _padded(tuple(size), tuple(layer._reversed_padding_repeated_twice), layer.padding_mode)
+    steps = _steps(padded.shape)
+    base = torch.zeros_like(positions)
+    left = positions
+    for dimension in reversed(range(len(out))):
+        place = left % out[dimension]
+        left = left // out[dimension]
+        base = base + place * layer.stride[dimension] * steps[dimension]
+    offsets = torch.tensor(
+        [
+            sum(k * d * step for k, d, step in zip(kernel, layer.dilation, steps, strict=True))
+            for kernel in itertools.product(*map(range, layer.kernel_size))
+        ],
+        device=positions.device,
+    )
+    read = base.unsqueeze(2) + offsets
+    return padded.flatten().to(positions.device)[read]
+
+
+@lru_cache(maxsize=16)
+def _padded(size: tuple[int, ...], padding: tuple[int, ...], mode: str) -> Tensor:
+    """The flat positions of a map, padded as the layer pads it; beyond zeros: the zero row."""
+    zero_row = math.prod(size)
+    numbers = torch.arange(zero_row, dtype=torch.float64).view(1, 1, *size)
+    if mode == "zeros":
+        numbers = nn.functional.pad(numbers, padding, value=zero_row)
+    else:
+        numbers = nn.functional.pad(numbers, padding, mode=mode)
+    return numbers[0, 0].long()
+
+
+def _table_transposed(
+    layer: nn.modules.conv._ConvNd, size: tuple[int, ...], out: tuple[int, ...]
+) -> Tensor:
+    """For every output position, the input positions that reach it, shape (positions, offsets)."""
+    flat, valid = torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.bool)
+    for d, (length, step) in enumerate(zip(size, _steps(size), strict=True)):
+        place = torch.arange(out[d]).unsqueeze(1) + cast(int, layer.padding[d])
+        place = place - layer.dilation[d] * torch.arange(layer.kernel_size[d])
+        inside = (place % layer.stride[d] == 0) & (place >= 0)
+        place = place // layer.stride[d]
+        inside &= place < length
+        shape = (len(flat) * out[d], flat.shape[1] * layer.kernel_size[d])
+        flat = (flat[:, None, :, None] + (place * step)[None, :, None, :]).reshape(shape)
+        valid = (valid[:, None, :, None] & inside[None, :, None, :]).reshape(shape)
+    return torch.where(valid, flat, math.prod(size))
+
+
+def _steps(size: Sequence[int]) -> list[int]:
+    """How far apart neighbours along each dimension lie in the flattened map."""
+    return [math.prod(size[d + 1 :]) for d in range(len(size))]
+
+
+def _wide(rows: Tensor) -> Tensor:
+    """At least float32, so that sums of half-precision activations are not lost."""
+    return rows if rows.dtype == torch.float64 else rows.float()
