@@ -28,6 +28,11 @@ class Calibration(CheckedBatches):
         """Mean loss of a batch; None for cross-entropy."""
         return self.objective.loss
 
+    @property
+    def unlabelled(self) -> bool:
+        """Whether the first batch has no targets, and the loss is not the caller's own."""
+        return self.first[1] is None and self.loss is None
+
     def split(self, parts: int, purpose: str) -> tuple["Calibration", ...]:
         """Disjoint parts with the same loss; the batches go to the parts in turn.
 

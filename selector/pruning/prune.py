@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -12,10 +11,9 @@ from selector.data.batches import Batches
 from selector.data.calibration import Calibration
 from selector.data.checks import check_function, check_model, is_number, whole_number
 from selector.data.fingerprint import fingerprint_of
-from selector.data.loss import Evaluation, Loss, evaluate
+from selector.data.loss import Loss
 from selector.errors import SelectorError
 from selector.learning.selector import SaliencySelector
-from selector.network.copying import copy_of
 from selector.planning.choose import first_stage
 from selector.planning.composition.myopic import Myopic
 from selector.planning.criteria import Verify
@@ -23,14 +21,11 @@ from selector.planning.limits import Limits, Shares
 from selector.planning.method import AllocationName, method_of
 from selector.planning.target import Target, Targets
 from selector.pruning.apply import FineTune
-from selector.pruning.merge import combined
-from selector.pruning.report import report_of
-from selector.pruning.result import PruneResult, PruningError
+from selector.pruning.repairing import RepairOption, when_to_repair
+from selector.pruning.reporter import Reporter
+from selector.pruning.result import PruneResult
 from selector.pruning.resume import RoundStore
 from selector.pruning.rounds import Procedure, PruningRun, default_rounds
-
-CALIBRATION, TEST = "calibration images", "test images"
-"""Which images a report is about."""
 
 
 def prune(
@@ -41,6 +36,7 @@ def prune(
     rounds: int | None = None,
     verify: Verify = 0,
     recalibrate: bool = True,
+    repair: RepairOption = "auto",
     compensate: bool = False,
     finetune: FineTune | None = None,
     selector: SaliencySelector | None = None,
@@ -83,6 +79,10 @@ def prune(
         verify: How many of the selector's candidates are tried in every round, or `all`, as in
             `choose`; measured as recalibration will leave them if batches have 16 images or more.
         recalibrate: Estimate BatchNorm's running statistics again after every cut.
+        repair: Refit every layer that is left, in closed form and without labels, so that it gives
+            what the unpruned network gives; see `selector.reconstruct`. `auto` does so unless
+            `recalibrate` is off: once after the last round, or, where `finetune` is given, after
+            every cut. Layers whose parameters take no gradient keep their weights.
         compensate: Keep the removed channels' means, measured in every round, as constants in the
             biases or BatchNorm layers of their consumers.
         finetune: Called with the pruned model and the number of the round after each; it may
@@ -144,33 +144,36 @@ def prune(
         round_to=round_to,
         min_channels=min_channels,
     )
+    when = when_to_repair(repair, recalibrate=recalibrate, finetuned=finetune is not None)
     calibration = Calibration(batches, loss)
     test = None if test_batches is None else Calibration(test_batches, loss)
-    judge = Judge.of(model, calibration, test)
+    reporter = Reporter.of(model, calibration, test)
     first = first_stage(model, calibration, wanted, limits, latency_inputs)
     if rounds is None:
         rounds = 1 if method.myopic else default_rounds(wanted, first.widths)
     store = None
     if checkpoint is not None:
-        options = (method, wanted, first.widths, rounds, max_loss_change)
+        options = (method, wanted, first.widths, rounds, max_loss_change, when)
         store = RoundStore(checkpoint, fingerprint_of(model, calibration, *options))
     procedure = Procedure(
         method=method,
         rounds=rounds,
         finetune=finetune,
         max_loss_change=max_loss_change,
-        base_loss=judge.base_loss(needed=max_loss_change is not None),
+        base_loss=reporter.base_loss(needed=max_loss_change is not None),
         progress=progress,
         store=store,
+        repair=when,
+        judged_on=reporter.judged_on,
     )
-    run = PruningRun(copy_of(model), calibration, first, procedure)
+    run = PruningRun(model, calibration, first, procedure)
     try:
         run.finish()
     except BaseException as error:
         if not run.begun or (isinstance(error, SelectorError) and not run.cut):
             raise
-        raise judge.stopped(run, error) from error
-    return judge.result(run)
+        raise reporter.stopped(run, error) from error
+    return reporter.result(run)
 
 
 def _check_numbers(rounds: int | None, max_loss_change: float | None) -> None:
@@ -180,71 +183,3 @@ def _check_numbers(rounds: int | None, max_loss_change: float | None) -> None:
         is_number(max_loss_change) and 0 < max_loss_change < math.inf
     ):
         raise SelectorError(f"max_loss_change={max_loss_change!r} must be above 0, in nats")
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Judge:
-    """What the result is compared with, and on which images."""
-
-    model: nn.Module
-    calibration: Calibration
-    test: Calibration | None
-    before: Evaluation
-    """Of the unpruned network, on the test images where there are any."""
-
-    @classmethod
-    def of(cls, model: nn.Module, calibration: Calibration, test: Calibration | None) -> "Judge":
-        """Evaluate the unpruned network: one reading of the images that it is judged on."""
-        judged_on = test or calibration
-        before = evaluate(model, judged_on, judged_on.loss)
-        return cls(model=model, calibration=calibration, test=test, before=before)
-
-    def base_loss(self, *, needed: bool) -> float | None:
-        """Loss of the unpruned network on the calibration images; None where it has none."""
-        if self.test is None:
-            return self.before.loss
-        try:
-            return evaluate(self.model, self.calibration, self.calibration.loss).loss
-        except SelectorError:
-            # Metrics of weights alone need no targets; what is wrong otherwise, scoring will say.
-            if needed:
-                raise
-            return None
-
-    def result(self, run: PruningRun) -> PruneResult:
-        """What has been reached, with its report."""
-        return self._reported(run, *self._after(run))
-
-    def stopped(self, run: PruningRun, error: BaseException) -> PruningError:
-        """The error that keeps what was reached before the round that failed."""
-        try:
-            after, on = self._after(run)
-        except Exception:  # What stopped the run may stop this, too.
-            after, on = run.evaluation or self.before, CALIBRATION
-        what = (
-            str(error) if isinstance(error, SelectorError) else f"{type(error).__name__}: {error}"
-        )
-        stopped = PruningError(
-            f"round {len(run.plans) + 1} was undone: {what}; what had been reached before it is "
-            "this error's result"
-        )
-        stopped.result = self._reported(run, after, on)
-        return stopped
-
-    def _after(self, run: PruningRun) -> tuple[Evaluation, str]:
-        """How the network does now, and on which images; the last round has looked already."""
-        on = CALIBRATION if self.test is None else TEST
-        if not run.plans:
-            return self.before, on
-        if self.test is not None:
-            return evaluate(run.model, self.test, self.test.loss), on
-        if run.evaluation is not None:
-            return run.evaluation, on
-        return evaluate(run.model, self.calibration, self.calibration.loss), on
-
-    def _reported(self, run: PruningRun, after: Evaluation, on: str) -> PruneResult:
-        whole = combined(run.plans, run.start, run.groups, criterion=str(run.method), goal=run.goal)
-        warnings = whole.warnings if run.stopped is None else (*whole.warnings, run.stopped)
-        whole = replace(whole, expected=run.expected, warnings=warnings)
-        report = report_of(run.plans, whole, self.before, after, on, run.timed)
-        return PruneResult(run.model, whole, tuple(run.plans), report, self.model, whole.cuts)

@@ -1,6 +1,7 @@
 """Before and after: what was removed by which metric, what it cost, what it saved."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from selector.planning.choice import Choice
 from selector.planning.expectation import Expected
 from selector.planning.plan import Goal, Plan, goal_text
 from selector.pruning.plots import loss_plot
+from selector.repair.report import RepairReport
 from selector.tables import count_text, nats_text, text_table
 
 
@@ -75,6 +77,10 @@ class Report:
     warnings: tuple[str, ...] = ()
     latency: Timed | None = None
     """Of a forward pass on this machine, where it was the target."""
+    repair: RepairReport | None = None
+    """What the last repair did to every layer."""
+    unrepaired: Evaluation | None = None
+    """The pruned network before its last repair, on the same images."""
 
     def __str__(self) -> str:
         """Tables of groups, network and rounds, then remarks, and what is not pruned."""
@@ -97,6 +103,7 @@ class Report:
         return [
             *([goal_text(self.goal)] if self.goal else []),
             *([f"{self.expected}, in {self.expected.rounds} rounds"] if self.expected else []),
+            *([f"repair: {self.repair.summary}"] if self.repair else []),
             *(f"warning: {text}" for text in self.warnings),
         ]
 
@@ -140,18 +147,35 @@ class Report:
                 *map(count_text, self.parameters),
                 f"{self.parameters[1] / self.parameters[0]:.1%}",
             ],
-            ["loss", f"{self.before.loss:.4f}", f"{self.after.loss:.4f}", ""],
+            ["loss", loss_text(self.before.loss), loss_text(self.after.loss), ""],
         ]
+        if self.unrepaired is not None:
+            cells.append(["loss, not repaired", "", loss_text(self.unrepaired.loss), ""])
         if self.before.accuracy is not None and self.after.accuracy is not None:
             cells.append(
                 ["accuracy", f"{self.before.accuracy:.2%}", f"{self.after.accuracy:.2%}", ""]
             )
+        if self.unrepaired is not None and self.unrepaired.accuracy is not None:
+            cells.append(["accuracy, not repaired", "", f"{self.unrepaired.accuracy:.2%}", ""])
         if self.latency is not None:
             times = (f"{1e3 * t:.2f} ms" for t in (self.latency.before, self.latency.after))
             cells.append(
                 [f"latency, {self.latency.images} images", *times, f"{self.latency.ratio:.1%}"]
             )
         return cells
+
+    def repair_cells(self) -> list[list[str]]:
+        """What the last repair did, layer by layer, as cells of a table."""
+        layers = () if self.repair is None else self.repair.layers
+        return [
+            [
+                layer.layer,
+                share_text(layer.explained_before),
+                share_text(layer.explained_after),
+                layer.done if not layer.note else f"{layer.done}: {layer.note}",
+            ]
+            for layer in layers
+        ]
 
     def to_json(self) -> str:
         """The report as JSON text."""
@@ -168,6 +192,7 @@ class Report:
             report=self,
             group_columns=GROUP_COLUMNS,
             step_columns=STEP_COLUMNS,
+            repair_columns=REPAIR_COLUMNS,
             loss_plot=loss_plot([(s.macs_kept, s.loss) for s in self.steps], self.expected),
         )
         write_text(path, page)
@@ -185,7 +210,19 @@ GROUP_COLUMNS = (
     "measured nats",
 )
 
+REPAIR_COLUMNS = ("layer", "variance explained before", "after", "what was done")
+
 STEP_COLUMNS = ("round", "MACs left", "predicted nats", "measured nats", "halved", "loss after")
+
+
+def loss_text(loss: float) -> str:
+    """A loss, or a dash where the images have no labels."""
+    return "-" if math.isnan(loss) else f"{loss:.4f}"
+
+
+def share_text(share: float | None) -> str:
+    """A share in percent, or a dash where there is none."""
+    return "-" if share is None else f"{share:.1%}"
 
 
 def report_of(

@@ -13,6 +13,7 @@ from selector.errors import SelectorError
 from selector.files import write_whole
 from selector.planning.expectation import Expected
 from selector.planning.plan import Plan
+from selector.repair.report import LayerRepair, RepairReport
 
 FILE = "state.safetensors"
 HEADER = "pruning"
@@ -32,6 +33,11 @@ class Progress:
     """Why the target was not met, where the run had ended."""
     expected: Expected | None
     evaluation: Evaluation | None
+    finished: bool = False
+    """Whether the repair at the end is done."""
+    repaired: RepairReport | None = None
+    unrepaired: Evaluation | None = None
+    """Of the network before the last repair."""
 
 
 class RoundStore:
@@ -68,6 +74,9 @@ class RoundStore:
             "stopped": progress.stopped,
             "expected": None if progress.expected is None else asdict(progress.expected),
             "evaluation": None if progress.evaluation is None else asdict(progress.evaluation),
+            "finished": progress.finished,
+            "repaired": None if progress.repaired is None else asdict(progress.repaired),
+            "unrepaired": None if progress.unrepaired is None else asdict(progress.unrepaired),
         }
         tensors = {
             name: tensor.detach().cpu().contiguous().clone()
@@ -117,4 +126,11 @@ def _progress(header: dict[str, Any]) -> Progress:
         stopped=header["stopped"],
         expected=None if expected is None else Expected(**expected),
         evaluation=None if evaluation is None else Evaluation(**evaluation),
+        finished=bool(header["finished"]),
+        repaired=None if header["repaired"] is None else _repair_report(**header["repaired"]),
+        unrepaired=None if header["unrepaired"] is None else Evaluation(**header["unrepaired"]),
     )
+
+
+def _repair_report(layers: list[dict[str, Any]], images: int, notes: list[str]) -> RepairReport:
+    return RepairReport(tuple(LayerRepair(**row) for row in layers), images, tuple(notes))

@@ -10,6 +10,7 @@ from typing import Literal
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from selector.data.batches import batch_size
 from selector.data.calibration import Calibration
 from selector.data.forward import probe_inputs
 from selector.data.loss import Evaluation, evaluate
@@ -30,7 +31,9 @@ from selector.planning.stage import Stage
 from selector.planning.target import Target
 from selector.pruning.apply import FineTune, cut_as_promised, fine_tune
 from selector.pruning.merge import combined
+from selector.pruning.repairing import Repairer, When
 from selector.pruning.resume import Progress, RoundStore
+from selector.repair.report import RepairReport
 
 LOG = logging.getLogger("selector")
 
@@ -73,27 +76,31 @@ class Procedure:
     progress: bool = False
     store: RoundStore | None = None
     """Where the state is written after every round."""
+    repair: When = "never"
+    """When what is left is refitted towards the network that it was cut from."""
+    judged_on: Calibration | None = None
+    """Images on which the network is evaluated before the last repair, for the report."""
 
 
 class PruningRun:
     """A network on its way to the target; a round that fails leaves it as it was before.
 
     A round reads the calibration images once to score (not at all for metrics of weights alone),
-    once to recalibrate, once for the loss of what is left, and once for the means that compensate,
-    where that is asked for. Before the first cut one more reading gives today's accuracy for the
-    forecast.
+    once to recalibrate or a few times to repair, once for the loss of what is left, and once for
+    the means that compensate, where that is asked for. Before the first cut one more reading gives
+    the present accuracy for the forecast.
 
     Args:
-        model: The network, which is cut in place.
+        original: The unpruned network, which repairs imitate.
         calibration: The user's data.
         first: The unpruned network, with all of the way ahead.
         procedure: What is done in every round.
     """
 
     def __init__(
-        self, model: nn.Module, calibration: Calibration, first: Stage, procedure: Procedure
+        self, original: nn.Module, calibration: Calibration, first: Stage, procedure: Procedure
     ) -> None:
-        self.model, self.groups = model, first.groups
+        self.model, self.groups = copy_of(original), first.groups
         self.plans: list[Plan] = []
         self.stopped: str | None = None
         """Why the target was not met."""
@@ -107,9 +114,15 @@ class PruningRun:
         """Of the network as it is, on the calibration images."""
         self._calibration, self._first, self._do = calibration, first, procedure
         self._clock = first.clock
-        self._probe = probe_inputs(model, calibration)
+        self._probe = probe_inputs(self.model, calibration)
+        self._repairer = Repairer(original, first.groups)
+        self.repaired: RepairReport | None = None
+        """What the last repair did to every layer."""
+        self.unrepaired: Evaluation | None = None
+        """Of the network before the last repair, on the images of the report."""
         self._done, self._step = Fraction(0), Fraction(1, procedure.rounds)
         self._smallest = self._step / 2**HALVINGS
+        self._finished = False
         if procedure.store is not None and (found := procedure.store.load()) is not None:
             self._resume(*found)
 
@@ -142,6 +155,21 @@ class PruningRun:
                 self._round()
                 bar.update(float(self._done - before))
             self._close_in()
+        if self._do.repair == "end" and self.plans and not self._finished:
+            self._repair_at_the_end()
+
+    def _repair_at_the_end(self) -> None:
+        """One repair after the last round; what was there before it comes back if that fails."""
+        kept = copy_of(self.model), self.evaluation
+        try:
+            self.unrepaired = self._reported()
+            self.repaired = self._repairer.repair(self.model, self.plans, self._calibration)
+            self.evaluation = self._evaluated()
+        except BaseException:
+            self.model, self.evaluation = kept
+            raise
+        self._finished = True
+        self._keep_state()
 
     def _resume(self, found: Progress, tensors: Mapping[str, Tensor]) -> None:
         """Continue from a state that was written after a round."""
@@ -151,7 +179,10 @@ class PruningRun:
         self.groups = retrace_groups(self.model, self._probe, self.start)
         self._done, self._step = found.done, found.step
         self.expected, self.evaluation = found.expected, found.evaluation
-        self.stopped = found.stopped
+        self.stopped, self._finished = found.stopped, found.finished
+        self.repaired, self.unrepaired = found.repaired, found.unrepaired
+        if self._do.finetune is not None:
+            self._repairer.imitate(self.model, self.groups, len(self.plans))
         if self._done < 1:
             self._time(FEW_REPEATS)
         LOG.info("resumed after round %d", len(self.plans))
@@ -166,6 +197,9 @@ class PruningRun:
                 stopped=self.stopped,
                 expected=self.expected,
                 evaluation=self.evaluation,
+                finished=self._finished,
+                repaired=self.repaired,
+                unrepaired=self.unrepaired,
             )
             self._do.store.save(state, self.model)
 
@@ -278,6 +312,8 @@ class PruningRun:
                     fine_tune(self.model, self._do.finetune, len(self.plans) + 1)
                     self.evaluation = self._evaluated()
                 self.groups = retrace_groups(self.model, self._probe, self.groups)
+                if self._do.finetune is not None:
+                    self._repairer.imitate(self.model, self.groups, len(self.plans) + 1)
         except BaseException:
             self.model, self.groups, self.evaluation = kept
             raise
@@ -296,7 +332,12 @@ class PruningRun:
         """Cut and recalibrate, and judge by the loss; with its rise, where there is one."""
         compensation = survey.compensation if survey is not None else None
         cut_as_promised(self.model, self.groups, plan, self._probe, compensation)
-        if self._do.method.recalibrate:
+        if self._do.repair == "rounds":
+            self.unrepaired = self._reported()
+            self.repaired = self._repairer.repair(
+                self.model, [*self.plans, plan], self._calibration
+            )
+        elif self._do.method.recalibrate:
             recalibrate_batchnorm(self.model, self._calibration)
         highest = highest_predicted(plan) if halved < HALVINGS else None
         before, self.evaluation = self._loss_before(), self._evaluated()
@@ -317,7 +358,22 @@ class PruningRun:
             return None
         return evaluate(self.model, self._calibration, self._calibration.loss)
 
+    def _reported(self) -> Evaluation | None:
+        """How the network does on the images of the report, the last evaluation where it holds."""
+        images = self._do.judged_on
+        if images is self._calibration:
+            return self.evaluation
+        return None if images is None else evaluated(self.model, images)
+
     def _loss_before(self) -> float | None:
         """Loss that the round before has left."""
         last = self.plans[-1].outcome if self.plans else None
         return self._do.base_loss if last is None else last.loss
+
+
+def evaluated(model: nn.Module, calibration: Calibration) -> Evaluation:
+    """How a network does on some images; its loss is NaN where they have no labels."""
+    if calibration.unlabelled:
+        images = sum(batch_size(inputs) for inputs, _ in calibration)
+        return Evaluation(math.nan, None, images)
+    return evaluate(model, calibration, calibration.loss)

@@ -1,4 +1,4 @@
-"""What a repair did to every layer, and why it left some alone."""
+"""What a repair did to every layer, and why it did not refit some."""
 
 from dataclasses import dataclass
 
@@ -66,14 +66,19 @@ class RepairReport:
         """Mean over the layers that were looked at; 1 where there are none."""
         return _mean([x.explained_after for x in self.layers if x.explained_after is not None])
 
-    def __str__(self) -> str:
-        total = (
+    @property
+    def summary(self) -> str:
+        """One line."""
+        return (
             f"{len(self.of('refitted'))} layers refitted, {len(self.of('kept'))} kept, "
             f"{len(self.of('statistics'))} BatchNorm layers set, {len(self.skipped)} skipped, from "
             f"{self.images} images; variance explained {_share(self.explained_before)} -> "
             f"{_share(self.explained_after)} (mean over layers)"
         )
-        return "\n".join([_HEADER, *map(str, self.layers), total, *self.notes])
+
+    def __str__(self) -> str:
+        """A line a layer, then the summary and the notes."""
+        return "\n".join([_HEADER, *map(str, self.layers), self.summary, *self.notes])
 
 
 def _mean(values: list[float]) -> float:

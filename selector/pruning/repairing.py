@@ -1,0 +1,80 @@
+"""Repair between and after rounds: which network is imitated, and what was cut from it since."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import nn
+
+from selector.data.calibration import Calibration
+from selector.errors import SelectorError
+from selector.network.copying import copy_of
+from selector.network.tracing import Groups
+from selector.planning.plan import Plan
+from selector.pruning.merge import combined
+from selector.repair.reconstruction import reconstruct_in_place
+from selector.repair.report import RepairReport
+
+RepairOption = Literal["auto"] | bool
+When = Literal["never", "rounds", "end"]
+
+
+def when_to_repair(repair: RepairOption, *, recalibrate: bool, finetuned: bool) -> When:
+    """When a pruning repairs.
+
+    Once at the end, which costs one walk and keeps as much accuracy as a walk after every round;
+    after every round where the caller fine-tunes, so that each fine-tuning starts from the repaired
+    network.
+
+    Args:
+        repair: The caller's wish; `auto` repairs unless `recalibrate` is off.
+        recalibrate: Whether BatchNorm is recalibrated after a cut.
+        finetuned: Whether the caller fine-tunes between rounds.
+
+    Raises:
+        SelectorError: `repair` is neither a truth value nor `auto`.
+    """
+    if repair not in (True, False, "auto") or isinstance(repair, int) != isinstance(repair, bool):
+        raise SelectorError(f"repair={repair!r} must be True, False or 'auto'")
+    if repair is False or (repair == "auto" and not recalibrate):
+        return "never"
+    return "rounds" if finetuned else "end"
+
+
+class Repairer:
+    """Repairs a network towards the one that it was cut from.
+
+    That is the unpruned network, or, where fine-tuning came between, the network after it.
+
+    Args:
+        target: The network to imitate; it stays as it is.
+        groups: Its groups.
+    """
+
+    def __init__(self, target: nn.Module, groups: Groups) -> None:
+        self._target, self._groups, self._rounds = target, groups, 0
+
+    def repair(
+        self, model: nn.Module, plans: Sequence[Plan], calibration: Calibration
+    ) -> RepairReport:
+        """Refit a network in place.
+
+        Args:
+            model: What is left; where an error is raised, it is half repaired.
+            plans: Of all rounds that were cut from the unpruned network.
+            calibration: The images; labels are not read.
+
+        Raises:
+            SelectorError: Activations that are not finite, or outputs that change between runs.
+        """
+        since = combined(plans[self._rounds :], self._groups, self._groups)
+        return reconstruct_in_place(self._target, model, calibration, kept=since.cuts)
+
+    def imitate(self, model: nn.Module, groups: Groups, rounds: int) -> None:
+        """From now on, repair towards this network.
+
+        Args:
+            model: As fine-tuning left it.
+            groups: Its groups.
+            rounds: Rounds that led to it.
+        """
+        self._target, self._groups, self._rounds = copy_of(model), groups, rounds

@@ -1,0 +1,89 @@
+"""A pruning's result and report: what was reached, compared with the unpruned network."""
+
+import math
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from selector.data.calibration import Calibration
+from selector.data.loss import Evaluation
+from selector.errors import SelectorError
+from selector.pruning.merge import combined
+from selector.pruning.report import report_of
+from selector.pruning.result import PruneResult, PruningError
+from selector.pruning.rounds import PruningRun, evaluated
+
+CALIBRATION_IMAGES, TEST_IMAGES = "calibration images", "test images"
+"""Which images a report is about."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Reporter:
+    """What the result is compared with, and on which images."""
+
+    model: nn.Module
+    calibration: Calibration
+    test: Calibration | None
+    before: Evaluation
+    """Of the unpruned network, on the test images where there are any."""
+
+    @classmethod
+    def of(cls, model: nn.Module, calibration: Calibration, test: Calibration | None) -> "Reporter":
+        """Evaluate the unpruned network: one reading of the images that it is judged on."""
+        before = evaluated(model, test or calibration)
+        return cls(model=model, calibration=calibration, test=test, before=before)
+
+    @property
+    def judged_on(self) -> Calibration:
+        """The images that the report is about."""
+        return self.test or self.calibration
+
+    def base_loss(self, *, needed: bool) -> float | None:
+        """Loss of the unpruned network on the calibration images; None where it has none."""
+        found = self.before if self.test is None else evaluated(self.model, self.calibration)
+        if math.isnan(found.loss):
+            if needed:
+                raise SelectorError(
+                    "max_loss_change compares losses, and the batches hold no labels; leave it out"
+                )
+            return None
+        return found.loss
+
+    def result(self, run: PruningRun) -> PruneResult:
+        """What has been reached, with its report."""
+        return self._reported(run, *self._after(run))
+
+    def stopped(self, run: PruningRun, error: BaseException) -> PruningError:
+        """The error that keeps what was reached before the round that failed."""
+        try:
+            after, on = self._after(run)
+        except Exception:  # What stopped the run may stop this, too.
+            after, on = run.evaluation or self.before, CALIBRATION_IMAGES
+        what = (
+            str(error) if isinstance(error, SelectorError) else f"{type(error).__name__}: {error}"
+        )
+        stopped = PruningError(
+            f"round {len(run.plans) + 1} was undone: {what}; what had been reached before it is "
+            "this error's result"
+        )
+        stopped.result = self._reported(run, after, on)
+        return stopped
+
+    def _after(self, run: PruningRun) -> tuple[Evaluation, str]:
+        """How the network does now, and on which images; the last round has looked already."""
+        on = CALIBRATION_IMAGES if self.test is None else TEST_IMAGES
+        if not run.plans:
+            return self.before, on
+        if self.test is not None:
+            return evaluated(run.model, self.test), on
+        if run.evaluation is not None:
+            return run.evaluation, on
+        return evaluated(run.model, self.calibration), on
+
+    def _reported(self, run: PruningRun, after: Evaluation, on: str) -> PruneResult:
+        whole = combined(run.plans, run.start, run.groups, criterion=str(run.method), goal=run.goal)
+        warnings = whole.warnings if run.stopped is None else (*whole.warnings, run.stopped)
+        whole = replace(whole, expected=run.expected, warnings=warnings)
+        report = report_of(run.plans, whole, self.before, after, on, run.timed)
+        report = replace(report, repair=run.repaired, unrepaired=run.unrepaired)
+        return PruneResult(run.model, whole, tuple(run.plans), report, self.model, whole.cuts)
