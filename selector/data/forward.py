@@ -1,8 +1,9 @@
 """Batches on the model's device, and forward passes in evaluation mode."""
 
 import dataclasses
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -37,12 +38,28 @@ def to_device(values: object, device: torch.device) -> object:
 
 
 def call(model: nn.Module, inputs: object) -> object:
-    """Run the model: a tensor as the one argument, a sequence as several, a mapping by name."""
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    if isinstance(inputs, tuple | list):
-        return model(*inputs)
-    return model(inputs)
+    """Run the model: a tensor as the one argument, a sequence as several, a mapping by name.
+
+    Parts that `torch.compile` has wrapped run as they were written, so that hooks in them are seen.
+    """
+    with _as_written(model):
+        if isinstance(inputs, Mapping):
+            return model(**inputs)
+        if isinstance(inputs, tuple | list):
+            return model(*inputs)
+        return model(inputs)
+
+
+def _as_written(model: nn.Module) -> AbstractContextManager[object]:
+    """Context in which compiled parts of a network run uncompiled."""
+    if "torch._dynamo" in sys.modules and any(map(_is_compiled, model.modules())):
+        eager: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+        return eager
+    return nullcontext()
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return "_orig_mod" in module._modules or module._compiled_call_impl is not None
 
 
 def run_batch(model: nn.Module, inputs: object, batch: int) -> object:

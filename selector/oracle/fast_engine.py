@@ -11,7 +11,7 @@ from selector.data.batches import batch_size, rows
 from selector.data.forward import device_of
 from selector.network.groups import Group
 from selector.network.layers import CONVOLUTION
-from selector.oracle.fx_steps import Runner, Steps, UntraceableError, take_apart
+from selector.oracle.fx_steps import StepRunner, Steps, UntraceableError, take_apart
 from selector.oracle.masked_engine import Masked, Removal
 from selector.oracle.recompute import Recomputation
 
@@ -56,7 +56,7 @@ class Fast:
             _steps[model] = known
         if isinstance(known, str):
             raise UntraceableError(known)
-        self._runner = Runner(model, known)
+        self._runner = StepRunner(model, known)
         self.together = max(1, together)
         self._device = device_of(model).type
         self._plans: dict[Group, Recomputation] = {}
@@ -76,7 +76,7 @@ class Fast:
         output: object = None
         for node in self._runner.steps.nodes:
             if node.op != "placeholder":
-                values[node] = output = self._runner.run(node, values)
+                values[node] = output = self._runner.value(node, values)
         self._values, self._images = values, batch_size(inputs, None, output)
         return output
 
@@ -106,7 +106,7 @@ class Fast:
         positions = [
             value[0, 0].numel()
             for node, value in self._values.items()
-            if node.op == "call_module" and isinstance(self._runner.module(node), CONVOLUTION)
+            if node.op == "call_module" and isinstance(self._runner.layer(node), CONVOLUTION)
             if isinstance(value, Tensor)
         ]
         enough = COLUMNS // min(positions, default=COLUMNS)

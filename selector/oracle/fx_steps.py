@@ -6,12 +6,14 @@ place, so that every value of a batch can be kept and used again.
 
 import copy
 import operator
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from selector.network.layers import CONVOLUTION, NORMALISATION
 
@@ -51,6 +53,32 @@ _OUT_OF_PLACE: Mapping[object, Callable[..., object]] = {
 }
 
 
+_tracing = threading.Lock()
+"""torch.fx replaces how all modules are called while it traces: one network at a time."""
+
+
+class _Tracer(fx.Tracer):
+    """Lets networks that other threads run meanwhile through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]
+    ) -> Any:
+        """A call of a module; one of another thread is no part of the trace."""
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """An attribute of a module; the same holds."""
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
 def take_apart(model: nn.Module) -> Steps:
     """Trace a network in evaluation mode.
 
@@ -58,7 +86,8 @@ def take_apart(model: nn.Module) -> Steps:
         UntraceableError: Control flow that depends on values, or a tensor written in place.
     """
     try:
-        graph = fx.Tracer().trace(model)
+        with _tracing:
+            graph = _Tracer().trace(model)
     except Exception as error:
         raise UntraceableError(f"torch.fx cannot trace it: {error}") from error
     layers: dict[str, list[fx.Node]] = {}
@@ -86,10 +115,10 @@ def _folds(
 ) -> dict[fx.Node, fx.Node]:
     folds = {}
     for node in graph.nodes:
-        if node.op != "call_module" or len(node.args) != 1 or node.kwargs:
+        if node.op != "call_module" or len(node.args) + len(node.kwargs) != 1:
             continue
-        source = node.args[0]
-        if not isinstance(source, fx.Node) or source.op != "call_module":
+        source = source_of(node)
+        if source.op != "call_module":
             continue
         norm = model.get_submodule(cast(str, node.target))
         layer = model.get_submodule(cast(str, source.target))
@@ -106,23 +135,20 @@ def _is_plain_convolution(layer: nn.Module) -> bool:
     )
 
 
-class Runner:
+class StepRunner(fx.Interpreter):
     """The steps with a network's present weights: folded once, run many times."""
 
     def __init__(self, model: nn.Module, steps: Steps) -> None:
+        super().__init__(cast(fx.GraphModule, model), False, steps.graph)
         self.steps = steps
-        self._modules: dict[str, nn.Module] = {}
+        self._layers = {name: _out_of_place(model.get_submodule(name)) for name in steps.layers}
         self._weights: dict[fx.Node, tuple[Tensor, Tensor]] = {}
         self._scales: dict[str, Tensor] = {}
-        self._model = model
         for norm_node, node in steps.folded.items():
-            layer = model.get_submodule(cast(str, node.target))
-            norm = model.get_submodule(cast(str, norm_node.target))
-            weight, bias, scale = _fold(cast(nn.Conv2d, layer), cast(nn.BatchNorm2d, norm))
-            self._weights[node] = weight, bias
-            self._scales[cast(str, node.target)] = scale
-        for name in steps.layers:
-            self._modules[name] = _out_of_place(model.get_submodule(name))
+            layer = cast(nn.Conv2d, model.get_submodule(cast(str, node.target)))
+            norm = cast(nn.BatchNorm2d, model.get_submodule(cast(str, norm_node.target)))
+            self._weights[node] = _fold(layer, norm)
+            self._scales[cast(str, node.target)] = _scale(norm)
 
     def scale(self, layer: str) -> Tensor | None:
         """What BatchNorm multiplies a layer's outputs by, where it is folded into it."""
@@ -132,12 +158,12 @@ class Runner:
         """Weight and bias with which a node's layer runs."""
         if node in self._weights:
             return self._weights[node]
-        layer = self._modules[cast(str, node.target)]
+        layer = self.layer(node)
         return cast(Tensor, layer.weight), cast(Tensor | None, layer.bias)
 
-    def module(self, node: fx.Node) -> nn.Module:
+    def layer(self, node: fx.Node) -> nn.Module:
         """The layer that a node calls."""
-        return self._modules[cast(str, node.target)]
+        return self._layers[cast(str, node.target)]
 
     def inputs(self, arguments: object) -> dict[fx.Node, object]:
         """The values of the network's own inputs."""
@@ -154,38 +180,41 @@ class Runner:
                 given[node] = node.args[0]
         return given
 
-    def run(self, node: fx.Node, values: Values) -> object:
-        """The value of one node."""
+    def value(self, node: fx.Node, values: Values) -> object:
+        """The value of one node, from those of the nodes before it."""
         if node in self.steps.folded:
             return values[self.steps.folded[node]]
         if node in self._weights:
             weight, bias = self._weights[node]
-            source = values[cast(fx.Node, node.args[0])]
-            return apply_layer(self.module(node), cast(Tensor, source), weight, bias)
+            return apply_layer(
+                self.layer(node), cast(Tensor, values[source_of(node)]), weight, bias
+            )
+        self.env = cast(dict[fx.Node, Any], values)
+        return self.run_node(node)
 
-        def look_up(source: fx.Node) -> Any:
-            return values[source]
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Call a layer, out of place."""
+        return self._layers[target](*args, **kwargs)
 
-        args: Any = fx.node.map_arg(node.args, look_up)
-        kwargs: dict[str, Any] = dict(cast(Any, fx.node.map_arg(node.kwargs, look_up)))
-        if node.op == "call_module":
-            return self.module(node)(*args, **kwargs)
-        if node.op == "get_attr":
-            found: Any = self._model
-            for part in cast(str, node.target).split("."):
-                found = getattr(found, part)
-            return found
-        if node.op == "output":
-            return args[0]
-        if kwargs.get("inplace"):
-            kwargs["inplace"] = False
-        if node.op == "call_method":
-            name = cast(str, node.target)
-            if name.endswith("_") and not name.endswith("__"):
-                name = name[:-1]
-            return getattr(args[0], name)(*args[1:], **kwargs)
-        function = cast(Callable[..., object], node.target)
-        return _OUT_OF_PLACE.get(function, function)(*args, **kwargs)
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Call a function, out of place."""
+        return _OUT_OF_PLACE.get(target, target)(*args, **_not_in_place(kwargs))
+
+    def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Call a method, out of place."""
+        name = target[:-1] if target.endswith("_") and not target.endswith("__") else target
+        return getattr(args[0], name)(*args[1:], **_not_in_place(kwargs))
+
+
+def _not_in_place(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: False if name == "inplace" else value for name, value in kwargs.items()}
+
+
+def source_of(node: fx.Node) -> fx.Node:
+    """The node that a layer reads, which is given by position or by name."""
+    found = node.args[0] if node.args else node.kwargs["input"]
+    assert isinstance(found, fx.Node)
+    return found
 
 
 def apply_layer(layer: nn.Module, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -201,18 +230,26 @@ def apply_layer(layer: nn.Module, inputs: Tensor, weight: Tensor, bias: Tensor |
     return cast(Tensor, cast(Any, layer)._conv_forward(inputs, weight, bias))
 
 
-def _fold(layer: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor]:
-    assert norm.running_var is not None
+def _fold(layer: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution with its BatchNorm folded into them."""
     assert norm.running_mean is not None
+    assert norm.running_var is not None
+    weight, bias = fuse_conv_bn_weights(
+        layer.weight,
+        layer.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
+    return weight.detach(), bias.detach()
+
+
+def _scale(norm: nn.BatchNorm2d) -> Tensor:
+    assert norm.running_var is not None
     scale = (norm.running_var + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight
-    shift = -norm.running_mean if layer.bias is None else layer.bias - norm.running_mean
-    bias = shift * scale
-    if norm.bias is not None:
-        bias = bias + norm.bias
-    weight = layer.weight * scale.view(-1, *[1] * (layer.weight.ndim - 1))
-    return weight.detach(), bias.detach(), scale.detach()
+    return (scale if norm.weight is None else scale * norm.weight).detach()
 
 
 def _out_of_place(layer: nn.Module) -> nn.Module:

@@ -16,6 +16,7 @@ from selector.data.forward import evaluating, probe_inputs, read
 from selector.data.loss import Loss, LossChange, Objective
 from selector.errors import SelectorError
 from selector.network.compensation import Means, find_absorbers, measure_means, shifts_of
+from selector.network.copying import uncompiled
 from selector.network.groups import Group, find_group
 from selector.network.tracing import find_groups
 from selector.oracle.engines import EngineName, make_engine
@@ -110,6 +111,7 @@ class Oracle:
         check_repeatable(batches)
         sets = {group: [group.checked(s) for s in asked] for group, asked in candidates.items()}
         distinct = {g: list(dict.fromkeys(s for s in asked if s)) for g, asked in sets.items()}
+        model = uncompiled(model)
         rivals = Rivals(distinct, self.stop)
         with torch.no_grad(), evaluating(model):
             removals = self._removals(model, batches, distinct)
@@ -224,6 +226,7 @@ def loss_changes(
             finite (an `OracleError` then holds what was measured before).
     """
     _check_sets(channel_sets)
+    model = uncompiled(model)
     if isinstance(group, str):
         found = find_groups(model, probe_inputs(model, batches)).required()
         group = find_group(found, group)

@@ -8,7 +8,7 @@ from torch.utils import _pytree as pytree
 
 from selector.network.groups import Group
 from selector.network.layers import CONVOLUTION, channel_dimension, input_dimension
-from selector.oracle.fx_steps import Runner, apply_layer
+from selector.oracle.fx_steps import StepRunner, apply_layer, source_of
 from selector.oracle.masked_engine import Removal
 
 WORTH_GATHERING = 0.2
@@ -18,7 +18,7 @@ WORTH_GATHERING = 0.2
 class Recomputation:
     """What must be computed again when channels of one group go."""
 
-    def __init__(self, runner: Runner, group: Group) -> None:
+    def __init__(self, runner: StepRunner, group: Group) -> None:
         self._runner = runner
         self._parts = {part.layer: part for part in group.slices if part.side == "in"}
         self._nodes = runner.steps.dependents(tuple(self._parts))
@@ -36,12 +36,11 @@ class Recomputation:
             if node.op == "call_module" and node.target in self._parts:
                 known.changed[node] = output = self._consumer(node, known, removals)
             else:
-                known.changed[node] = output = self._runner.run(node, known)
+                known.changed[node] = output = self._runner.value(node, known)
         return output
 
     def _consumer(self, node: fx.Node, known: "Overlay", removals: Sequence[Removal]) -> Tensor:
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
+        source = source_of(node)
         if source not in self._changed:
             inputs, whole = known.base[source], known.base[node]
             assert isinstance(inputs, Tensor)
@@ -66,7 +65,7 @@ class Recomputation:
             channels: The candidate.
             whole: Its outputs with all channels, where its inputs have not changed.
         """
-        layer, (weight, bias) = self._runner.module(node), self._runner.weight(node)
+        layer, (weight, bias) = self._runner.layer(node), self._runner.weight(node)
         gone = self._indices(str(node.target), channels)
         dimension = channel_dimension(layer, inputs)
         share = len(gone) / inputs.shape[dimension]
@@ -101,7 +100,7 @@ class Recomputation:
 
     def _together(self, node: fx.Node, inputs: Tensor, removals: Sequence[Removal]) -> Tensor:
         """A consumer's outputs for several candidates that have changed its inputs."""
-        layer, (weight, bias) = self._runner.module(node), self._runner.weight(node)
+        layer, (weight, bias) = self._runner.layer(node), self._runner.weight(node)
         kept = [self._kept(str(node.target), channels, inputs) for channels, _ in removals]
         masks = torch.stack(kept).repeat_interleave(len(inputs) // len(removals), 0)
         shape = [len(inputs), *[1] * (inputs.ndim - 1)]
@@ -113,7 +112,7 @@ class Recomputation:
         return [i for i, c in zip(part.indices, part.channels, strict=True) if c in gone]
 
     def _kept(self, layer: str, channels: Sequence[int], inputs: Tensor) -> Tensor:
-        module = self._runner.module(self._runner.steps.layers[layer][0])
+        module = self._runner.layer(self._runner.steps.layers[layer][0])
         width = inputs.shape[channel_dimension(module, inputs)]
         mask = torch.ones(width, dtype=inputs.dtype, device=inputs.device)
         mask[self._indices(layer, channels)] = 0
@@ -134,7 +133,7 @@ class Recomputation:
             rows.append(row if scale is None else row * scale)
         table = torch.stack(rows).repeat_interleave(len(output) // len(removals), 0)
         shape = [len(output), *[1] * (output.ndim - 1)]
-        shape[channel_dimension(self._runner.module(node), output)] = -1
+        shape[channel_dimension(self._runner.layer(node), output)] = -1
         return table.view(shape)
 
 

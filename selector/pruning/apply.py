@@ -4,17 +4,16 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from selector.data.batches import Batches
 from selector.data.calibration import Calibration
 from selector.data.checks import check_kind, check_model
-from selector.data.forward import call, evaluating, probe_inputs
+from selector.data.forward import probe_inputs
 from selector.errors import SelectorError
 from selector.network.compensation import Compensation, apply_shifts, removed
 from selector.network.copying import copy_of
 from selector.network.groups import find_group
-from selector.network.law import exact_arithmetic
+from selector.network.law import difference, judging, rounding
 from selector.network.surgery import Cut, apply_cuts, cuts_of, outputs_gone
 from selector.network.tracing import Groups, find_groups
 from selector.planning.plan import Plan
@@ -43,7 +42,8 @@ def fine_tune(model: nn.Module, finetune: FineTune, number: int) -> None:
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tensors = model.state_dict().items()  # What `get_extra_state` gives need not be tensors.
+    return {name: tuple(x.shape) for name, x in tensors if isinstance(x, torch.Tensor)}
 
 
 def cut_as_promised(
@@ -67,30 +67,27 @@ def cut_as_promised(
     """
     removals = [(find_group(groups.required(), n), s) for n, s in plan.removals.items()]
     cuts = cuts_of(removals)
-    with torch.no_grad(), evaluating(model), exact_arithmetic(model):
-        with removed(model, removals, compensation):
-            promised = _floats(call(model, probe))
-        if compensation is not None:
-            # Before the cut: weights and means are still those of all channels.
-            shifts = [s for group, gone in removals for s in compensation.of(model, group, gone)]
-        apply_cuts(model, cuts)
-        if compensation is not None:
-            apply_shifts(model, shifts, outputs_gone(cuts))
-        got = _floats(call(model, probe))
-    for one, other in zip(promised, got, strict=True):
-        gap, scale = float((one - other).abs().max()), float(one.abs().max())
-        if not gap <= 1e-3 * scale + 1e-12:
-            raise SelectorError(
-                f"after the cut the outputs differ by {gap:.2g} from those that masking promised "
-                f"(largest {scale:.2g}), although every group alone agreed; "
-                f"name some of these in ignore: {', '.join(plan.removals)}"
-            )
+    with judging(model, probe) as before, removed(model, removals, compensation):
+        promised = before.outputs()
+    if compensation is not None:
+        # Before the cut: weights and means are still those of all channels.
+        shifts = [s for group, gone in removals for s in compensation.of(model, group, gone)]
+    apply_cuts(model, cuts)
+    if compensation is not None:
+        apply_shifts(model, shifts, outputs_gone(cuts))
+    with judging(model, probe) as after:
+        noise = max(before.noise, after.noise)
+    if compensation is not None:
+        # The constants are kept in the network's own precision.
+        kept = max(torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point())
+        noise = max(noise, rounding(kept))
+    gap = difference(before.whole, promised, after.whole, noise=noise)
+    if gap is not None:
+        raise SelectorError(
+            f"after the cut the outputs are not those that masking promised ({gap}), although "
+            f"every group alone agreed; name some of these in ignore: {', '.join(plan.removals)}"
+        )
     return cuts
-
-
-def _floats(outputs: object) -> list[torch.Tensor]:
-    leaves = pytree.tree_leaves(outputs)
-    return [x for x in leaves if isinstance(x, torch.Tensor) and x.is_floating_point()]
 
 
 def apply_plan(
