@@ -1,7 +1,7 @@
 """BatchNorm statistics estimated from calibration images."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -138,11 +138,9 @@ def _images_that_fit(model: nn.Module, batches: Batches, memory_bytes: int) -> i
                 largest = max(largest, leaf.numel() * leaf.element_size())
 
     hooks: dict[str, Hook] = {name: note for name, _ in model.named_modules()}
-    with forward_hooks(model, hooks):
-        try:
-            call(model, inputs)
-        except Exception:  # A network that takes no two images.
-            return 16
+    # A network that does not take so few images has shown its first layers, which are large.
+    with forward_hooks(model, hooks), suppress(Exception):
+        call(model, inputs)
     return max(16, memory_bytes * batch_size(inputs) // max(1, ALIVE * largest))
 
 
