@@ -57,9 +57,11 @@ class TracedGraph:
         self._graph = _new_graph()
         try:
             with _hooks_as_found(model), _zero_padded(model), torch.enable_grad():
+                # A slope for all channels would be taken for something that has channels.
+                slopes = {id(layer.weight) for layer in _single_slopes(model)}
                 for parameter, _ in trained:
                     if parameter.is_floating_point() or parameter.is_complex():
-                        parameter.requires_grad_(True)
+                        parameter.requires_grad_(id(parameter) not in slopes)
                 self._graph.build(model, pytree.tree_unflatten(fresh, spec), run)
         except Exception as error:
             raise SelectorError(
@@ -167,21 +169,20 @@ def _new_graph() -> Any:
 
         Torch-Pruning looks at the outputs alone, and takes a grouped convolution with a single
         output in each group for depthwise, however many inputs there are in each. It takes the one
-        slope of a PReLU for one channel.
+        slope of a PReLU for one channel; here such a layer is an operation like any other.
         """
 
         def get_pruner_of_module(self, module: nn.Module) -> Any:
             """The functions that cut a layer."""
             if is_grouped(module):
                 return self.REGISTERED_PRUNERS[kinds.CONV]
-            if isinstance(module, nn.PReLU) and module.num_parameters == 1:
-                return self.REGISTERED_PRUNERS[kinds.ELEMENTWISE]
             return super().get_pruner_of_module(module)
 
         def build(self, model: nn.Module, inputs: object, run: Any) -> None:
             """Trace a network, as `build_dependency` does, and go on where a mapping fails."""
             self.verbose, self.model = False, model
             self.ignored_params: list[nn.Parameter] = []
+            self.IGNORED_LAYERS_IN_TRACING = _single_slopes(model)
             self._module2name = {module: name for name, module in model.named_modules()}
             self._param_to_name, self.unwrapped_parameters = self._detect_unwrapped_parameters(None)
             self.module2node = self._trace(model, inputs, run, _tensors_with_gradient)
@@ -202,6 +203,12 @@ def _new_graph() -> Any:
                         self.unmapped[node] = repr(error)
 
     return Graph()
+
+
+def _single_slopes(model: nn.Module) -> list[nn.PReLU]:
+    """PReLU layers with one slope for all channels."""
+    layers = [module for module in model.modules() if isinstance(module, nn.PReLU)]
+    return [layer for layer in layers if layer.num_parameters == 1]
 
 
 def _tensors_with_gradient(outputs: object) -> list[Tensor]:
