@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 from selector.data.checks import check_model
 from selector.errors import SelectorError
 from selector.files import write_whole
+from selector.network.copying import uncompiled
 from selector.network.layers import (
     CONVOLUTION,
+    INSTANCE_NORMALISATION,
     NORMALISATION,
     is_depthwise,
     layer_width,
@@ -30,18 +33,51 @@ from selector.typing import Side
 def save_pruned(model: nn.Module, path: str | Path) -> None:
     """Write the network's tensors as safetensors, whole or not at all.
 
+    What `get_extra_state` of a module gives is written beside them as JSON.
+
     Raises:
-        SelectorError: The file cannot be written.
+        SelectorError: The file cannot be written, or an extra state is not plain data.
     """
     check_model(model)
+    state = uncompiled(model).state_dict()
     tensors = {
-        name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in state.items()
+        if isinstance(value, Tensor)
     }
-    about = {"saliency-selector": version("saliency-selector"), "class": type(model).__qualname__}
+    about = {
+        "saliency-selector": version("saliency-selector"),
+        "class": type(uncompiled(model)).__qualname__,
+        "extra": {name: _plain(name, x) for name, x in state.items() if name not in tensors},
+        "widths": _untold_widths(uncompiled(model)),
+    }
     try:
         write_whole(path, lambda file: save_file(tensors, file, {"about": json.dumps(about)}))
     except SafetensorError as error:
         raise SelectorError(f"{path} cannot be written: {error}") from error
+
+
+def _plain(name: str, value: object) -> object:
+    """An extra state, once it is sure that it comes back from JSON as it is."""
+    try:
+        same = json.loads(json.dumps(value)) == value
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise SelectorError(
+            f"the extra state {name!r} cannot be written: get_extra_state must return a tensor or "
+            "plain data (numbers, text, lists, dictionaries with text as keys)"
+        )
+    return value
+
+
+def _untold_widths(model: nn.Module) -> dict[str, int]:
+    """Widths of layers that have no tensor to tell them: InstanceNorm without parameters."""
+    return {
+        name: layer.num_features
+        for name, layer in model.named_modules()
+        if isinstance(layer, INSTANCE_NORMALISATION) and not layer.state_dict()
+    }
 
 
 def load_pruned(build: Callable[[], nn.Module], path: str | Path) -> nn.Module:
@@ -60,11 +96,19 @@ def load_pruned(build: Callable[[], nn.Module], path: str | Path) -> nn.Module:
             f"{type(build).__name__}; pass the class, or lambda: ..."
         )
     tensors = read_tensors(path)
+    about = _about(path)
     model = build()
     check_model(model, "what build returns")
-    apply_cuts(model, _cuts_to_fit(model, tensors, path))
-    load_tensors(model, tensors, path)
+    apply_cuts(model, _cuts_to_fit(model, tensors, about["widths"], path))
+    load_tensors(model, {**tensors, **about["extra"]}, path)
     return model
+
+
+def _about(path: str | Path) -> dict[str, dict[str, Any]]:
+    """What a file says beside its tensors; nothing in files of other programs."""
+    with safe_open(path, "pt") as file:
+        found = json.loads((file.metadata() or {}).get("about", "{}"))
+    return {"extra": found.get("extra", {}), "widths": found.get("widths", {})}
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -81,8 +125,10 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise SelectorError(f"{path} cannot be read as safetensors: {error}") from error
 
 
-def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+def load_tensors(model: nn.Module, tensors: Mapping[str, Any], path: str | Path) -> None:
     """Put tensors into a network of the same shapes; only batch counters may be missing.
+
+    Extra states that are not there stay as they are.
 
     Raises:
         SelectorError: A tensor is missing, left over, or of another shape; the first is named.
@@ -91,21 +137,26 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Pa
     for name, tensor in tensors.items():
         if name not in own:
             raise SelectorError(f"{path} holds {name!r}, which the network does not have")
-        if own[name].shape != tensor.shape:
+        if isinstance(tensor, Tensor) and own[name].shape != tensor.shape:
             raise SelectorError(
                 f"{path}: {name!r} has shape {tuple(tensor.shape)}, the network's has "
                 f"{tuple(own[name].shape)}; these weights belong to another network"
             )
     for name in own:
-        if name not in tensors and not name.endswith("num_batches_tracked"):
+        if name not in tensors and not name.endswith(("num_batches_tracked", "_extra_state")):
             raise SelectorError(f"{path} lacks {name!r}, which the network needs")
     model.load_state_dict(dict(tensors), strict=False)
 
 
-def _cuts_to_fit(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> list[Cut]:
+def _cuts_to_fit(
+    model: nn.Module, tensors: Mapping[str, Tensor], untold: Mapping[str, int], path: str | Path
+) -> list[Cut]:
     cuts: list[Cut] = []
     for name, layer in model.named_modules():
-        for side, width in _saved_widths(name, layer, tensors).items():
+        saved = _saved_widths(name, layer, tensors)
+        if name in untold:
+            saved = {"both": untold[name]}
+        for side, width in saved.items():
             now = layer_width(layer, side)
             if width > now or width < 1:
                 raise SelectorError(
@@ -125,7 +176,7 @@ def _surplus(layer: nn.Module, side: Side, width: int) -> tuple[int, ...]:
 
 
 def _saved_widths(name: str, layer: nn.Module, tensors: Mapping[str, Tensor]) -> dict[Side, int]:
-    if isinstance(layer, NORMALISATION):
+    if isinstance(layer, NORMALISATION | INSTANCE_NORMALISATION):
         saved = tensors.get(f"{name}.running_mean", tensors.get(f"{name}.weight"))
         return {} if saved is None else {"both": saved.shape[0]}
     saved = tensors.get(f"{name}.weight")
