@@ -21,9 +21,9 @@ from selector.network.groups import Group, find_group
 from selector.network.tracing import find_groups
 from selector.oracle.engines import EngineName, make_engine
 from selector.oracle.masked_engine import Removal
-from selector.oracle.racing import Rivals
+from selector.oracle.racing import Race
 from selector.oracle.recalibrated import recalibrated_changes
-from selector.oracle.runner import Bench, UnitChangedError
+from selector.oracle.runner import Runner, UnitChangedError
 from selector.typing import Channels, ChannelSet, Mode
 
 MEMORY_BYTES = 2**31
@@ -112,28 +112,28 @@ class Oracle:
         sets = {group: [group.checked(s) for s in asked] for group, asked in candidates.items()}
         distinct = {g: list(dict.fromkeys(s for s in asked if s)) for g, asked in sets.items()}
         model = uncompiled(model)
-        rivals = Rivals(distinct, self.stop)
+        race = Race(distinct, self.stop)
         with torch.no_grad(), evaluating(model):
             removals = self._removals(model, batches, distinct)
-            bench = Bench(
+            runner = Runner(
                 model,
                 make_engine(model, self.engine, check=self.check),
                 Objective(loss),
-                rivals,
+                race,
                 removals,
                 memory_bytes=self.memory_bytes,
                 check=self.check,
                 progress=progress,
             )
             try:
-                _read_through(model, batches, bench)
+                _read_through(model, batches, runner)
             except SelectorError as error:
-                raise _interrupted(error, sets, bench) from error
-        if bench.images < 2:
+                raise _interrupted(error, sets, runner) from error
+        if runner.images < 2:
             raise SelectorError("one image has no standard error; pass at least two to the oracle")
-        changes = {group: [bench.change(group, s) for s in asked] for group, asked in sets.items()}
-        saved = bench.images * (1 + rivals.count) - bench.image_forwards
-        return Measured(changes, bench.image_forwards, saved)
+        changes = {group: [runner.change(group, s) for s in asked] for group, asked in sets.items()}
+        saved = runner.images * (1 + race.count) - runner.image_forwards
+        return Measured(changes, runner.image_forwards, saved)
 
     def _removals(
         self, model: nn.Module, batches: Batches, candidates: Mapping[Group, Sequence[Channels]]
@@ -153,25 +153,25 @@ class Oracle:
         }
 
 
-def _read_through(model: nn.Module, batches: Batches, bench: Bench) -> None:
+def _read_through(model: nn.Module, batches: Batches, runner: Runner) -> None:
     """Measure on all batches; again from the first where a batch shows that it is the unit."""
     while True:
         try:
             for number, (inputs, targets) in enumerate(read(model, batches)):
-                bench.measure_batch(inputs, targets, number)
+                runner.measure_batch(inputs, targets, number)
             return
         except UnitChangedError:
-            bench.start_over()
+            runner.start_over()
 
 
 def _interrupted(
-    error: SelectorError, sets: Mapping[Group, Sequence[Channels]], bench: Bench
+    error: SelectorError, sets: Mapping[Group, Sequence[Channels]], runner: Runner
 ) -> OracleError:
     found: dict[Group, list[LossChange | None]] = {
-        group: [bench.change_so_far(group, channels) for channels in asked]
+        group: [runner.change_so_far(group, channels) for channels in asked]
         for group, asked in sets.items()
     }
-    images = bench.images
+    images = runner.images
     stopped = OracleError(f"{error} ({images} images had been measured)" if images else str(error))
     stopped.measured = found
     return stopped

@@ -12,7 +12,7 @@ LEAST_IMAGES = 32
 """Before this many images a standard error says too little to stop anything by."""
 
 
-class Rivals:
+class Race:
     """Loss differences of candidates, unit by unit; rivals are equally large sets of a group."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The oracle's bench: candidates on an engine, batch after batch, within a budget of memory."""
+"""Candidates on an engine, batch after batch, within a budget of memory."""
 
 from collections.abc import Iterator, Mapping
 
@@ -15,7 +15,7 @@ from selector.network.groups import Group
 from selector.oracle.engines import Engine
 from selector.oracle.fast_engine import Fast, same_outputs
 from selector.oracle.masked_engine import Masked, Removal
-from selector.oracle.racing import Rivals
+from selector.oracle.racing import Race
 from selector.typing import Channels
 
 
@@ -23,7 +23,7 @@ class UnitChangedError(Exception):
     """A batch has shown that the loss is measured by batch: what was measured does not fit."""
 
 
-class Bench:
+class Runner:
     """The candidates on the engine, batch after batch."""
 
     def __init__(
@@ -31,7 +31,7 @@ class Bench:
         model: nn.Module,
         engine: Engine,
         objective: Objective,
-        rivals: Rivals,
+        race: Race,
         removals: Mapping[tuple[Group, Channels], Removal],
         *,
         memory_bytes: int,
@@ -39,7 +39,7 @@ class Bench:
         progress: bool,
     ) -> None:
         self._model, self._engine, self._objective = model, engine, objective
-        self._rivals, self._removals = rivals, removals
+        self._race, self._removals = race, removals
         self._memory_bytes, self._check, self._progress = memory_bytes, check, progress
         self.images = self.image_forwards = 0
         self._sizes: list[int] = []
@@ -49,18 +49,18 @@ class Bench:
         """Forget what was measured, to measure it batch by batch."""
         self.images = self.image_forwards = 0
         self._sizes = []
-        self._rivals.start_over()
+        self._race.start_over()
 
     def change(self, group: Group, channels: Channels) -> LossChange:
         """What was measured of a candidate."""
-        differences = self._rivals.differences(group, channels)
+        differences = self._race.differences(group, channels)
         sizes = torch.tensor(self._sizes[: len(differences)])
         by_batch = self._objective.unit == "batch"
         return summary(differences, self.images, sizes if by_batch else None)
 
     def change_so_far(self, group: Group, channels: Channels) -> LossChange | None:
         """What was measured of a candidate; None where that has no standard error yet."""
-        measured = len(self._rivals.differences(group, channels)) > 1
+        measured = len(self._race.differences(group, channels)) > 1
         return self.change(group, channels) if measured else None
 
     def measure_batch(self, inputs: object, targets: object, number: int) -> None:
@@ -76,7 +76,7 @@ class Bench:
             self._engine = self._checked_engine(inputs, outputs, images)
         self._look_at_loss(inputs, targets, outputs, number)
         found: dict[tuple[Group, Channels], list[Tensor]] = {}
-        left = self._rivals.left()
+        left = self._race.left()
         for some, wanted in self._parts(inputs, targets):
             before = self._losses(self._engine.load(some), wanted, number)
             groups = tqdm(
@@ -90,11 +90,11 @@ class Bench:
                     found.setdefault((group, channels), []).append((after - before).cpu())
         # Only whole batches count, so that all candidates have seen the same images.
         for (group, channels), differences in found.items():
-            self._rivals.add(group, channels, torch.cat(differences))
+            self._race.add(group, channels, torch.cat(differences))
         self.images += images
         self._sizes.append(images)
         self.image_forwards += images * (1 + sum(map(len, left.values())))
-        self._rivals.finish_batch()
+        self._race.finish_batch()
 
     def _losses(self, outputs: object, targets: object, number: int) -> Tensor:
         unit = self._objective.unit

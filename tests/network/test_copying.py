@@ -69,7 +69,7 @@ def test_compiled_networks_are_measured_as_they_were_written(how: str) -> None:
     if how == "whole":
         model = torch.compile(model, backend="eager")  # type: ignore[assignment]
     elif how == "part":
-        model.act = torch.compile(model.act, backend="eager")
+        model.add_module("act", torch.compile(model.act, backend="eager"))
     else:
         model.compile(backend="eager")
     with torch.no_grad():
@@ -131,7 +131,7 @@ def test_extra_state_is_saved_and_read_again(tmp_path) -> None:  # type: ignore[
     result = prune(
         model, batches, ratio=0.5, rounds=2, criterion="l1", finetune=lambda net, number: None
     ).model
-    result.seen = {"epochs": 7, "best": [0.5, None]}
+    result.set_extra_state({"epochs": 7, "best": [0.5, None]})
     selector.save_pruned(result, tmp_path / "small.safetensors")
     loaded = selector.load_pruned(Extra, tmp_path / "small.safetensors")
     assert loaded.seen == result.seen

@@ -20,6 +20,7 @@ class Mixed(nn.Module):
     def __init__(self, how: str) -> None:
         super().__init__()
         self.how = how
+        self.mix: nn.Module
         self.patches = nn.Conv2d(3, WIDTH, 2, 2)
         if how == "attention":
             self.mix = nn.MultiheadAttention(WIDTH, 3, batch_first=True)

@@ -114,7 +114,7 @@ def test_networks_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"ratio": 0.5, "latency_inputs": data()[0][0]}, "latency_inputs does nothing with ratio"),
         (
             {"keep_latency": 0.5, "criterion": "oracle", "allocation": "myopic"},
-            "keep_latency is foretold for whole widths",
+            "keep_latency is predicted for whole widths",
         ),
         ({"keep_latency": 2}, "keep_latency=2 must be a share kept"),
     ],

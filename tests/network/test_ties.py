@@ -47,13 +47,13 @@ def tied(kind: type[Chain], what: str) -> Chain:
     if what == "weight":
         model.c.weight = model.b.weight
     elif what == "bias":
-        model.d.bias = model.b.bias
+        model.d.register_parameter("bias", model.b.bias)
     elif what == "affine":
         model.other.weight, model.other.bias = model.norm.weight, model.norm.bias
     elif what == "storage":
         model.c.weight = nn.Parameter(model.b.weight.detach().transpose(0, 1))
     elif what == "kinds":
-        model.other.bias = model.a.bias
+        model.other.register_parameter("bias", model.a.bias)
     return model
 
 
