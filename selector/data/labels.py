@@ -1,5 +1,7 @@
 """Class labels of any integer type and shape, and the logits that they belong to."""
 
+from collections import Counter
+
 import torch
 from torch import Tensor
 
@@ -76,3 +78,42 @@ def class_labels(outputs: object, targets: object) -> Tensor | None:
     if labels.shape != outputs.shape[:1] or labels.dtype == torch.bool or labels.is_complex():
         return None
     return labels.long()
+
+
+class Tally:
+    """Counts of labels and of right answers over batches, where outputs are classes."""
+
+    def __init__(self) -> None:
+        self._right = 0
+        self._labels: Counter[int] = Counter()
+        self.classes: int | None = None
+        """Classes that the network tells apart; None where outputs or targets are no classes."""
+
+    def add(self, outputs: object, targets: object) -> None:
+        """Count a batch; labels outside the classes, which a loss may ignore, are left out."""
+        labels = class_labels(outputs, targets)
+        if labels is None or not isinstance(outputs, Tensor):
+            return
+        self.classes = outputs.shape[1]
+        known = (labels >= 0) & (labels < self.classes)
+        self._right += int(((outputs.argmax(1) == labels) & known).sum())
+        self._labels.update(labels[known].tolist())
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the labels that had the highest logit; None where there are none."""
+        total = self._labels.total()
+        return self._right / total if total else None
+
+    @property
+    def labels(self) -> int | None:
+        """Number of different labels; None where there are none."""
+        return len(self._labels) or None
+
+    @property
+    def guessing(self) -> float | None:
+        """Accuracy of who always gives the most frequent label, or one of all classes by chance."""
+        total = self._labels.total()
+        if not total or self.classes is None:
+            return None
+        return max(1 / self.classes, self._labels.most_common(1)[0][1] / total)

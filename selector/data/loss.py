@@ -16,7 +16,7 @@ from torch.nn import functional
 from selector.data.batches import Batches, batch_size, check_batches, rows
 from selector.data.checks import check_loss, check_model
 from selector.data.forward import evaluating, read, run_batch
-from selector.data.labels import checked_logits, class_labels
+from selector.data.labels import Tally, checked_logits
 from selector.data.units import Observed, Unit
 from selector.errors import SelectorError
 
@@ -174,6 +174,10 @@ class Evaluation:
     images: int
     unit: Unit = "image"
     """Whether the loss is a mean over images, or one over batches weighted by their images."""
+    labels: int | None = None
+    """Number of different labels; None where outputs or targets are no classes."""
+    guessing: float | None = None
+    """Accuracy of guessing: the share of the most frequent label, or one over the classes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +190,7 @@ class Losses:
     """Each batch's own loss, shape (batches,), float64."""
     sizes: Tensor
     """Images of each batch, shape (batches,)."""
-    accuracy: float | None
+    tally: Tally
 
     @property
     def images(self) -> int:
@@ -216,7 +220,7 @@ def measure_losses(model: nn.Module, batches: Batches, objective: Objective) -> 
     images: list[Tensor] = []
     wholes: list[Tensor] = []
     sizes: list[int] = []
-    right = judged = 0
+    tally = Tally()
     for number, (inputs, targets) in enumerate(read(model, batches)):
         outputs = run_batch(model, inputs, number)
         each, whole = objective.measured(outputs, targets)
@@ -226,17 +230,12 @@ def measure_losses(model: nn.Module, batches: Batches, objective: Objective) -> 
         check_finite(whole, number)
         wholes.append(whole.cpu())
         sizes.append(batch_size(inputs, targets, outputs) if each is None else len(each))
-        labels = class_labels(outputs, targets)
-        if labels is not None and isinstance(outputs, Tensor):
-            # Labels outside the classes are those that a loss of the user's own ignores.
-            known = (labels >= 0) & (labels < outputs.shape[1])
-            right += int(((outputs.argmax(1) == labels) & known).sum())
-            judged += int(known.sum())
+        tally.add(outputs, targets)
     return Losses(
         torch.cat(images) if objective.unit == "image" else None,
         torch.stack(wholes),
         torch.tensor(sizes),
-        right / judged if judged else None,
+        tally,
     )
 
 
@@ -254,4 +253,11 @@ def evaluate(model: nn.Module, batches: Batches, loss: Loss | None = None) -> Ev
     objective = Objective(loss)
     with evaluating(model):
         found = measure_losses(model, batches, objective)
-    return Evaluation(found.mean(), found.accuracy, found.images, objective.unit)
+    return Evaluation(
+        loss=found.mean(),
+        accuracy=found.tally.accuracy,
+        images=found.images,
+        unit=objective.unit,
+        labels=found.tally.labels,
+        guessing=found.tally.guessing,
+    )

@@ -1,5 +1,6 @@
 """`prune`: rounds of plan, cut and recalibrate on a copy, until the target is met."""
 
+import logging
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,6 +27,8 @@ from selector.pruning.reporter import Reporter
 from selector.pruning.result import PruneResult
 from selector.pruning.resume import RoundStore
 from selector.pruning.rounds import Procedure, PruningRun, default_rounds
+
+LOG = logging.getLogger("selector")
 
 
 def prune(
@@ -147,7 +150,9 @@ def prune(
     when = when_to_repair(repair, recalibrate=recalibrate, finetuned=finetune is not None)
     calibration = Calibration(batches, loss)
     test = None if test_batches is None else Calibration(test_batches, loss)
-    reporter = Reporter.of(model, calibration, test)
+    reporter = Reporter.of(model, calibration, test, needed=max_loss_change is not None)
+    for text in reporter.warnings:
+        LOG.warning("%s", text)
     first = first_stage(model, calibration, wanted, limits, latency_inputs)
     if rounds is None:
         rounds = 1 if method.myopic else default_rounds(wanted, first.widths)
@@ -160,7 +165,7 @@ def prune(
         rounds=rounds,
         finetune=finetune,
         max_loss_change=max_loss_change,
-        base_loss=reporter.base_loss(needed=max_loss_change is not None),
+        base_loss=None if reporter.base is None else reporter.base.loss,
         progress=progress,
         store=store,
         repair=when,

@@ -7,6 +7,7 @@ from torch import nn
 
 from selector.data.calibration import Calibration
 from selector.data.loss import Evaluation
+from selector.data.quality import data_warnings
 from selector.errors import SelectorError
 from selector.pruning.merge import combined
 from selector.pruning.report import report_of
@@ -15,6 +16,7 @@ from selector.pruning.rounds import PruningRun, evaluated
 
 CALIBRATION_IMAGES, TEST_IMAGES = "calibration images", "test images"
 """Which images a report is about."""
+UNLABELLED = "the images have no labels: no loss was measured, and no accuracy"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -27,27 +29,60 @@ class Reporter:
     before: Evaluation
     """Of the unpruned network, on the test images where there are any."""
 
+    base: Evaluation | None
+    """Of the unpruned network, on the calibration images; None where those have no loss."""
+
     @classmethod
-    def of(cls, model: nn.Module, calibration: Calibration, test: Calibration | None) -> "Reporter":
-        """Evaluate the unpruned network: one reading of the images that it is judged on."""
+    def of(
+        cls,
+        model: nn.Module,
+        calibration: Calibration,
+        test: Calibration | None,
+        *,
+        needed: bool,
+    ) -> "Reporter":
+        """Evaluate the unpruned network: one reading of the calibration and of the test images.
+
+        Args:
+            model: The unpruned network.
+            calibration: Images to prune by.
+            test: Images to judge by, where they are others.
+            needed: Whether pruning needs a loss on the calibration images.
+
+        Raises:
+            SelectorError: A loss is needed, and the calibration images have no labels.
+        """
         before = evaluated(model, test or calibration)
-        return cls(model=model, calibration=calibration, test=test, before=before)
+        base: Evaluation | None = before
+        if test is not None:
+            try:
+                base = evaluated(model, calibration)
+            except SelectorError:
+                # Metrics of weights alone need no targets; scoring will say what else is wrong.
+                if needed:
+                    raise
+                base = None
+        if base is not None and math.isnan(base.loss):
+            if needed:
+                raise SelectorError(
+                    "max_loss_change compares losses, and the batches hold no labels; leave it out"
+                )
+            base = None
+        return cls(model=model, calibration=calibration, test=test, before=before, base=base)
 
     @property
     def judged_on(self) -> Calibration:
         """The images that the report is about."""
         return self.test or self.calibration
 
-    def base_loss(self, *, needed: bool) -> float | None:
-        """Loss of the unpruned network on the calibration images; None where it has none."""
-        found = self.before if self.test is None else evaluated(self.model, self.calibration)
-        if math.isnan(found.loss):
-            if needed:
-                raise SelectorError(
-                    "max_loss_change compares losses, and the batches hold no labels; leave it out"
-                )
-            return None
-        return found.loss
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is suspicious about the unpruned network on its data."""
+        if self.base is None and math.isnan(self.before.loss):
+            return (UNLABELLED,)
+        on = TEST_IMAGES if self.base is None else CALIBRATION_IMAGES
+        cross_entropy = self.calibration.loss is None
+        return data_warnings(self.base or self.before, on, cross_entropy=cross_entropy)
 
     def result(self, run: PruningRun) -> PruneResult:
         """What has been reached, with its report."""
@@ -82,7 +117,8 @@ class Reporter:
 
     def _reported(self, run: PruningRun, after: Evaluation, on: str) -> PruneResult:
         whole = combined(run.plans, run.start, run.groups, criterion=str(run.method), goal=run.goal)
-        warnings = whole.warnings if run.stopped is None else (*whole.warnings, run.stopped)
+        stopped = () if run.stopped is None else (run.stopped,)
+        warnings = (*self.warnings, *whole.warnings, *stopped)
         whole = replace(whole, expected=run.expected, warnings=warnings)
         report = report_of(run.plans, whole, self.before, after, on, run.timed)
         report = replace(report, repair=run.repaired, unrepaired=run.unrepaired)

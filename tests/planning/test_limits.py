@@ -62,7 +62,7 @@ def test_round_to_is_the_nearest_and_says_so(ratio: float, left: int) -> None:
 def test_a_group_that_keeps_all_is_a_warning() -> None:
     result = prune(MODEL, data(), criterion="l1", ratio=0.1, max_ratios={"next": 0.05}, rounds=2)
     assert "next" not in result.plan.removals
-    (warning,) = result.report.warnings
+    (warning,) = (text for text in result.report.warnings if "images" not in text)
     assert "next keeps all its 16 channels: 14.4 were asked" in warning
     assert warning in str(result.report)
 

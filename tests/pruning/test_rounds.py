@@ -187,7 +187,7 @@ def test_the_limit_of_the_loss_is_kept_and_said() -> None:
     assert none.report.after == none.report.before
     roomy = prune(model, batches, criterion="l1", keep_macs=0.3, max_loss_change=1e6)
     assert roomy.plan.removals == free.plan.removals
-    assert roomy.report.warnings == ()
+    assert not any("target" in text for text in roomy.report.warnings)
 
 
 def test_no_number_any_more_is_rolled_back_with_nothing_lost() -> None:
@@ -243,7 +243,10 @@ def test_damage_is_foretold_before_the_first_cut(caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.INFO, "selector"):
         result = prune(model, batches, keep_macs=0.6)
     assert result.report.expected is not None
-    assert [str(result.report.expected)] == [record.getMessage() for record in caplog.records]
+    *before, last = [record.getMessage() for record in caplog.records]
+    assert last == str(result.report.expected)
+    # What is suspicious about the images is said even before that.
+    assert tuple(before) == result.report.warnings
     assert result.report.expected.rounds == len(result.rounds)
     assert str(result.report.expected) in str(result.report)
     assert prune(model, batches, criterion="l1", keep_macs=0.6).report.expected is None
