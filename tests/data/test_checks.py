@@ -108,9 +108,9 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "ignore number": (by_shares(ratio=0.3, ignore=3), "ignore must be names in a list"),
     "ignore layers": (by_shares(ratio=0.3, ignore=[nn.Linear(2, 2)]), "ignore must be names"),
     "flat sets": (
-        lambda: loss_changes(network(), data(), "stem", [0, 1]),
+        lambda: loss_changes(network(), data(), "stem", [0, 1]),  # type: ignore[list-item]
         r"holds 0.*\[\[0, 1\]\]",
-    ),  # type: ignore[list-item]
+    ),
     "no sets": (lambda: loss_changes(network(), data(), "stem", 3), "channel_sets=3"),  # type: ignore[arg-type]
     "fit path": (lambda: SaliencySelector().fit("records"), "records must be a Records.*load"),  # type: ignore[arg-type]
     "compare path": (lambda: compare("records"), "records must be a Records, not 'records'"),  # type: ignore[arg-type]

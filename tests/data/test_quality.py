@@ -34,9 +34,9 @@ def diverse(width: int = 8) -> nn.Module:
         logits = model(images)
         head = model.head
         assert isinstance(head, nn.Linear)
-        head.bias -= logits.mean(0)
-        head.weight *= 20 / logits.std()
-        head.bias *= 20 / logits.std()
+        scale = 20 / logits.std()
+        head.bias.sub_(logits.mean(0)).mul_(scale)
+        head.weight.mul_(scale)
     return model
 
 
