@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -10,9 +11,10 @@ from selector.cli import demo as demos
 from selector.cli import learn as selector_commands
 from selector.cli import measure as measuring_commands
 from selector.cli import options as opt
+from selector.cli import plan as plan_commands
 from selector.cli import prune as network_commands
 from selector.cli.inputs import import_module
-from selector.cli.outputs import printed, progress_wanted
+from selector.cli.outputs import REFUSED, printed, progress_wanted
 from selector.errors import SelectorError
 from selector.saliency.checks import check_metric
 from selector.saliency.grammar import systematic_names
@@ -23,16 +25,30 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Which pruning saliency to trust in each layer of a trained network, and pruning by it.",
+    help="Prune trained networks, with the saliency metric to trust in each layer.\n\n"
+    "Exit status: 0 if all is done; 1 for a bug (with a traceback); 2 for input that cannot be "
+    "used or a run that had to stop, with one line that says why; 3 if nothing could be removed.",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"saliency-selector {version('saliency-selector')}")
+        raise typer.Exit
 
 
 @app.callback()
 def start(
     plugins: Annotated[
         list[str] | None,
-        typer.Option("--import", help="Module that registers metrics of your own, first."),
+        typer.Option("--import", help="Module that registers metrics of your own; imported first."),
     ] = None,
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version, and exit."
+        ),
+    ] = False,
 ) -> None:
     """Import what registers metrics, before the command runs."""
     for module in plugins or ():
@@ -40,7 +56,7 @@ def start(
             import_module(module, "--import")
         except SelectorError as error:
             print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(2) from error
+            raise typer.Exit(REFUSED) from error
 
 
 @app.command()
@@ -80,6 +96,7 @@ def metrics(
 app.command()(measuring_commands.score)
 app.command()(network_commands.choose)
 app.command()(network_commands.prune)
+app.command()(plan_commands.apply)
 app.command()(measuring_commands.record)
 app.command()(selector_commands.explain)
 app.command()(selector_commands.fit)

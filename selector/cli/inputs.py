@@ -15,11 +15,11 @@ from typing import cast
 import pyarrow as pa
 from torch import nn
 
+from selector.cli.weights import load_weights
 from selector.data.batches import Batches, check_batches
 from selector.data.image_data import TensorBatches
 from selector.data.image_files import read_images
 from selector.errors import SelectorError
-from selector.network.checkpoint import load_tensors, read_tensors
 from selector.planning.criteria import Verify
 
 IMAGES = 512
@@ -70,9 +70,7 @@ def read_model(factory: str, weights: Path | None) -> nn.Module:
         raise SelectorError(
             f"--model {factory} returned a {type(model).__name__}; it must return a torch.nn.Module"
         )
-    if weights is not None:
-        load_tensors(model, read_tensors(weights), weights)
-    return model
+    return model if weights is None else load_weights(model, weights)
 
 
 def read_data(

@@ -15,10 +15,12 @@ from selector.cli.outputs import (
     tell_written,
     write_selector,
 )
+from selector.cli.plan import explanations
 from selector.errors import SelectorError
 from selector.learning.compare import compare
 from selector.learning.selector import SaliencySelector
 from selector.planning.choose import choose
+from selector.planning.plan import Plan
 from selector.records.records import Records
 
 RATIO = 0.25
@@ -36,13 +38,20 @@ Weight = Annotated[
 
 @printed
 def explain(
-    model: opt.Model,
-    data: opt.Data,
+    model: opt.OptionalModel = None,
+    data: opt.OptionalData = None,
     weights: opt.Weights = None,
     group: Annotated[
         str | None, typer.Option(help="The group to explain; all of them by default.")
     ] = None,
-    ratio: Annotated[float, typer.Option(help="Share of every group's channels to go.")] = RATIO,
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="A saved plan to explain, JSON; needs no network and no data."),
+    ] = None,
+    ratio: Annotated[
+        float | None,
+        typer.Option(help=f"Share of every group's channels to go; {RATIO} by default."),
+    ] = None,
     selector: opt.SelectorFolder = None,
     ignore: opt.Ignore = None,
     images: opt.Images = None,
@@ -53,19 +62,35 @@ def explain(
     bgr: opt.Bgr = False,
     as_json: opt.Json = False,
 ) -> str:
-    """Say why the selector trusts a metric: what spoke for it, how surely, and who is next."""
-    asked = None if selector is None else SaliencySelector.load(selector)
-    batches, _ = read_data(data, None, ImageOptions(images, batch_size, mean, std, size, bgr))
-    plan = choose(
-        read_model(model, weights),
-        batches,
-        selector=asked,
-        ignore=() if ignore is None else names(ignore, "--ignore"),
-        ratio=ratio,
-        progress=progress_wanted(),
-    )
-    chosen = [choice.group for choice in plan.choices] if group is None else [group]
-    found = {name: plan.explain(name) for name in chosen}
+    """Say why the selector trusts a metric: the reasons, how sure it is, and the runner-up."""
+    options = ImageOptions(images, batch_size, mean, std, size, bgr)
+    if plan is not None:
+        typed = {
+            "--model": model,
+            "--data": data,
+            "--weights": weights,
+            "--ratio": ratio,
+            "--selector": selector,
+            "--ignore": ignore,
+        }
+        unused = [name for name, value in typed.items() if value is not None] + options.typed
+        if unused:
+            raise SelectorError(f"{unused[0]} does nothing with --plan; leave it out")
+        explained = Plan.load(plan)
+    else:
+        if model is None or data is None:
+            raise SelectorError("explain needs --model and --data, or --plan with a saved plan")
+        asked = None if selector is None else SaliencySelector.load(selector)
+        batches, _ = read_data(data, None, options)
+        explained = choose(
+            read_model(model, weights),
+            batches,
+            selector=asked,
+            ignore=() if ignore is None else names(ignore, "--ignore"),
+            ratio=RATIO if ratio is None else ratio,
+            progress=progress_wanted(),
+        )
+    found = explanations(explained, group)
     if as_json:
         return json.dumps({n: json.loads(one.to_json()) for n, one in found.items()}, indent=1)
     return "\n\n".join(f"{name}: {one}" for name, one in found.items())

@@ -7,30 +7,31 @@ import typer
 
 from selector.cli.inputs import BATCH_SIZE, IMAGES
 
-_NETWORK, _IMAGES, _METHOD = "The network", "The images", "What goes, and who says so"
+_NETWORK, _IMAGES, _METHOD = "The network", "The images", "What is removed, and how"
 
-Model = Annotated[
-    str,
-    typer.Option(
-        help="package.module:factory, called without arguments; the current folder is searched.",
-        rich_help_panel=_NETWORK,
-    ),
-]
+_MODEL = typer.Option(
+    "--model",
+    help="package.module:factory, called without arguments; the current folder is searched.",
+    rich_help_panel=_NETWORK,
+)
+Model = Annotated[str, _MODEL]
+OptionalModel = Annotated[str | None, _MODEL]
 Weights = Annotated[
     Path | None,
     typer.Option(
-        help="Weights of that network (safetensors); the factory's own by default.",
+        help="Weights of that network: safetensors, a .pt or .pth of tensors, or a network that "
+        "prune wrote; the factory's own by default.",
         rich_help_panel=_NETWORK,
     ),
 ]
-Data = Annotated[
-    str,
-    typer.Option(
-        help="Parquet file of image and label, folder with a folder of images per class, or "
-        "package.module:factory that returns re-iterable batches of (inputs, targets).",
-        rich_help_panel=_IMAGES,
-    ),
-]
+_DATA = typer.Option(
+    "--data",
+    help="Parquet file of image and label, folder with a folder of images per class, or "
+    "package.module:factory that returns re-iterable batches of (inputs, targets).",
+    rich_help_panel=_IMAGES,
+)
+Data = Annotated[str, _DATA]
+OptionalData = Annotated[str | None, _DATA]
 TestData = Annotated[
     str | None,
     typer.Option(
@@ -43,7 +44,7 @@ Images = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help=f"Read the first so many images of --data; {IMAGES} by default. "
+        help=f"Number of images to read from --data, from the start; {IMAGES} by default. "
         "A Parquet file should not be sorted by label.",
         rich_help_panel=_IMAGES,
     ),
@@ -57,7 +58,7 @@ BatchSize = Annotated[
 Mean = Annotated[
     str | None,
     typer.Option(
-        help="What is subtracted from pixel/255: one number, or one per plane, as in "
+        help="Subtracted from pixel/255: one number, or one per plane, as in "
         "0.485,0.456,0.406. By default 0.5, so that with --std 0.5 pixels become -1 to 1; "
         "give what the network was trained with.",
         rich_help_panel=_IMAGES,
@@ -66,7 +67,7 @@ Mean = Annotated[
 Std = Annotated[
     str | None,
     typer.Option(
-        help="What pixel/255 less the mean is divided by, like --mean; 0.5 by default.",
+        help="Divides what is left after --mean, like it; 0.5 by default.",
         rich_help_panel=_IMAGES,
     ),
 ]
@@ -107,7 +108,7 @@ KeepLatency = Annotated[
 ]
 Ratio = Annotated[
     float | None,
-    typer.Option(help="Share of every group's channels that goes.", rich_help_panel=_METHOD),
+    typer.Option(help="Share of every group's channels to remove.", rich_help_panel=_METHOD),
 ]
 Criterion = Annotated[
     str,
@@ -117,8 +118,8 @@ VerifyText = Annotated[
     str,
     typer.Option(
         "--verify",
-        help="Candidates of the selector that are tried in the whole plan where most is at stake; "
-        "all: every metric's are measured in every group.",
+        help="Candidates of the selector to measure in the whole plan, where most damage is "
+        "predicted; all: every metric's candidates, in every group.",
         rich_help_panel=_METHOD,
     ),
 ]
@@ -130,34 +131,35 @@ SelectorFolder = Annotated[
 ]
 Ignore = Annotated[
     str | None,
-    typer.Option(help="Groups or layers to leave alone, as in a,b.", rich_help_panel=_METHOD),
+    typer.Option(help="Groups or layers not to prune, as in a,b.", rich_help_panel=_METHOD),
 ]
 AllocationName = Annotated[
     str,
     typer.Option(
         "--allocation",
-        help="even: the same share everywhere; damage: where the least loss is predicted; myopic: "
-        "with --criterion oracle, one by one where the least is measured; auto: by damage for a "
-        "budget of the selector, else even.",
+        help="even: the same share everywhere; damage: where the least loss change is predicted; "
+        "myopic: with --criterion oracle, one channel at a time where the least is measured; auto: "
+        "damage for a budget of the selector, else even.",
         rich_help_panel=_METHOD,
     ),
 ]
 MaxRatio = Annotated[
     float,
-    typer.Option(help="Largest share of a group's channels to go.", rich_help_panel=_METHOD),
+    typer.Option(help="Largest share of a group's channels to remove.", rich_help_panel=_METHOD),
 ]
 RoundTo = Annotated[
     int,
-    typer.Option(help="Widths left are multiples of this.", rich_help_panel=_METHOD),
+    typer.Option(help="Remaining widths are multiples of this.", rich_help_panel=_METHOD),
 ]
 MinChannels = Annotated[
     int,
-    typer.Option(help="Channels of a layer that are left at least.", rich_help_panel=_METHOD),
+    typer.Option(help="Fewest channels that a layer keeps.", rich_help_panel=_METHOD),
 ]
 Ratios = Annotated[
     str | None,
     typer.Option(
-        help="Shares that single groups lose, as in conv1=0.3,conv2=0.5.", rich_help_panel=_METHOD
+        help="Shares to remove from single groups, as in conv1=0.3,conv2=0.5.",
+        rich_help_panel=_METHOD,
     ),
 ]
 MaxRatios = Annotated[
@@ -168,25 +170,24 @@ Compensate = Annotated[
     bool,
     typer.Option(
         "--compensate/--no-compensate",
-        help="Keep the removed channels' means as constants in what reads them.",
+        help="Keep the removed channels' means as constants in the layers that read them.",
         rich_help_panel=_METHOD,
     ),
 ]
 Rounds = Annotated[
     int | None,
     typer.Option(
-        help="Cuts; scores are made anew before each. By default a tenth of what is left goes in "
-        "each.",
+        help="Number of cuts; channels are scored again before each. By default each cut takes a "
+        "tenth of what is left.",
         rich_help_panel=_METHOD,
     ),
 ]
 MaxLossChange = Annotated[
     float | None,
     typer.Option(
-        help="Stop before the loss on --data rises by more than this, in nats.",
+        help="Stop before the loss on --data rises by more than this, in nats; exit status 3 if "
+        "nothing could be removed.",
         rich_help_panel=_METHOD,
     ),
 ]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document instead of text, and no more.")
-]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]

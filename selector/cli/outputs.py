@@ -1,10 +1,12 @@
 """What a command leaves behind: one document on stdout; files, checked first and written whole."""
 
+import logging
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec
@@ -19,8 +21,37 @@ from selector.records.records import FILES, SCHEMA_VERSION
 SELECTOR_FILE = "selector.json"
 P = ParamSpec("P")
 
+REFUSED = 2
+"""Exit status of unusable input, and of a run that had to stop."""
+NOTHING_REMOVED = 3
+"""Exit status of a pruning that removed nothing."""
 
-def printed(command: Callable[P, str]) -> Callable[P, None]:
+
+@dataclass(frozen=True)
+class Printed:
+    """What a command prints, where its exit status is not 0."""
+
+    text: str
+    status: int
+    first: str
+    """One line on stderr that says why."""
+
+
+class _Stderr(logging.Handler):
+    """Log lines on whatever stderr is by then."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
+
+
+def log_to_stderr() -> None:
+    """Show the library's warnings, a line each."""
+    logger = logging.getLogger("selector")
+    if not any(isinstance(handler, _Stderr) for handler in logger.handlers):
+        logger.addHandler(_Stderr(logging.WARNING))
+
+
+def printed(command: Callable[P, str | Printed]) -> Callable[P, None]:
     """Print what the command returns; a `SelectorError` is one line and exit status 2.
 
     What a user's own code prints while it works goes to stderr, so that stdout is one document.
@@ -28,13 +59,19 @@ def printed(command: Callable[P, str]) -> Callable[P, None]:
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        log_to_stderr()
         try:
             with redirect_stdout(sys.stderr):
-                text = command(*args, **kwargs)
+                found = command(*args, **kwargs)
         except SelectorError as error:
             print("error:", *str(error).split(), file=sys.stderr)
-            raise typer.Exit(2) from error
-        print(text)
+            raise typer.Exit(REFUSED) from error
+        if isinstance(found, str):
+            print(found)
+            return
+        print(found.first, file=sys.stderr)
+        print(found.text)
+        raise typer.Exit(found.status)
 
     return run
 

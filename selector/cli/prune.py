@@ -2,13 +2,20 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 
 from selector.cli import options as opt
 from selector.cli.inputs import ImageOptions, names, read_data, read_model, shares, verify_count
-from selector.cli.outputs import check_files, printed, progress_wanted, tell_written
+from selector.cli.outputs import (
+    NOTHING_REMOVED,
+    Printed,
+    check_files,
+    printed,
+    progress_wanted,
+    tell_written,
+)
 from selector.errors import SelectorError
 from selector.learning.selector import SaliencySelector
 from selector.network.checkpoint import save_pruned
@@ -17,6 +24,7 @@ from selector.planning.criteria import Verify
 from selector.planning.method import AllocationName, method_of
 from selector.planning.target import Target, Targets
 from selector.pruning.prune import prune as prune_network
+from selector.pruning.result import PruneResult, PruningError
 
 
 def _targets(**typed: float | None) -> Targets:
@@ -143,6 +151,10 @@ def prune(
     compensate: opt.Compensate = False,
     rounds: opt.Rounds = None,
     max_loss_change: opt.MaxLossChange = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the state after every round, where a killed run continues."),
+    ] = None,
     no_recalibrate: Annotated[
         bool, typer.Option("--no-recalibrate", help="Keep BatchNorm's running statistics.")
     ] = False,
@@ -159,7 +171,7 @@ def prune(
     size: opt.Size = None,
     bgr: opt.Bgr = False,
     as_json: opt.Json = False,
-) -> str:
+) -> str | Printed:
     """Remove channels until the target is met, every group by the metric to trust there."""
     target = _targets(
         keep_macs=keep_macs,
@@ -174,7 +186,8 @@ def prune(
     method = _chosen(criterion, verify, selector, allocation, Target.of(target, own))
     options = ImageOptions(images, batch_size, mean, std, size, bgr)
     batches, test_batches = read_data(data, test_data, options)
-    result = prune_network(
+    result = _pruned(
+        _Files(output, report, plan),
         read_model(model, weights),
         batches,
         criterion=method.criterion,
@@ -190,16 +203,44 @@ def prune(
         compensate=compensate,
         rounds=rounds,
         max_loss_change=max_loss_change,
+        checkpoint=checkpoint,
         recalibrate=not no_recalibrate,
         test_batches=test_batches,
         progress=progress_wanted(),
         **target,
     )
-    if output is not None:
-        save_pruned(result.model, output)
-    if plan is not None:
-        result.plan.save(plan)
-    if report is not None:
-        result.report.save_html(report)
-    tell_written(output, plan, report)
-    return result.report.to_json() if as_json else str(result.report)
+    text = result.report.to_json() if as_json else str(result.report)
+    if result.plan.choices:
+        return text
+    first = f"nothing was removed: {' '.join(result.report.warnings[-1:]) or 'no cut was possible'}"
+    return Printed(text if as_json else f"{first}\n{text}", NOTHING_REMOVED, first)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The files that `prune` leaves behind."""
+
+    output: Path | None
+    report: Path | None
+    plan: Path | None
+
+    def write(self, result: PruneResult) -> None:
+        if self.output is not None:
+            save_pruned(result.model, self.output)
+        if self.plan is not None:
+            result.plan.save(self.plan)
+        if self.report is not None:
+            result.report.save_html(self.report)
+        tell_written(self.output, self.plan, self.report)
+
+
+def _pruned(files: _Files, *args: Any, **options: Any) -> PruneResult:
+    """Prune, and write the files; also those of what was reached before a round failed."""
+    try:
+        result = prune_network(*args, **options)
+    except PruningError as error:
+        if error.result.rounds:
+            files.write(error.result)
+        raise
+    files.write(result)
+    return result

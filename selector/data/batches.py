@@ -66,9 +66,9 @@ def _check_kind(batches: object) -> None:
     way_out = "pass a DataLoader or a list of (inputs, targets)"
     if isinstance(batches, str | bytes | Path):
         raise SelectorError(
-            f"batches must be a re-iterable of (inputs, targets), not the path {str(batches)!r}; "
-            "selector.read_images reads labelled images, and selector.data.image_data."
-            "TensorBatches makes batches of them"
+            f"batches must be a re-iterable of (inputs, targets), not the path {str(batches)!r}, "
+            "and a batch must be a pair; selector.read_images reads labelled images, and "
+            "selector.data.image_data.TensorBatches makes batches of them"
         )
     if isinstance(batches, Tensor | Mapping):
         raise SelectorError(

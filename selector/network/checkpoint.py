@@ -5,7 +5,7 @@ cut to fit, whichever channels, and then every tensor is overwritten.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,9 @@ def load_pruned(build: Callable[[], nn.Module], path: str | Path) -> nn.Module:
     about = _about(path)
     model = build()
     check_model(model, "what build returns")
-    apply_cuts(model, _cuts_to_fit(model, tensors, about["widths"], path))
+    cuts = _cuts_to_fit(model, tensors, about["widths"], path)
+    _check_ends(model, cuts, path)
+    apply_cuts(model, cuts)
     load_tensors(model, {**tensors, **about["extra"]}, path)
     return model
 
@@ -126,14 +128,16 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, Any], path: str | Path) -> None:
-    """Put tensors into a network of the same shapes; only batch counters may be missing.
+    """Put tensors into a network of the same shapes.
+
+    Only batch counters may be missing, and all but one name of a tensor that the network shares.
 
     Extra states that are not there stay as they are.
 
     Raises:
         SelectorError: A tensor is missing, left over, or of another shape; the first is named.
     """
-    own = model.state_dict()
+    own = model.state_dict(keep_vars=True)
     for name, tensor in tensors.items():
         if name not in own:
             raise SelectorError(f"{path} holds {name!r}, which the network does not have")
@@ -142,8 +146,11 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Any], path: str | Path)
                 f"{path}: {name!r} has shape {tuple(tensor.shape)}, the network's has "
                 f"{tuple(own[name].shape)}; these weights belong to another network"
             )
-    for name in own:
-        if name not in tensors and not name.endswith(("num_batches_tracked", "_extra_state")):
+    given = {id(tensor) for name, tensor in own.items() if name in tensors}
+    for name, tensor in own.items():
+        if name in tensors or id(tensor) in given:
+            continue
+        if not name.endswith(("num_batches_tracked", "_extra_state")):
             raise SelectorError(f"{path} lacks {name!r}, which the network needs")
     model.load_state_dict(dict(tensors), strict=False)
 
@@ -166,6 +173,40 @@ def _cuts_to_fit(
             if width < now:
                 cuts.append(Cut(name, side, _surplus(layer, side, width)))
     return cuts
+
+
+def _check_ends(model: nn.Module, cuts: Sequence[Cut], path: str | Path) -> None:
+    """Refuse a file of a network with other classes or other input channels.
+
+    Pruning leaves a network's inputs and outputs whole. So some layer that is defined later reads
+    the outputs that a layer has lost, or one anywhere has lost the same share of its inputs; and
+    the other way round.
+
+    Raises:
+        SelectorError: A first layer lost inputs, or a last one outputs.
+    """
+    places = {name: number for number, (name, _) in enumerate(model.named_modules())}
+    for cut in cuts:
+        layer = model.get_submodule(cut.layer)
+        if cut.side == "both":
+            continue
+        others = [one for one in cuts if one.side not in (cut.side, "both")]
+        sign = 1 if cut.side == "out" else -1
+        beyond = [one for one in others if (places[one.layer] - places[cut.layer]) * sign > 0]
+        share = len(cut.indices) / layer_width(layer, cut.side)
+        alike = [
+            one
+            for one in others
+            if len(one.indices) / layer_width(model.get_submodule(one.layer), one.side) == share
+        ]
+        if not beyond and not alike:
+            what = "outputs (classes)" if cut.side == "out" else "input channels"
+            width = layer_width(layer, cut.side)
+            raise SelectorError(
+                f"{path}: layer {cut.layer!r} has {width - len(cut.indices)} {what} there and "
+                f"{width} in the network that build makes, and no other layer has changed with "
+                "it; build must make a network of the file's classes and input channels"
+            )
 
 
 def _surplus(layer: nn.Module, side: Side, width: int) -> tuple[int, ...]:

@@ -151,9 +151,9 @@ def prune(
     calibration = Calibration(batches, loss)
     test = None if test_batches is None else Calibration(test_batches, loss)
     reporter = Reporter.of(model, calibration, test, needed=max_loss_change is not None)
+    first = first_stage(model, calibration, wanted, limits, latency_inputs)
     for text in reporter.warnings:
         LOG.warning("%s", text)
-    first = first_stage(model, calibration, wanted, limits, latency_inputs)
     if rounds is None:
         rounds = 1 if method.myopic else default_rounds(wanted, first.widths)
     store = None

@@ -1,0 +1,281 @@
+"""Weights in every form that they are saved in load, or the file is refused by name."""
+
+import copy
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file, save_model
+from torch import Tensor, nn
+
+from selector.cli.weights import load_weights
+from selector.errors import SelectorError
+from selector.network.checkpoint import load_pruned, load_tensors, save_pruned
+from selector.planning.plan import Plan
+from selector.pruning.prune import prune
+from selector.saliency.scoring import score
+from tests.cli.test_app import MODEL, TAYLOR, done, here, on_images, run, user_network
+from tests.networks import STYLES, data, small
+
+__all__ = ["here"]  # A fixture.
+
+Tensors = dict[str, Tensor]
+
+
+def trained() -> nn.Module:
+    return small("plain", 6, seed=7, norm=True).float()
+
+
+def plain() -> nn.Module:
+    return small("plain", 6, norm=True).float()
+
+
+def prefixed(prefix: str) -> Callable[[Tensors], object]:
+    return lambda tensors: {f"{prefix}{name}": value for name, value in tensors.items()}
+
+
+FORMS: dict[str, Callable[[Tensors], object]] = {
+    "bare": lambda tensors: tensors,
+    "state_dict": lambda tensors: {"epoch": 3, "state_dict": tensors, "optimizer": {"lr": 0.1}},
+    "model": lambda tensors: {"model": tensors, "args": {"depth": 3}},
+    "model_state_dict": lambda tensors: {"model_state_dict": tensors, "loss": 0.5},
+    "nested": lambda tensors: {"state_dict": {"model": tensors}},
+    "module.": prefixed("module."),
+    "_orig_mod.": prefixed("_orig_mod."),
+    "both": prefixed("module._orig_mod."),
+    "both the other way": prefixed("_orig_mod.module."),
+    "lightning": lambda tensors: {"state_dict": prefixed("model.")(tensors)},
+    "averaged": lambda t: {**prefixed("module.")(t), "n_averaged": torch.tensor(3)},  # type: ignore[dict-item]
+    "compiled inside": lambda t: {
+        name.replace("next.", "next._orig_mod."): value for name, value in t.items()
+    },
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("suffix", ["pt", "pth", "ckpt", "PT"])
+def test_checkpoints_of_torch(form: str, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"weights.{suffix}"
+    torch.save(FORMS[form](trained().state_dict()), path)
+    found = load_weights(plain(), path)
+    assert_same(found, trained())
+
+
+@pytest.mark.parametrize("form", ["bare", "module.", "_orig_mod.", "both", "compiled inside"])
+def test_safetensors_with_prefixes(form: str, tmp_path: Path) -> None:
+    tensors = FORMS[form](trained().state_dict())
+    assert isinstance(tensors, dict)
+    save_file(tensors, tmp_path / "w.safetensors")
+    assert_same(load_weights(plain(), tmp_path / "w.safetensors"), trained())
+
+
+def assert_same(one: nn.Module, other: nn.Module) -> None:
+    left, right = one.state_dict(), other.state_dict()
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+REFUSED: dict[str, tuple[object, str]] = {
+    "module": (nn.Linear(2, 2), "holds more than tensors .*unpickling can run any code"),
+    "module inside": ({"model": nn.Linear(2, 2)}, "holds more than tensors"),
+    "list": ([torch.ones(2)], "holds a list, and no mapping of tensors"),
+    "nothing": ({"epoch": 3, "lr": 0.1}, "holds no weights; its keys are epoch, lr"),
+    "empty": ({}, "holds no weights"),
+    "classes": (
+        {**trained().state_dict(), "head.weight": torch.ones(9, 7)},
+        "'head.weight' has sh",
+    ),
+    "channels": (
+        {**trained().state_dict(), "stem.weight": torch.ones(6, 1, 3, 3)},
+        "'stem.weight'",
+    ),
+    "others": ({"backbone.conv.weight": torch.ones(2)}, "holds 'backbone.conv.weight', which"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_checkpoints_that_are_refused(name: str, tmp_path: Path) -> None:
+    content, message = REFUSED[name]
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(SelectorError, match=rf"w\.pt.*{message}"):
+        load_weights(plain(), tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("content", [b"", b"rubbish", b"PK\x03\x04rubbish", b"\x80\x02."])
+def test_files_that_are_no_checkpoints(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(content)
+    (tmp_path / "w.safetensors").write_bytes(content)
+    for name in ("w.pt", "w.safetensors", "absent.pt", "absent.safetensors"):
+        with pytest.raises(SelectorError, match=name):
+            load_weights(plain(), tmp_path / name)
+
+
+class Tied(nn.Module):
+    """A decoder that shares its encoder's weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.decoder.weight = self.encoder.weight
+
+
+def test_tied_tensors_are_saved_once(tmp_path: Path) -> None:
+    model, other = Tied(), Tied()
+    save_model(model, str(tmp_path / "w.safetensors"))
+    found = load_weights(other, tmp_path / "w.safetensors")
+    assert_same(found, model)
+    assert other.decoder.weight is other.encoder.weight
+    with pytest.raises(SelectorError, match="lacks 'decoder.bias'"):
+        load_tensors(
+            Tied(), {"encoder.weight": torch.ones(4, 4), "encoder.bias": torch.ones(4)}, "w"
+        )
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_command_s_own_pruned_networks(style: str, tmp_path: Path) -> None:
+    model = small(style, 8, norm=True).eval()
+    result = prune(model, data(), criterion="l1", ratio=0.4, rounds=1)
+    save_pruned(result.model, tmp_path / "small.safetensors")
+    found = load_weights(small(style, 8, norm=True), tmp_path / "small.safetensors")
+    assert_same(found, result.model)
+    images = data()[0][0]
+    assert torch.equal(found.eval()(images), result.model.eval()(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "message"),
+    [
+        ("head", nn.Linear(7, 3), r"'head' has 3 outputs \(classes\) there and 5"),
+        ("stem", nn.Conv2d(1, 6, 3, padding=1, bias=False), "'stem' has 1 input channels there"),
+    ],
+)
+@pytest.mark.parametrize("pruned", [False, True])
+def test_other_classes_or_input_channels(
+    name: str, other: nn.Module, message: str, pruned: bool, tmp_path: Path
+) -> None:
+    model = plain()
+    setattr(model, name, copy.deepcopy(other))
+    if pruned:
+        images, labels = data(dtype=torch.float32)[0]
+        batches = [(images[:, :1] if name == "stem" else images, labels.clamp(max=2))]
+        model = prune(model, batches, criterion="l1", ratios={"stem": 0.2}, rounds=1).model
+    save_pruned(model, tmp_path / "w.safetensors")
+    with pytest.raises(SelectorError, match=message):
+        load_pruned(plain, tmp_path / "w.safetensors")
+    with pytest.raises(SelectorError, match=message):
+        load_weights(plain(), tmp_path / "w.safetensors")
+
+
+def test_weights_on_the_command_line(here: Path) -> None:
+    done(*on_images("score", "--metrics", "l1"))  # Imports the user's code.
+    torch.save({"state_dict": user_network(5).state_dict()}, "w.pt")
+    found = json.loads(done(*on_images("score", "--metrics", "l1", "--weights", "w.pt", "--json")))
+    right = score(user_network(5), [(torch.zeros(2, 3, 8, 8), None)], ["l1"])
+    assert found["first"]["l1"] == pytest.approx(right["first"]["l1"].tolist())
+
+
+def test_a_pruned_network_is_pruned_further(here: Path) -> None:
+    asked = on_images("prune", "--ratio", "0.3", *TAYLOR, "--rounds", "1", "--json")
+    first = json.loads(done(*asked, "--output", "one.safetensors"))
+    again = json.loads(done(*asked, "--weights", "one.safetensors", "--output", "two.safetensors"))
+    assert again["parameters"][0] == first["parameters"][1]
+    assert again["parameters"][1] < again["parameters"][0]
+
+
+def test_a_plan_is_applied_from_the_shell(here: Path) -> None:
+    files = ["--plan", "p.json", "--output", "right.safetensors"]
+    done(
+        *on_images("prune", "--ratio", "0.4", *TAYLOR, "--rounds", "1", "--no-recalibrate", *files)
+    )
+    plan = Plan.load("p.json")
+    asked = ["apply", "--plan", "p.json", *MODEL, "--output"]
+    found = json.loads(done(*asked, "small.safetensors", "--json"))
+    assert found["parameters"] == [plan.parameters_before, plan.parameters_after]
+    right = load_pruned(user_network, "right.safetensors")
+    assert_same(load_pruned(user_network, "small.safetensors"), right)
+    text = done(*asked, "other.safetensors", "--data", "images.parquet", "--batch-size", "16")
+    assert text.startswith("parameters ")
+    assert_same(load_pruned(user_network, "other.safetensors"), right)
+    for arguments, message in (
+        (["--batch-size", "16"], "--batch-size does nothing without --data"),
+        (["--compensate"], "pass batches"),
+        (["--weights", "absent.pt"], "absent.pt cannot be read"),
+        (["--plan", "user_code.py"], "this is not a plan"),
+        (["--output", "p.json"], "is read by this command"),
+    ):
+        result = run(*asked, "third.safetensors", *arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert message in result.stderr
+    assert not Path("third.safetensors").exists()
+
+
+def test_a_plan_is_explained_from_the_shell(here: Path) -> None:
+    direct = done(*on_images("explain", "--ratio", "0.3", "--json"))
+    done(*on_images("choose", "--ratio", "0.3", "--output", "p.json"))
+    asked = ["explain", "--plan", "p.json"]
+    assert done(*asked, "--json") == direct
+    assert done(*asked, "--group", "second").startswith("second: ")
+    for arguments, message in (
+        (["--ratio", "0.3"], "--ratio does nothing with --plan"),
+        (["--size", "8"], "--size does nothing with --plan"),
+        (["--model", "user_code:Tiny"], "--model does nothing with --plan"),
+        (["--group", "thrd"], "nothing from a group 'thrd'"),
+    ):
+        result = run(*asked, *arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert message in result.stderr
+    assert "explain needs --model and --data, or --plan" in run("explain", *MODEL).stderr
+
+
+def test_nothing_removed_is_exit_status_3(here: Path) -> None:
+    asked = on_images("prune", "--ratio", "0.3", *TAYLOR, "--rounds", "1")
+    limit = ["--max-loss-change", "1e-12", "--output", "s.safetensors"]
+    result = run(*asked, *limit)
+    assert result.exit_code == 3
+    assert result.stdout.startswith("nothing was removed: the target was not met")
+    assert "nothing was removed" in result.stderr
+    assert_same(load_pruned(user_network, "s.safetensors"), user_network())
+    result = run(*asked, *limit, "--json")
+    assert result.exit_code == 3
+    assert json.loads(result.stdout)["rounds"] == 0
+    assert run(*asked, "--max-loss-change", "99").exit_code == 0
+
+
+def test_what_was_reached_is_written_when_a_round_fails(here: Path) -> None:
+    code = Path("user_code.py").read_text()
+    Path("user_code.py").write_text(
+        code
+        + """
+
+class Failing:
+    readings = 0
+
+    def __iter__(self):
+        Failing.readings += 1
+        if Failing.readings > 12:
+            raise OSError("the disk is gone")
+        return iter(batches())
+"""
+    )
+    files = ["--output", "s.safetensors", "--plan", "p.json"]
+    asked = ["prune", *MODEL, "--data", "user_code:Failing", "--keep-macs", "0.3", *TAYLOR]
+    result = run(*asked, *files)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "the disk is gone" in result.stderr
+    assert "wrote s.safetensors" in result.stderr
+    plan = Plan.load("p.json")
+    assert plan.choices
+    small_model = load_pruned(sys.modules["user_code"].Tiny, "s.safetensors")
+    assert sum(p.numel() for p in small_model.parameters()) == plan.parameters_after
+
+
+def test_version_and_exit_statuses_are_documented() -> None:
+    from importlib.metadata import version
+
+    assert done("--version") == f"saliency-selector {version('saliency-selector')}\n"
+    text = " ".join(done("--help").split())
+    assert "Exit status: 0" in text
+    assert "3 if nothing could be removed" in text
