@@ -128,7 +128,7 @@ def test_tied_tensors_are_saved_once(tmp_path: Path) -> None:
     found = load_weights(other, tmp_path / "w.safetensors")
     assert_same(found, model)
     assert other.decoder.weight is other.encoder.weight
-    with pytest.raises(SelectorError, match="lacks 'decoder.bias'"):
+    with pytest.raises(SelectorError, match=r"lacks 'decoder\.bias'"):
         load_tensors(
             Tied(), {"encoder.weight": torch.ones(4, 4), "encoder.bias": torch.ones(4)}, "w"
         )
