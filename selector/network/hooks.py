@@ -1,9 +1,11 @@
-"""Hooks on named layers that are removed again, whatever happens meanwhile."""
+"""Hooks on named layers that are removed again, and checkpointing that is switched off."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from torch import nn
+from torch.utils import checkpoint
 
 Hook = Callable[..., object]
 """A PyTorch hook: `hook(layer, args, output)` after a call, `hook(layer, args)` before it."""
@@ -65,3 +67,38 @@ def _by_position(
         return args, named
     first = "input" if "input" in named else next(iter(named))
     return (named[first],), {name: value for name, value in named.items() if name != first}
+
+
+_LOCK = threading.Lock()
+_PLAIN: dict[int, int] = {}
+"""Thread -> how many contexts of `without_checkpoints` it is in."""
+
+
+@contextmanager
+def without_checkpoints() -> Iterator[None]:
+    """Context in which reentrant gradient checkpointing runs its function plainly.
+
+    Reentrant checkpointing hides its part of the graph, so the layers in it cannot be traced. Other
+    threads are not affected.
+    """
+    function, thread = checkpoint.CheckpointFunction, threading.get_ident()
+
+    def apply(cls: type, run: Callable[..., object], preserve: bool, *args: object) -> object:
+        if threading.get_ident() in _PLAIN:
+            return run(*args)
+        found: object = super(function, cls).apply(run, preserve, *args)  # type: ignore[misc]
+        return found
+
+    with _LOCK:
+        if not _PLAIN:
+            function.apply = classmethod(apply)
+        _PLAIN[thread] = _PLAIN.get(thread, 0) + 1
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _PLAIN[thread] -= 1
+            if not _PLAIN[thread]:
+                del _PLAIN[thread]
+            if not _PLAIN:
+                del function.apply

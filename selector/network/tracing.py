@@ -23,6 +23,7 @@ from selector.network.copying import check_usable, uncompiled
 from selector.network.costs import Costs, count_costs, saved_per_channel
 from selector.network.dependency_graph import candidate_groups
 from selector.network.groups import Group, masked
+from selector.network.hooks import without_checkpoints
 from selector.network.idle import with_idle_layers
 from selector.network.law import Judge, exact_arithmetic, judging, largest
 from selector.network.surgery import temporarily_cut
@@ -70,7 +71,7 @@ def find_groups(model: nn.Module, inputs: object) -> Groups:
     check_model(model)
     model = uncompiled(model)
     check_usable(model)
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), without_checkpoints():
         inputs = _usable(inputs)
         costs, candidates, refused = _traced(model, inputs)
         with judging(model, inputs) as judge:
@@ -84,7 +85,7 @@ def retrace_groups(model: nn.Module, inputs: object, known: Groups) -> Groups:
 
     A group is gone when nothing more can leave it.
     """
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), without_checkpoints():
         costs, candidates, _ = _traced(model, _usable(inputs))
     prunable = {g.name: _with_costs(g, costs) for g in candidates if _is_known(g, known)}
     return Groups(MappingProxyType(prunable), known.refused, costs)

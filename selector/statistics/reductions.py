@@ -13,6 +13,9 @@ from torch import Tensor
 CHUNK = {"cpu": 2**17, "cuda": 2**26}
 """Elements reduced at once: as many as stay in a core's cache, or as fill a GPU."""
 
+ROWS_AT_ONCE = 2**24
+"""Weights that are held in double precision at once."""
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -37,7 +40,7 @@ def moments_of_rows(values: Tensor) -> Moments:
 
     Summed in float64, some rows at a time: a wide layer is never held in double precision.
     """
-    step = max(1, 2**24 // max(1, values.shape[1]))
+    step = max(1, ROWS_AT_ONCE // max(1, values.shape[1]))
     parts = [_row_sums(rows.double()) for rows in torch.split(values, step)]
     total, absolute, square = torch.cat(parts, 1)
     return Moments(

@@ -1,20 +1,22 @@
 """Pairs of channels: sets' first- and second-order effects, against loops over images."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from selector.data.forward import probe_inputs
 from selector.network.tracing import find_groups
 from selector.recording.record import record
 from selector.records.records import Records
 from selector.statistics.collect import measure_signals
-from selector.statistics.gate_fisher import Pairs
+from selector.statistics.gate_fisher import ROWS, WIDE, Pairs, PairSums, WidePairs
 from selector.statistics.statistic import FIRST_ORDER, PAIRS
 from selector.typing import Matrix
 from tests.networks import data, small
@@ -82,6 +84,67 @@ def test_correlations_can_be_undone(channels: int, images: int, seed: int) -> No
     one = Pairs(per_image.mean(0), per_image.T @ per_image / images)
     again = Pairs.of_correlations(one.first, one.scale, one.correlations())
     np.testing.assert_allclose(again.second, one.second, rtol=1e-9, atol=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 9), st.integers(1, 12), st.integers(1, 5), st.integers(0, 99))
+def test_wide_groups_act_as_narrow_ones(channels: int, images: int, batch: int, seed: int) -> None:
+    """As long as every image has a row of its own, without any approximation."""
+    generator = torch.Generator().manual_seed(seed)
+    taylor, gradient = torch.randn(2, images, channels, generator=generator, dtype=torch.float64)
+    found = []
+    for wide in (False, True):
+        sums = PairSums.of(channels, torch.device("cpu"))
+        if wide:
+            sums = replace(sums, products=None)
+        for parts in zip(taylor.split(batch), gradient.split(batch), strict=True):
+            sums.add(*parts)
+        mean = torch.linspace(-1, 1, channels, dtype=torch.float64)
+        found.append(sums.means(images, taylor.mean(0), gradient.mean(0), mean))
+    chosen = (np.random.default_rng(seed).random((4, channels)) < 0.5).astype(np.float64)
+    for mode, narrow in found[0].items():
+        wide = found[1][mode]
+        np.testing.assert_allclose(wide.first, narrow.first)
+        np.testing.assert_allclose(wide.second, narrow.second, atol=1e-12)
+        np.testing.assert_allclose(wide.squares, narrow.squares, atol=1e-12)
+        for one, other in ((wide, narrow), (wide.without([0]), narrow.without([0]))):
+            sets = chosen[:, : len(other.first)]
+            for a, b in zip(one.of_sets(sets), other.of_sets(sets), strict=True):
+                np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+def test_many_images_of_wide_groups_are_added_up_without_bias() -> None:
+    """The stated error: (2 / ROWS)^(1/2) of the mean square of a set, over many sets."""
+    generator = torch.Generator().manual_seed(0)
+    taylor = torch.randn(4 * ROWS, 20, generator=generator, dtype=torch.float64)
+    sums = [replace(PairSums.of(20, torch.device("cpu")), products=None) for _ in range(2)]
+    for total, batch in zip(sums, (64, 100), strict=True):
+        for part in taylor.split(batch):
+            total.add(part, part)
+    assert torch.allclose(sums[0].rows, sums[1].rows)
+    mean = torch.zeros(20, dtype=torch.float64)
+    wide = sums[0].means(len(taylor), taylor.mean(0), taylor.mean(0), mean)["plain"]
+    exact = Pairs(wide.first, (taylor.T @ taylor / len(taylor)).numpy())
+    chosen = (np.random.default_rng(0).random((300, 20)) < 0.5).astype(np.float64)
+    error = wide.of_sets(chosen)[1] / exact.of_sets(chosen)[1] - 1
+    assert abs(error.mean()) < 0.06
+    assert 0.01 < np.square(error).mean() ** 0.5 < 2 * (2 / ROWS) ** 0.5
+
+
+def test_a_wide_layer_keeps_no_matrix_of_pairs() -> None:
+    torch.manual_seed(0)
+    hidden = nn.Linear(8, WIDE + 1)
+    model = nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), nn.Linear(WIDE + 1, 5))
+    batches = [(x.float(), y) for x, y in data(9, 3, shape=(8,))]
+    groups = find_groups(model, probe_inputs(model, batches)).required()
+    (signals,) = measure_signals(model, batches, groups, needs=PAIRS).values()
+    pairs = signals.pairs["plain"]
+    assert isinstance(pairs, WidePairs)
+    assert pairs.rows.shape == (9, WIDE + 1)
+    np.testing.assert_allclose(pairs.squares, signals.taylor.square_of_sum.numpy())
+    np.testing.assert_allclose(pairs.second, pairs.second.T)
+    scale = pairs.scale[:, None] * pairs.scale
+    np.testing.assert_allclose(pairs.second.diagonal(), scale.diagonal())
 
 
 def test_records_keep_them(tmp_path: Path) -> None:
