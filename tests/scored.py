@@ -1,19 +1,34 @@
 """Scores under every metric, and their comparison with the slow twins."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from selector.network.groups import Group
 from selector.network.tracing import find_groups
 from selector.saliency.checks import Scene
 from selector.saliency.registry import METRICS
 from selector.saliency.scoring import Scores, needs_of, score_signals
 from selector.statistics.collect import measure_signals
+from tests.networks import Small
 from tests.reference import singles, slow
 
 REAL = [name for name in METRICS if name != "random"]
 Batches = list[tuple[Tensor, Tensor]]
+
+
+_GROUPS: dict[tuple[object, ...], Mapping[str, Group]] = {}
+
+
+def groups_of(model: nn.Module, images: Tensor) -> Mapping[str, Group]:
+    """The prunable groups; of networks that differ in their weights alone they are traced once."""
+    if type(model) is not Small:
+        return find_groups(model, images).prunable
+    key = (repr(model), model.style, images.shape[1:], images.dtype)
+    if key not in _GROUPS:
+        _GROUPS[key] = find_groups(model, images).prunable
+    return _GROUPS[key]
 
 
 def scores_of(
@@ -24,7 +39,7 @@ def scores_of(
     **options: object,
 ) -> Scores:
     """Scores under every metric of these that a group can have, dear ones too."""
-    found = find_groups(model, batches[0][0]).prunable
+    found = groups_of(model, batches[0][0])
     chosen = {name: group for name, group in found.items() if groups is None or name in groups}
     needs = needs_of(names)
     return score_signals(measure_signals(model, batches, chosen, needs=needs, **options), names)  # type: ignore[arg-type]
@@ -36,7 +51,7 @@ def close(one: Tensor, other: Tensor, tolerance: float) -> bool:
 
 
 def check_twins(model: nn.Module, batches: Batches, scores: Scores, **options: object) -> None:
-    groups = find_groups(model, batches[0][0]).prunable
+    groups = groups_of(model, batches[0][0])
     for name, found in scores.items():
         scene = Scene(model, groups[name], singles(batches), **options)  # type: ignore[arg-type]
         for metric, values in found.items():

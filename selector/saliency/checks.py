@@ -6,6 +6,7 @@ not of how the channels are numbered, how the images are batched, or what was sc
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -62,10 +63,18 @@ def check_metric(name: str) -> None:
         SelectorError: Unknown metric, or a broken law: metric, law, network and group are named.
     """
     metric = find_metric(name)
-    for network, build in NETWORKS.items():
-        with torch.random.fork_rng(devices=[]):
-            model = _randomised(build().double())
-        _check_on(_Law(metric, network, model, find_groups(model, _images()[0]).required()))
+    for network in NETWORKS:
+        model, groups = _built(network)
+        # A copy: a metric that changes the network it is given must not spoil the next check.
+        _check_on(_Law(metric, network, _unlike_default(copy.deepcopy(model)), groups))
+
+
+@cache
+def _built(network: str) -> tuple[nn.Module, Mapping[str, Group]]:
+    """A network of `NETWORKS` and its groups, built and traced once."""
+    with torch.random.fork_rng(devices=[]):
+        model = _randomised(NETWORKS[network]().double())
+    return model, find_groups(model, _images()[0]).required()
 
 
 @dataclass(frozen=True)
@@ -227,15 +236,19 @@ NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
 
 
 def _randomised(model: nn.Module) -> nn.Module:
-    """Every parameter and statistic at random; modes, flags and gradients unlike the default."""
+    """Every parameter and statistic at random."""
     generator = torch.Generator().manual_seed(0)
     for name, tensor in model.state_dict(keep_vars=True).items():
         if tensor.is_floating_point():
             drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float64) / 2
             positive = tensor.ndim == 1 and name.endswith(("weight", "running_var"))
             tensor.data.copy_(drawn.abs() + 0.5 if positive else drawn)
-    last = list(model.parameters())[-1]
-    last.requires_grad_(False)
+    return model
+
+
+def _unlike_default(model: nn.Module) -> nn.Module:
+    """Modes, flags and gradients as measuring would not leave them by chance."""
+    list(model.parameters())[-1].requires_grad_(False)
     next(model.parameters()).grad = torch.ones_like(next(model.parameters()))
     return model.train()
 

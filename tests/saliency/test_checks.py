@@ -14,7 +14,6 @@ from selector.cli.app import app
 from selector.errors import SelectorError
 from selector.network.groups import Group
 from selector.network.layers import input_dimension
-from selector.network.tracing import find_groups
 from selector.saliency import checks as laws
 from selector.saliency.checks import NETWORKS, Scene
 from selector.saliency.grammar import systematic_names
@@ -25,7 +24,7 @@ from selector.statistics.collect import measure_signals
 from tests.networks import data, small
 from tests.reference import TWINS
 from tests.reference_measuring import at_point
-from tests.scored import REAL, close, scores_of
+from tests.scored import REAL, close, groups_of, scores_of
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +62,7 @@ def test_the_twins_of_the_table_pass_as_twins_of_a_registered_metric(name: str) 
 @pytest.mark.parametrize("style", ["two_consumers", "depthwise", "flatten", "concat", "grouped"])
 def test_permuting_channels_permutes_scores(style: str) -> None:
     model, batches = small(style, 5, act="silu", norm=True), data()
-    group = find_groups(model, batches[0][0]).prunable["stem"]
+    group = groups_of(model, batches[0][0])["stem"]
     order = [3, 0, 4, 1, 2]
     permuted = reordered(model, group, order)
     assert torch.allclose(permuted(batches[0][0]), model(batches[0][0]))
@@ -284,7 +283,7 @@ def test_a_score_is_computed_once_for_the_same_signals() -> None:
         return signals.weight.sum(1)
 
     model, batches = small("plain"), data()
-    groups = find_groups(model, batches[0][0]).prunable
+    groups = groups_of(model, batches[0][0])
     signals = measure_signals(model, batches, groups, needs={"weights"})
     for _ in range(2):
         score_signals(signals, ["counted"])

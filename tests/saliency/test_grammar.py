@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from selector.errors import SelectorError
-from selector.network.tracing import find_groups
 from selector.saliency.checks import Scene
 from selector.saliency.grammar import (
     POINTWISE,
@@ -25,7 +24,7 @@ from selector.statistics.collect import measure_signals
 from tests.networks import STYLES, data, small, small_networks
 from tests.reference import singles
 from tests.reference_grammar import systematic
-from tests.scored import close, scores_of
+from tests.scored import close, groups_of, scores_of
 
 NAMES = list(systematic_names())
 UNSCALED = [name for name in NAMES if name.partition("@")[0].count(".") == 2]
@@ -35,7 +34,7 @@ SPREAD = [name for name in NAMES if name not in UNSCALED][::7]
 
 def check(model: nn.Module, names: list[str], count: int = 3, batch: int = 2) -> None:
     batches = data(count, batch, seed=count)
-    groups = find_groups(model, batches[0][0]).prunable
+    groups = groups_of(model, batches[0][0])
     for group, found in scores_of(model, batches, names).items():
         scene = Scene(model, groups[group], singles(batches))
         assert list(found) == names
@@ -124,7 +123,7 @@ def test_a_scaling_is_one_factor_for_the_whole_group() -> None:
 
 def test_a_composition_is_a_metric() -> None:
     model, batches = small("plain"), data()
-    groups = find_groups(model, batches[0][0]).prunable
+    groups = groups_of(model, batches[0][0])
     names = ["weight.taylor.sum", "activation.value.l2", "activation.gradient.l1@producers"]
     signals = measure_signals(model, batches, groups, needs=needs_of(names))
     made = [

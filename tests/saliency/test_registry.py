@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from selector.network.tracing import find_groups
 from selector.saliency.registry import METRICS
 from selector.saliency.scoring import lowest, score
 from tests.networks import STYLES, data, small, small_networks, state_of
 from tests.reference import TWINS
-from tests.scored import REAL, check_twins, scores_of
+from tests.scored import REAL, check_twins, groups_of, scores_of
 
 
 def test_every_metric_but_chance_has_a_slow_twin() -> None:
@@ -27,7 +26,7 @@ def test_every_metric_but_chance_has_a_slow_twin() -> None:
 def test_metrics_equal_their_slow_twins(model: nn.Module, count: int, batch: int) -> None:
     batches = data(count, batch, seed=count)
     scores = scores_of(model, batches)
-    assert scores.keys() == find_groups(model, batches[0][0]).prunable.keys()
+    assert scores.keys() == groups_of(model, batches[0][0]).keys()
     check_twins(model, batches, scores)
 
 
@@ -55,7 +54,7 @@ SIGNED = {"second_taylor_gate", "grasp"}
 def test_scores_are_finite_one_a_channel_and_not_negative(metric: str) -> None:
     for style in STYLES:
         model = small(style, norm=True)
-        groups = find_groups(model, data()[0][0]).prunable
+        groups = groups_of(model, data()[0][0])
         scores = scores_of(model, data(), [metric])
         assert any(metric in found for found in scores.values())
         for name, found in scores.items():

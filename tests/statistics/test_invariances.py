@@ -10,14 +10,13 @@ from torch import Tensor, nn
 
 from selector.network.groups import Group
 from selector.network.layers import input_dimension, layer_width, output_dimension
-from selector.network.tracing import find_groups
 from selector.saliency.checks import Scene
 from selector.saliency.registry import METRICS
 from selector.saliency.scoring import lowest, score_signals
 from selector.statistics.collect import measure_signals
 from tests.networks import data, small
 from tests.reference import fpgm, singles, whc
-from tests.scored import close, scores_of
+from tests.scored import close, groups_of, scores_of
 
 CHANGED = {
     "l1",
@@ -51,7 +50,7 @@ GATED = [
 )
 def test_a_channel_that_nothing_reads_scores_lowest(style: str) -> None:
     model, batches = small(style, 5, act="silu"), data()
-    group = find_groups(model, batches[0][0]).prunable["stem"]
+    group = groups_of(model, batches[0][0])["stem"]
     for part in group.slices:
         if part.side == "in":
             own = [i for i, c in zip(part.indices, part.channels, strict=True) if c == 2]
@@ -115,7 +114,7 @@ def test_rescaling_changes_what_the_documentation_says(
     model, batches = small(style, 4, seed, act=act, norm=norm), data(4, 2)
     generator = torch.Generator().manual_seed(seed)
     before = scores_of(model, batches)
-    groups = find_groups(model, batches[0][0]).prunable
+    groups = groups_of(model, batches[0][0])
     other = model
     for name, group in groups.items():
         factors = 0.5 + 1.5 * torch.rand(group.channels, generator=generator, dtype=torch.float64)
@@ -138,7 +137,7 @@ def test_rescaling_changes_what_the_documentation_says(
 
 def test_wanda_feels_the_scales_of_the_channels_that_its_consumers_write() -> None:
     model, batches = small("plain", 4), data(4)
-    group = find_groups(model, batches[0][0]).prunable["next"]
+    group = groups_of(model, batches[0][0])["next"]
     factors = torch.linspace(0.5, 2, group.channels, dtype=torch.float64)
     before, after = (
         scores_of(m, batches, ["wanda"])["stem"]["wanda"]
@@ -181,7 +180,7 @@ def test_distances_of_identical_and_of_zero_filters(scale: float) -> None:
     weight[1] = weight[0]
     weight[3] = -weight[2]
     weight[4:] = 0
-    groups = find_groups(model, batches[0][0]).prunable
+    groups = groups_of(model, batches[0][0])
     scene = Scene(model, groups["stem"], singles(batches))
     found = scores_of(model, batches, ["fpgm", "whc", "lamp"], groups=["stem"])["stem"]
     assert close(found["fpgm"], torch.tensor(fpgm(scene)).double(), 1e-6)
@@ -196,7 +195,7 @@ def test_distances_of_identical_and_of_zero_filters(scale: float) -> None:
 def test_filters_that_are_all_alike_are_all_replaceable(value: float) -> None:
     model, batches = small("plain", 4), data(4)
     model.stem.weight.data.fill_(value)
-    groups = {"stem": find_groups(model, batches[0][0]).prunable["stem"]}
+    groups = {"stem": groups_of(model, batches[0][0])["stem"]}
     names = [name for name, metric in METRICS.items() if metric.needs == {"weights"}]
     found = score_signals(measure_signals(model, batches, groups, needs={"weights"}), names)
     for name in ("fpgm", "whc"):
