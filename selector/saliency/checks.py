@@ -66,7 +66,7 @@ def check_metric(name: str) -> None:
     for network in NETWORKS:
         model, groups = _built(network)
         # A copy: a metric that changes the network it is given must not spoil the next check.
-        _check_on(_Law(metric, network, _unlike_default(copy.deepcopy(model)), groups))
+        _check_on(_Law(metric, network, _unlike_default(copy_of(model)), groups))
 
 
 @cache

@@ -9,11 +9,11 @@ from selector.data.batches import Batches
 from selector.data.forward import probe_inputs
 from selector.data.loss import Loss
 from selector.errors import SelectorError
+from selector.network.hooks import without_checkpoints
 from selector.network.tracing import find_groups
 from selector.saliency.registry import find_metric, first_order_metrics
 from selector.statistics.channel_statistics import Signals
 from selector.statistics.collect import measure_signals
-from selector.statistics.numerics import measuring, ordinary
 from selector.statistics.statistic import Need
 
 Scores = dict[str, dict[str, Tensor]]
@@ -70,8 +70,8 @@ def score(
     names = None if metrics is None else list(metrics)
     for name in names or ():
         find_metric(name)
-    with measuring(model):
-        groups = find_groups(model, ordinary(probe_inputs(model, batches))).required()
+    with without_checkpoints():
+        groups = find_groups(model, probe_inputs(model, batches)).required()
     needs = needs_of(first_order_metrics() if names is None else names)
     signals = measure_signals(model, batches, groups, needs=needs, loss=loss, generator=generator)
     scores = score_signals(signals, names)

@@ -17,7 +17,9 @@ from selector.data.batches import Batches, check_batches
 from selector.data.forward import device_of, evaluating, probe_inputs
 from selector.data.loss import Loss, Objective
 from selector.errors import SelectorError
+from selector.network.copying import uncompiled
 from selector.network.groups import Group
+from selector.network.hooks import without_checkpoints
 from selector.network.layers import weight_of
 from selector.statistics import built_in as built_in
 from selector.statistics.accumulators import GroupSums, PointSums
@@ -68,6 +70,7 @@ def measure_signals(
             does not depend on a group although a gradient is needed.
     """
     check_batches(batches)
+    model = uncompiled(model)
     wanted = closure(first_order_needs() if needs is None else checked_needs(needs))
     generator = generator or torch.Generator().manual_seed(0)
     statistics = statistics_for(wanted)
@@ -90,7 +93,9 @@ def measure_signals(
         hessian = _hessian(totals, batches) if "hessian" in wanted else {}
         flows: Mapping[str, Tensor] = {}
         if "flow" in wanted:
-            flows = flow_gradients(model, ordinary(probe_inputs(model, batches, 1)), producers)
+            with without_checkpoints():
+                probe = ordinary(probe_inputs(model, batches, 1))
+            flows = flow_gradients(model, probe, producers)
         found = _ByLayer(totals, hessian, flows)
         return {
             name: _signals(model, group, sums[name], found, wanted, generator)

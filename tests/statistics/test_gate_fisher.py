@@ -93,9 +93,9 @@ def test_wide_groups_act_as_narrow_ones(channels: int, images: int, batch: int, 
     generator = torch.Generator().manual_seed(seed)
     taylor, gradient = torch.randn(2, images, channels, generator=generator, dtype=torch.float64)
     found = []
-    for wide in (False, True):
+    for large in (False, True):
         sums = PairSums.of(channels, torch.device("cpu"))
-        if wide:
+        if large:
             sums = replace(sums, products=None)
         for parts in zip(taylor.split(batch), gradient.split(batch), strict=True):
             sums.add(*parts)

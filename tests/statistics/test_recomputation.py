@@ -115,6 +115,17 @@ def test_scores_are_those_of_the_network_without_checkpoints(run: Run, whole: bo
             assert close(one, other, 1e-9)
 
 
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("run", [reentrant, not_reentrant])
+def test_scoring_finds_the_groups_of_checkpointed_networks(run: Run, whole: bool) -> None:
+    plain, again, _ = both(run, whole)
+    expected, found = (score(m, data()) for m in (plain, again))
+    assert expected.keys() == found.keys()
+    for group, metrics in expected.items():
+        for metric, values in metrics.items():
+            assert close(found[group][metric], values, 1e-9), (group, metric)
+
+
 def test_an_optimizer_in_the_backward_pass_does_not_step() -> None:
     _, model, groups = both(reentrant, False)
     weight = model.get_parameter("two.0.weight")
