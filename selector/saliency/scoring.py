@@ -14,6 +14,7 @@ from selector.network.tracing import find_groups
 from selector.saliency.registry import find_metric, first_order_metrics
 from selector.statistics.channel_statistics import Signals
 from selector.statistics.collect import measure_signals
+from selector.statistics.gradient_source import Gradients
 from selector.statistics.statistic import Need
 
 Scores = dict[str, dict[str, Tensor]]
@@ -47,6 +48,7 @@ def score(
     *,
     loss: Loss | None = None,
     generator: torch.Generator | None = None,
+    gradients: Gradients = "labels",
 ) -> Scores:
     """Score every channel of every prunable group, in one pass over the data.
 
@@ -58,7 +60,12 @@ def score(
             without BatchNorm) is left out for that group when the default was asked for.
             Metrics of weights alone read no data.
         loss: Mean loss of a batch; cross-entropy by default.
-        generator: Source of the `random` metric; seeded with 0 by default.
+        generator: Source of the `random` metric and, by its seed, of labels that are drawn; seeded
+            with 0 by default.
+        gradients: What gradient metrics differentiate. `labels`: the loss. `softened`: the
+            cross-entropy of the network's own softened outputs (temperature 4) against labels
+            drawn from them; targets are not needed, and gradients do not vanish where the network
+            is sure of itself.
 
     Returns:
         Group name -> metric name -> scores of shape (channels,); the lowest are pruned first.
@@ -73,7 +80,9 @@ def score(
     with without_checkpoints():
         groups = find_groups(model, probe_inputs(model, batches)).required()
     needs = needs_of(first_order_metrics() if names is None else names)
-    signals = measure_signals(model, batches, groups, needs=needs, loss=loss, generator=generator)
+    signals = measure_signals(
+        model, batches, groups, needs=needs, loss=loss, generator=generator, gradients=gradients
+    )
     scores = score_signals(signals, names)
     for group, found in scores.items():
         missing = [name for name in names or () if name not in found]

@@ -26,6 +26,7 @@ from selector.statistics.accumulators import GroupSums, PointSums
 from selector.statistics.channel_statistics import MeasuringPoint, PassSummary, Signals
 from selector.statistics.curvature import flow_gradients, hessian_times
 from selector.statistics.gate_fisher import Pairs
+from selector.statistics.gradient_source import Gradients, gradient_source
 from selector.statistics.hooks import PassState
 from selector.statistics.numerics import measuring, ordinary
 from selector.statistics.passes import DataPass, only_trained
@@ -52,6 +53,7 @@ def measure_signals(
     needs: Iterable[Need] | None = None,
     loss: Loss | None = None,
     generator: torch.Generator | None = None,
+    gradients: Gradients = "labels",
 ) -> dict[str, Signals]:
     """Collect the signals of all groups in one pass; the model is left exactly as found.
 
@@ -63,7 +65,9 @@ def measure_signals(
         needs: What the metrics need, passes or statistics; all that is of first order by default.
         loss: Mean loss of a batch; cross-entropy by default.
         generator: Source of the `random` signal and, by its seed, of the signs that the curvature
-            is estimated with; seeded with 0 by default.
+            is estimated with, and of labels that are drawn; seeded with 0 by default.
+        gradients: `labels`: of the loss; `softened`: of the network's own softened outputs, which
+            needs no labels; see `gradient_source`.
 
     Raises:
         SelectorError: Unusable batches, weights or needs, a loss that is not finite, or one that
@@ -73,7 +77,7 @@ def measure_signals(
     model = uncompiled(model)
     wanted = closure(first_order_needs() if needs is None else checked_needs(needs))
     generator = generator or torch.Generator().manual_seed(0)
-    statistics = statistics_for(wanted)
+    statistics, objective = statistics_for(wanted), Objective(loss)
     sums = {
         name: GroupSums.of(group, device_of(model), statistics, "pairs" in wanted)
         for name, group in groups.items()
@@ -82,7 +86,8 @@ def measure_signals(
     totals = DataPass(
         model,
         {layer: weight_of(model, layer) for layer in producers},
-        Objective(loss),
+        objective,
+        gradient_source(gradients, objective, generator.initial_seed()),
         sums,
         PassState(statistics, "backward" in wanted, "second_order" in wanted),
         signs=torch.Generator().manual_seed(generator.initial_seed()),
@@ -107,7 +112,8 @@ def _hessian(totals: DataPass, batches: Batches) -> dict[str, Tensor]:
     """Hessian times gradient of the mean loss, by producer."""
     direction = [gradient / totals.images for gradient in totals.gradients.values()]
     weights = list(totals.weights.values())
-    found = hessian_times(totals.model, batches, totals.objective, weights, direction)
+    loss = totals.source.again().value
+    found = hessian_times(totals.model, batches, loss, weights, direction)
     return dict(zip(totals.weights, found, strict=True))
 
 

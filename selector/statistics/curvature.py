@@ -6,7 +6,7 @@ outputs projected on F u is, squared, an unbiased estimate of the diagonal of J^
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ def projections(
     signs = torch.randint(0, 2, (images, sum(widths)), generator=generator)
     signs = (2 * signs - 1).to(leaves[0].device, leaves[0].dtype)
     if objective.loss is None and leaves[0].ndim == 2:
-        return [_cross_entropy_factor(leaves[0].detach(), signs)]
+        return [cross_entropy_factor(leaves[0].detach(), signs)]
     if sum(widths) > MOST_OUTPUTS:
         raise SelectorError(
             f"second-order metrics take the Hessian of the loss apart, and an image has "
@@ -63,7 +63,7 @@ def projections(
     return [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
 
 
-def _cross_entropy_factor(logits: Tensor, signs: Tensor) -> Tensor:
+def cross_entropy_factor(logits: Tensor, signs: Tensor) -> Tensor:
     """F u with F = diag(r) - p r^T, r = p^(1/2): F F^T = diag(p) - p p^T since r^T r = 1."""
     shares = logits.softmax(1)
     roots = shares.sqrt()
@@ -116,13 +116,20 @@ def _root(hessians: Tensor) -> Tensor:
 def hessian_times(
     model: nn.Module,
     batches: Batches,
-    objective: Objective,
+    loss: Callable[[object, object, int], Tensor],
     weights: Sequence[nn.Parameter],
     direction: Sequence[Tensor],
 ) -> list[Tensor]:
     """Hessian of the mean loss over all images times a direction in the space of these weights.
 
     A pass over the data of its own, with a second differentiation of every batch's gradient.
+
+    Args:
+        model: The network.
+        batches: The data.
+        loss: `loss(outputs, targets, number of the batch)`, a mean over the batch.
+        weights: What is differentiated.
+        direction: One tensor for each weight.
 
     Returns:
         One tensor for each weight, float64.
@@ -131,7 +138,8 @@ def hessian_times(
     images = 0
     for number, (inputs, targets) in enumerate(read(model, batches)):
         count = batch_size(inputs, targets)
-        value = objective.mean(run_batch(model, ordinary(inputs), number), ordinary(targets))
+        outputs = run_batch(model, ordinary(inputs), number)
+        value = loss(outputs, ordinary(targets), number)
         slopes = _twice_differentiable(value, weights)
         along = sum(
             (

@@ -16,7 +16,8 @@ from selector.data.loss import Objective, check_finite
 from selector.errors import SelectorError
 from selector.network.groups import Group
 from selector.statistics.accumulators import GroupSums
-from selector.statistics.curvature import output_leaves, projections
+from selector.statistics.curvature import output_leaves
+from selector.statistics.gradient_source import GradientSource
 from selector.statistics.hooks import PassState, tapped
 from selector.statistics.numerics import ordinary
 
@@ -29,6 +30,7 @@ class DataPass:
     weights: Mapping[str, nn.Parameter]
     """Producer -> its weight, which is to have a gradient."""
     objective: Objective
+    source: GradientSource
     sums: Mapping[str, GroupSums]
     state: PassState
     signs: torch.Generator
@@ -37,7 +39,7 @@ class DataPass:
     """Producer -> gradient of the loss summed over images, float64; empty without a backward."""
     images: int = 0
     loss: float = 0.0
-    """Summed over images; NaN where a forward pass alone had no targets."""
+    """Of outputs and targets, summed over images; NaN without targets."""
     outputs: int = 0
     """Second dimension of the first output."""
 
@@ -79,12 +81,8 @@ class DataPass:
         if state.recomputes and not known:
             return False  # Layers ran without a gradient: it has to be asked for otherwise.
         self.outputs = _second_dimension(outputs)
-        if targets is None and not state.backward:
-            self.loss = float("nan")
-            return True
-        value = self.objective.mean(outputs, targets)
-        check_finite(value.detach(), number)
-        if state.backward:
+        loss, value = self._values(outputs, targets, number)
+        if value is not None:
             state.stage = "loss"
             # The sum over images: what flows back is then the gradient of each image's own loss.
             found = self._differentiate(value * images)
@@ -98,10 +96,23 @@ class DataPass:
                     total.add_(gradient)
             if state.second_order:
                 state.stage = "curvature"
-                projected = projections(self.objective, outputs, targets, self.signs)
+                projected = self.source.projected(outputs, targets, self.signs)
                 self._gradients(output_leaves(outputs), projected, keep=False)
-        self.loss += float(value.detach()) * images
+        self.loss += loss * images
         return True
+
+    def _values(self, outputs: object, targets: object, number: int) -> tuple[float, Tensor | None]:
+        """Mean loss of a batch, NaN without targets; and what is differentiated, if anything."""
+        backward, loss = self.state.backward, None
+        if targets is not None or (backward and self.source.is_loss):
+            loss = self.objective.mean(outputs, targets)
+            check_finite(loss.detach(), number)
+        known = float("nan") if loss is None else float(loss.detach())
+        if not backward or self.source.is_loss:
+            return known, loss if backward else None
+        value = self.source.value(outputs, targets, number)
+        check_finite(value.detach(), number)
+        return known, value
 
     def _run(self, inputs: object, number: int) -> object:
         with warnings.catch_warnings():
