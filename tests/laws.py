@@ -1,4 +1,4 @@
-"""What must hold of every group of every network: the law of removal, and costs as foretold."""
+"""What must hold of every group of every network: the law of removal, and predicted costs."""
 
 import copy
 
@@ -59,7 +59,7 @@ def check_structure(model: nn.Module, groups: Groups) -> None:
 
 
 def check_costs(model: nn.Module, images: Tensor) -> None:
-    """As PyTorch counts them, before a cut; and after it as they were foretold."""
+    """As PyTorch counts them, before a cut; and after it as they were predicted."""
     groups = find_groups(model, images)
     check_totals(model, images)
     generator = torch.Generator().manual_seed(1)
@@ -69,8 +69,8 @@ def check_costs(model: nn.Module, images: Tensor) -> None:
     apply_cuts(smaller, cuts_of(removals))
     check_totals(smaller, images)
     for measure in MEASURES:
-        foretold = groups.costs.total(measure, counts)
-        assert count_costs(smaller, images).total(measure) == pytest.approx(foretold, rel=1e-9)
+        predicted = groups.costs.total(measure, counts)
+        assert count_costs(smaller, images).total(measure) == pytest.approx(predicted, rel=1e-9)
     for group in groups.prunable.values():
         one = copy.deepcopy(model)
         apply_cuts(one, cuts_of([(group, [group.channels - 1])]))

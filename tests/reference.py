@@ -378,7 +378,7 @@ OF_GRADIENTS = (
     snip,
     jacobian,
 )
-DEAR = (synflow, obd, gauss_newton, second_taylor_gate, grasp, hrank, chip)
+EXPENSIVE = (synflow, obd, gauss_newton, second_taylor_gate, grasp, hrank, chip)
 
 
 def rank_mean(scene: Scene) -> list[float]:
@@ -392,7 +392,14 @@ def rank_mean_gradient(scene: Scene) -> list[float]:
 
 TWINS: dict[str, Twin] = {
     twin.__name__: twin
-    for twin in (*OF_WEIGHTS, *OF_ACTIVATIONS, *OF_GRADIENTS, *DEAR, rank_mean, rank_mean_gradient)
+    for twin in (
+        *OF_WEIGHTS,
+        *OF_ACTIVATIONS,
+        *OF_GRADIENTS,
+        *EXPENSIVE,
+        rank_mean,
+        rank_mean_gradient,
+    )
 }
 
 

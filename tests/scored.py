@@ -38,7 +38,7 @@ def scores_of(
     groups: Iterable[str] | None = None,
     **options: object,
 ) -> Scores:
-    """Scores under every metric of these that a group can have, dear ones too."""
+    """Scores under every metric of these that a group can have, expensive ones too."""
     found = groups_of(model, batches[0][0])
     chosen = {name: group for name, group in found.items() if groups is None or name in groups}
     needs = needs_of(names)

@@ -219,7 +219,7 @@ def _together(pairs: Pairs | None, chosen: Matrix) -> Matrix:
         return np.full((len(chosen), len(_JOINT)), np.nan)
     first, square = pairs.of_sets(chosen)
     second = square / 2
-    alone = chosen @ np.diag(pairs.second) / 2
+    alone = chosen @ pairs.squares / 2
     return np.stack(
         [
             np.log10(second + 1e-8),

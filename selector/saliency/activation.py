@@ -84,8 +84,8 @@ def hrank(signals: Signals) -> Tensor:
 
     .. math:: s_c = \frac{1}{N} \sum_n \sum_\ell \mathrm{rank}(A^\ell_{nc})
 
-    Dear: a decomposition for every map, in single precision. Inputs of a linear layer are maps of
-    one row; several inputs that one layer has of a channel are one map, one below the other.
+    Expensive: a decomposition for every map, in single precision. Inputs of a linear layer are maps
+    of one row; several inputs that one layer has of a channel are one map, one below the other.
     Rescaling leaves it unchanged.
 
     Source:
@@ -100,8 +100,8 @@ def chip(signals: Signals) -> Tensor:
     .. math:: s_c = \frac{1}{N} \sum_n
         \big( \lVert A_n \rVert_* - \lVert M_c \odot A_n \rVert_* \big)
 
-    A has one row a channel: its maps at all consumers, flattened. Dear: an eigenvalue problem for
-    every image and channel.
+    A has one row a channel: its maps at all consumers, flattened. Expensive: an eigenvalue problem
+    for every image and channel.
 
     Source:
         Sui et al., CHIP: CHannel Independence-based Pruning, arXiv 2110.13981, Eq. 4.

@@ -45,7 +45,7 @@ def connection(batch: GroupBatch) -> Tensor:
     return (batch.producers.total("effect") + batch.consumers.total("taylor")).square().sum(0)
 
 
-@register_statistic("rank", of="batch", whole_maps=True, dear=True, asked_by={"maps"})
+@register_statistic("rank", of="batch", whole_maps=True, expensive=True, asked_by={"maps"})
 def rank(batch: GroupBatch) -> Tensor:
     """Ranks of a channel's maps, summed over images and consumers, shape (channels,), float64."""
     maps = batch.consumers.maps
@@ -53,7 +53,7 @@ def rank(batch: GroupBatch) -> Tensor:
     return torch.stack(ranks).sum(0)
 
 
-@register_statistic("independence", of="batch", whole_maps=True, dear=True, asked_by={"maps"})
+@register_statistic("independence", of="batch", whole_maps=True, expensive=True, asked_by={"maps"})
 def independence(batch: GroupBatch) -> Tensor:
     """Fall of the nuclear norm when one channel is set to zero, summed over images.
 

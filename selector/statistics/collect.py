@@ -1,7 +1,7 @@
 """One forward and backward pass over the data -> the signals of every group, in bounded memory.
 
 Batch by batch: nothing is kept of a batch but sums. Hooks, gradients and flags are gone afterwards.
-What is dear (second order, whole maps, flows) is measured only when a metric's needs name it.
+What is expensive (second order, whole maps, flows) is measured only when a metric's needs name it.
 
 Passes over the data: none for weights alone (`flow` reads the first batch), one otherwise, two with
 `hessian`. `check_batches` starts one more reading and stops at the first batch.

@@ -1,4 +1,4 @@
-"""Which loss gradients are taken of: the labels' loss, or the network's own softened outputs.
+"""What is differentiated: the loss of the labels, or the network's own softened outputs.
 
 On images that a network was trained on, the loss of the labels is near zero, and its gradients say
 little. The cross-entropy of the softened outputs, softmax(z / T), against labels drawn from them

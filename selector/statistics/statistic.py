@@ -51,7 +51,7 @@ FIRST_ORDER: frozenset[Need] = frozenset({"weights", "normalisation", "forward",
 FORWARD: frozenset[Need] = frozenset({"forward"})
 
 PAIRS: frozenset[Need] = frozenset({"forward", "pairs"})
-"""What decisions need besides the metrics: how sets of channels act together."""
+"""What decisions need as well as the metrics: how sets of channels act together."""
 
 Where = Literal["consumers", "producers"]
 Moment = Literal["call", "gradient", "batch"]
@@ -111,7 +111,7 @@ class Statistic:
     """Whether a consumer's inputs are kept apart: see `ConsumerInput.statistics`."""
     whole_maps: bool = False
     """Whether `compute` looks at `PointBatch.maps`."""
-    dear: bool = False
+    expensive: bool = False
     """Whether it is measured only for metrics that are asked for by name."""
     asked_by: frozenset[Need] = frozenset()
     """Passes that bring it without its being named."""
@@ -129,7 +129,7 @@ def register_statistic(
     where: Where = "consumers",
     by_input: bool = False,
     whole_maps: bool = False,
-    dear: bool = False,
+    expensive: bool = False,
     asked_by: Iterable[Need] = (),
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Declare a statistic: metrics that name it in `needs` read it as `signals.statistic(name)`.
@@ -143,7 +143,7 @@ def register_statistic(
         where: The measuring point of a statistic of calls.
         by_input: Keep a consumer's inputs apart instead of summing them into channels.
         whole_maps: Keep whole maps until the batch is complete.
-        dear: Measure it only for metrics that are asked for by name.
+        expensive: Measure it only for metrics that are asked for by name.
         asked_by: Passes that bring it without its being named.
 
     Raises:
@@ -164,7 +164,7 @@ def register_statistic(
 
     def register(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
         STATISTICS[name] = Statistic(
-            name, compute, of, needs, where, by_input, whole_maps, dear, frozenset(asked_by)
+            name, compute, of, needs, where, by_input, whole_maps, expensive, frozenset(asked_by)
         )
         return compute
 
@@ -212,7 +212,7 @@ def statistics_for(needs: Iterable[Need]) -> tuple[Statistic, ...]:
 def is_first_order(needs: Iterable[Need]) -> bool:
     """Whether one plain forward and backward pass, with cheap statistics, meets these needs."""
     return all(
-        need in FIRST_ORDER or (need in STATISTICS and not STATISTICS[need].dear)
+        need in FIRST_ORDER or (need in STATISTICS and not STATISTICS[need].expensive)
         for need in closure(needs)
     )
 

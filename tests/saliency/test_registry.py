@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from selector.saliency.registry import METRICS
+from selector.saliency.registry import METRICS, Metric, rank_mean
 from selector.saliency.scoring import lowest, score
+from selector.statistics.collect import measure_signals
 from tests.networks import STYLES, data, small, small_networks, state_of
 from tests.reference import TWINS
 from tests.scored import REAL, check_twins, groups_of, scores_of
@@ -73,12 +74,12 @@ def test_signed_scores_have_both_signs() -> None:
 
 def test_the_default_is_every_metric_of_first_order_that_a_group_can_have() -> None:
     scores = score(small("plain", norm=True), data())
-    dear = {"synflow", "obd", "gauss_newton", "second_taylor_gate", "grasp", "hrank", "chip"}
-    assert set(scores["stem"]) == set(METRICS) - dear
-    assert set(scores["next"]) == set(METRICS) - dear - {"batchnorm_scale"}
+    expensive = {"synflow", "obd", "gauss_newton", "second_taylor_gate", "grasp", "hrank", "chip"}
+    assert set(scores["stem"]) == set(METRICS) - expensive
+    assert set(scores["next"]) == set(METRICS) - expensive - {"batchnorm_scale"}
 
 
-def test_dear_and_first_order_metrics_give_the_same_whatever_else_is_asked_for() -> None:
+def test_expensive_and_first_order_metrics_give_the_same_whatever_else_is_asked_for() -> None:
     model, batches = small("grouped", norm=True), data()
     together = scores_of(model, batches)
     for metric in REAL:
@@ -146,3 +147,18 @@ def test_train_mode_and_frozen_parameters_change_no_score() -> None:
 def test_lowest_takes_the_lowest_and_ties_by_number(values: list[int], count: int) -> None:
     expected = sorted(sorted(range(len(values)), key=lambda c: (values[c], c))[:count])
     assert lowest(torch.tensor(values, dtype=torch.float64), count) == tuple(expected)
+
+
+def test_a_constant_metric_has_no_say_in_a_mean_of_ranks() -> None:
+    """Ties share their mean rank; by channel number, the first channel would rank lowest."""
+    model, batches = small("plain", 6), data()
+    groups = groups_of(model, batches[0][0])
+    signals = measure_signals(model, batches, groups)["stem"]
+    constant = Metric("constant", lambda s: torch.ones(s.channels), frozenset({"weights"}), "")
+    METRICS["constant"] = constant
+    try:
+        alone, joined = (rank_mean(names)(signals) for names in (["l1"], ["l1", "constant"]))
+    finally:
+        del METRICS["constant"]
+    assert torch.allclose(joined, (alone + 3.5 / 6) / 2)
+    assert torch.equal(joined.argsort(), METRICS["l1"](signals).argsort())

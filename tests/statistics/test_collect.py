@@ -1,4 +1,4 @@
-"""The pass over the data: layers that work in place, memory that is freed, what is missing told."""
+"""The pass over the data: layers that work in place, memory that is freed, what is missing."""
 
 import gc
 import weakref
@@ -200,3 +200,36 @@ def test_lower_precision_changes_scores_by_its_rounding(dtype: torch.dtype) -> N
             exact = expected[group][metric]
             gap = float((values - exact).abs().max() / exact.abs().max())
             assert gap < tolerance[dtype], (group, metric, gap)
+
+
+def test_layers_called_by_keyword_are_measured_as_by_position() -> None:
+    class Keywords(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
+            self.head = nn.Linear(5, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.b(input=torch.relu(self.a(input=x))))
+            return self.head(input=x.mean((2, 3)))
+
+    class Positions(Keywords):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.b(torch.relu(self.a(x)))).mean((2, 3)))
+
+    one, other = (
+        scores_of(randomise(kind().double()).eval(), data()) for kind in (Keywords, Positions)
+    )
+    assert set(one) == {"a", "b"}
+    for group, found in one.items():
+        for metric, values in found.items():
+            assert torch.equal(values, other[group][metric]), (group, metric)
+
+
+def test_a_compiled_network_is_scored_as_the_one_inside() -> None:
+    model = small("plain", norm=True)
+    expected = score(model, data(), ["l1", "taylor"])
+    found = score(torch.compile(model, backend="eager"), data(), ["l1", "taylor"])
+    for group, metrics in expected.items():
+        for metric, values in metrics.items():
+            assert torch.equal(found[group][metric], values), (group, metric)

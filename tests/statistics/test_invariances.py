@@ -147,7 +147,7 @@ def test_wanda_feels_the_scales_of_the_channels_that_its_consumers_write() -> No
 
 
 def test_rescaling_is_unfelt_where_every_metric_says_so() -> None:
-    """The documentation of a file names the exceptions; a metric that is neither is told here."""
+    """The documentation of a file names the exceptions; a metric in neither list fails here."""
     named = {
         "taylor",
         "taylor_elementwise",

@@ -18,7 +18,7 @@ from tests.networks import data, randomise, state_of
 from tests.scored import close
 
 Run = Callable[[nn.Module, Tensor], Tensor]
-DEAR_ONCE = {"grasp"}
+TWICE = {"grasp"}
 """Metrics that differentiate twice, which reentrant checkpointing cannot do."""
 
 
@@ -70,7 +70,7 @@ class Twice(nn.Module):
 
 
 class Parts(nn.Module):
-    """A stem, parts that run as they are told to, and a head."""
+    """A stem, parts that a function runs, and a head."""
 
     def __init__(self, run: Run, whole: bool = False) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def both(run: Run, whole: bool) -> tuple[nn.Module, nn.Module, dict[str, Group]]
 @pytest.mark.parametrize("run", [reentrant, not_reentrant, ones_own])
 def test_scores_are_those_of_the_network_without_checkpoints(run: Run, whole: bool) -> None:
     plain, again, groups = both(run, whole)
-    names = [name for name in METRICS if name not in DEAR_ONCE]
+    names = [name for name in METRICS if name not in TWICE]
     if run is ones_own:
         # Its forward has no gradient to the images, so the first part must not be its own.
         names = [name for name in names if name != "synflow"]

@@ -35,8 +35,8 @@ def tables_as_before() -> Iterator[None]:
         table.update(before)  # type: ignore[arg-type]
 
 
-def declare_saturation(dear: bool = False) -> None:
-    @selector.register_statistic("saturated", requires="forward", dear=dear)
+def declare_saturation(expensive: bool = False) -> None:
+    @selector.register_statistic("saturated", requires="forward", expensive=expensive)
     def saturated(call: LayerCall) -> Tensor:
         """How many positions are beyond one, summed over images."""
         return (call.values.abs() > 1).double().sum((0, 2))
@@ -65,8 +65,8 @@ def test_a_statistic_of_calls_is_measured_scored_recorded_and_checked() -> None:
     assert "saturation" in {row.arm for row in records.candidates}
 
 
-def test_a_dear_statistic_is_measured_for_those_who_ask() -> None:
-    declare_saturation(dear=True)
+def test_an_expensive_statistic_is_measured_for_those_who_ask() -> None:
+    declare_saturation(expensive=True)
     assert "saturation" not in first_order_metrics()
     assert "saturation" not in selector.score(small("plain"), data())["stem"]
     assert "saturation" in selector.score(small("plain"), data(), ["saturation"])["stem"]
