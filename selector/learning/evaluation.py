@@ -9,27 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import spearmanr
 
-from selector.learning.features import FLOOR_NATS
-from selector.learning.table import CAP, TrainingTable
+from selector.learning.regret import CAP, regrets
+from selector.learning.table import TrainingTable
 from selector.typing import Matrix, Numbers
-
-
-def regrets(nats: Matrix, of: Matrix | None = None) -> Matrix:
-    """Normalised regrets of many decisions, by the best and the median arm of each.
-
-    Args:
-        nats: Loss changes of all arms, shape (decisions, arms); NaN where there is none.
-        of: Loss changes to judge, shape (decisions,) or (decisions, arms); those of all arms by
-            default.
-    """
-    best = np.nanmin(nats, 1, keepdims=True)
-    median = np.nanmedian(nats, 1, keepdims=True)
-    spread = median - best + FLOOR_NATS
-    judged = nats if of is None else of.reshape(len(nats), -1)
-    found: Matrix = (judged - best) / spread
-    return found if of is None or of.ndim > 1 else found[:, 0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +107,8 @@ class Judged:
     @property
     def forecast_correlation(self) -> float:
         """Rank correlation of predicted and measured loss changes, over all candidates."""
+        from scipy.stats import spearmanr
+
         return float(spearmanr(self.forecasts[:, 0], self.forecasts[:, 3]).statistic)
 
     def mean(self, method: str, measure: str, where: Matrix | None = None) -> float:

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from selector.learning.regret import regrets
 from selector.records.decision import CONTEXT, FACTS, Decision, GroupView
 from selector.statistics.gate_fisher import MODES, Pairs
 from selector.typing import Matrix, Numbers
 
 TINY = 1e-300
-FLOOR_NATS = 0.002
-"""Added to the spread of a decision's arms, so that decisions without a difference stay small."""
 
 _OWN = ("spread", "skew", "tail", "gini", "cliff")
 _NATS = ("taylor", "fisher", "taylor_elementwise")
@@ -90,21 +89,6 @@ def distinct(proposals: Proposals, order: Iterable[str]) -> list[str]:
     for arm in order:
         first.setdefault(proposals[arm], arm)
     return list(first.values())
-
-
-def normalised(nats: Matrix) -> Matrix:
-    """Regret over the spread of the decision: (nats - best) / (median - best + 0.002 nats).
-
-    Args:
-        nats: Of the decision's candidates; shape (..., candidates).
-    """
-    ordered = np.sort(nats, -1)
-    last = nats.shape[-1] - 1
-    best = ordered[..., :1]
-    # What np.median gives, in a tenth of the time.
-    median = (ordered[..., last // 2, None] + ordered[..., (last + 1) // 2, None]) / 2
-    regrets: Matrix = (nats - best) / (median - best + FLOOR_NATS)
-    return regrets
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +194,7 @@ def _damages(scores: Mapping[str, Matrix], chosen: Matrix) -> Matrix:
     """Totals of the metrics that are in nats: their logarithms, and the regrets that they imply."""
     none = np.full(chosen.shape[1], np.nan)
     nats = np.stack([scores.get(name, none) for name in _NATS]) @ chosen.T
-    return np.concatenate([np.log10(nats + 1e-8), normalised(nats)]).T
+    return np.concatenate([np.log10(nats + 1e-8), regrets(nats)]).T
 
 
 def _together(pairs: Pairs | None, chosen: Matrix) -> Matrix:
@@ -226,7 +210,7 @@ def _together(pairs: Pairs | None, chosen: Matrix) -> Matrix:
             first / np.sqrt(np.maximum(square, TINY)),
             np.log10((second + 1e-12) / (alone + 1e-12)),
             np.log10((second + 1e-8) / (second.min() + 1e-8)),
-            *normalised(np.stack([second - first, second])),
+            *regrets(np.stack([second - first, second])),
         ],
         1,
     )

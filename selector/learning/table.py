@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from selector.errors import SelectorError
-from selector.learning.features import Proposals, candidates, describe, normalised
+from selector.learning.features import Proposals, candidates, describe
+from selector.learning.regret import CAP, regrets
 from selector.records.decision import CONTEXT, FACTS, Decision
-from selector.records.records import CandidateRecord, Records
+from selector.records.records import Records
 from selector.typing import Matrix, Names, Numbers
 
-CAP = 3.0
-"""Normalised regrets above this count as this: one ruined layer teaches no more than another."""
 DAMAGE_OFFSET = 0.005
 """Nats added before the logarithm in which loss changes are learnt."""
 
@@ -60,7 +59,7 @@ class TrainingTable:
         """Of every row the normalised regret, capped, over both splits."""
         nats = self.nats
         parts = np.split(nats, np.flatnonzero(np.diff(self.seen.decision)) + 1)
-        capped: Matrix = np.minimum(np.concatenate([normalised(part) for part in parts]), CAP)
+        capped: Matrix = np.minimum(np.concatenate([regrets(part) for part in parts]), CAP)
         return capped
 
     @property
@@ -164,11 +163,6 @@ def _check_weights(weights: Mapping[str, float], networks: Sequence[str]) -> Non
             raise SelectorError(
                 f"the weight {weight!r} of {name!r} must be a finite number above 0; 1 is neutral"
             )
-
-
-def normalised_regrets(rows: Sequence[CandidateRecord]) -> Matrix:
-    """`normalised` of the loss changes of a decision's candidates, mean of both splits."""
-    return normalised(np.array([row.nats for row in rows]))
 
 
 def single_best(table: TrainingTable, by: str = "regret") -> str:

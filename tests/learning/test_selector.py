@@ -13,8 +13,9 @@ from torch import nn
 from selector.errors import SelectorError
 from selector.learning.artefact import FORMAT_VERSION, write_artefact
 from selector.learning.features import candidates, describe, feature_names
+from selector.learning.regret import CAP, regrets
 from selector.learning.selector import SaliencySelector
-from selector.learning.table import CAP, normalised_regrets, single_best, training_table
+from selector.learning.table import single_best, training_table
 from selector.network.tracing import find_groups
 from selector.records.decision import Context, Decision, GroupView
 from selector.records.describe import describe_group, describe_run
@@ -126,7 +127,7 @@ def test_single_best_by_hand() -> None:
             spread = nats[1] - nats[0] + 0.002
             costs[row.arm].append(min((row.nats - nats[0]) / spread, CAP))
         expected = [(row.nats - nats[0]) / (nats[1] - nats[0] + 0.002) for row in rows]
-        assert normalised_regrets(rows) == pytest.approx(expected)
+        assert regrets(np.array([row.nats for row in rows])) == pytest.approx(expected)
     best = min(costs, key=lambda arm: sum(costs[arm]))
     assert single_best(training_table(records, ARMS, ARMS)) == best
 

@@ -13,7 +13,6 @@ from selector.learning.features import (
     Opinions,
     candidates,
     feature_names,
-    normalised,
 )
 from selector.learning.prediction import JointErrors
 from selector.learning.selector import SaliencySelector
@@ -45,14 +44,6 @@ def test_candidates_are_the_lowest_scores_ties_by_number() -> None:
         for arm, channels in one.items():
             order = sorted(range(len(decision.scores[arm])), key=decision.scores[arm].__getitem__)
             assert channels == tuple(sorted(order[: decision.count]))
-
-
-@given(st.lists(st.lists(st.floats(0, 10), min_size=4, max_size=4), min_size=1, max_size=3))
-def test_normalised_regret_by_the_median(rows: list[list[float]]) -> None:
-    table = np.array(rows)
-    expected = [(row - row.min()) / (np.median(row) - row.min() + 0.002) for row in table]
-    np.testing.assert_allclose(normalised(table), expected)
-    np.testing.assert_allclose(normalised(table[0]), expected[0])
 
 
 def test_how_scores_are_spread_by_loops() -> None:

@@ -9,8 +9,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from selector.errors import SelectorError
-from selector.learning.features import normalised
-from selector.learning.table import CAP
+from selector.learning.regret import CAP, regrets
 from selector.records.records import CandidateRecord, Records
 from tests.made_records import made
 from training.audit import audit as judging
@@ -41,7 +40,7 @@ def test_every_decision_is_judged_as_in_loops(records: Records) -> None:
     decisions = list(records.decisions())
     assert len(decisions) == len(judged.vbs) == 4 * 3 * 4 * 2
     for number, (group, _, rows) in enumerate(decisions):
-        evaluation = np.minimum(normalised(np.array([r.evaluation_nats for r in rows])), CAP)
+        evaluation = np.minimum(regrets(np.array([r.evaluation_nats for r in rows])), CAP)
         for row, regret in zip(rows, evaluation, strict=True):
             place = list(judged.arms).index(row.arm)
             assert judged.evaluation[number, place] == pytest.approx(regret)

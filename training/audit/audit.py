@@ -8,8 +8,7 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from selector.errors import SelectorError
-from selector.learning.evaluation import regrets
-from selector.learning.table import CAP
+from selector.learning.regret import CAP, regrets
 from selector.recording.contexts import UNPRUNED
 from selector.records.provenance import Provenance
 from selector.records.records import CandidateRecord, GroupRecord, Records

@@ -15,10 +15,11 @@ from joblib import Parallel, delayed
 
 from selector.errors import SelectorError
 from selector.learning.boosters import Settings, best_weight, excess, network_folds
-from selector.learning.evaluation import Grid, regrets
+from selector.learning.evaluation import Grid
 from selector.learning.features import feature_names
+from selector.learning.regret import CAP, regrets
 from selector.learning.selector import SaliencySelector
-from selector.learning.table import CAP, TrainingTable, log_damage, single_best
+from selector.learning.table import TrainingTable, log_damage, single_best
 from selector.records.decision import CONTEXT, FACTS
 from selector.records.records import Records
 from selector.tables import text_table

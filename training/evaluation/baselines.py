@@ -13,8 +13,9 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from selector.learning.evaluation import Grid, regrets
-from selector.learning.table import CAP, TrainingTable
+from selector.learning.evaluation import Grid
+from selector.learning.regret import CAP, regrets
+from selector.learning.table import TrainingTable
 from selector.typing import Matrix, Numbers
 
 NEIGHBOURS = 25

@@ -19,10 +19,10 @@ from selector.learning.evaluation import (
     Judged,
     Outcome,
     joined,
-    regrets,
 )
 from selector.learning.features import feature_names
 from selector.learning.prediction import Prediction
+from selector.learning.regret import regrets
 from selector.learning.selector import SaliencySelector, names_of
 from selector.learning.table import TrainingTable, single_best, training_table
 from selector.recording.measure import BASELINES
