@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from selector.planning.allocation import TINY_NATS, Curve
+from selector.learning.damage_curve import Curve
+from selector.planning.allocation import TINY_NATS
 from selector.planning.stage import Stage
 
 

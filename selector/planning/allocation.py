@@ -9,11 +9,11 @@ from typing import Protocol
 
 import numpy as np
 
-from selector.errors import SelectorError
+from selector.learning.damage_curve import Curve, damage_curves
 from selector.learning.selector import SaliencySelector
 from selector.planning.running_cost import RunningCost
-from selector.planning.stage import Stage
-from selector.records.decision import Decision, GroupView
+from selector.planning.stage import Stage, even_ratio
+from selector.records.decision import GroupView
 
 Step = tuple[str, int]
 """A group, and the channels that it loses in all after the step."""
@@ -30,7 +30,7 @@ def allocate_evenly(stage: Stage) -> dict[str, int]:
         SelectorError: The target cannot be met; the smallest reachable value is named.
     """
     if stage.target.measure == "channels":
-        return _even_ratio(stage)
+        return even_ratio(stage)
     stage.check_reachable()
     steps = _even_steps(stage)
     start = {**dict.fromkeys(stage.groups.prunable, 0), **stage.pinned}
@@ -95,94 +95,8 @@ def _land_evenly(running: RunningCost, steps: Sequence[Step]) -> None:
                 savings[place[other]] = saved(other)
 
 
-def _even_ratio(stage: Stage) -> dict[str, int]:
-    """The allowed width of every group that is nearest to having lost a share of its channels."""
-    widths, groups = stage.widths, stage.groups.prunable
-    asked = 1 - stage.target.keep
-    if asked > widths.max_ratio:
-        raise SelectorError(
-            f"ratio={asked:.4g} is more than max_ratio={widths.max_ratio:.4g} lets any group lose; "
-            "raise max_ratio, or lower ratio"
-        )
-    even = {name: widths.nearest_to(groups[name], stage.due(asked)) for name in stage.free}
-    counts = {name: {**even, **stage.pinned}[name] for name in groups}
-    lost = [widths.lost(groups[name], count) for name, count in counts.items()]
-    if stage.share == 1 and not any(lost):
-        widest = max(widths.original.values())
-        what = f"ratio={asked:.4g}" if asked else f"ratios={dict(widths.ratios)}"
-        raise SelectorError(
-            f"{what} removes nothing: no group, of {widest} channels at most, has an "
-            f"allowed width (round_to={widths.round_to}, min_channels={widths.min_channels}) "
-            "nearer to it than its own; raise the ratio"
-        )
-    return counts
-
-
-def asked_widths(stage: Stage) -> dict[str, float]:
-    """Channels that were to be left of every group of which a ratio was asked, unrounded."""
-    asked = dict(stage.widths.ratios)
-    if stage.target.measure == "channels" and stage.target.keep < 1:
-        asked = dict.fromkeys(stage.widths.original, 1 - stage.target.keep) | asked
-    return {
-        name: stage.widths.original[name] * (1 - stage.due(ratio)) for name, ratio in asked.items()
-    }
-
-
-LADDER = (0.03, 0.06, 0.12, 0.25, 0.5, 0.75)
-"""Shares of a group's channels at which its damage is predicted; then all that may go."""
-
 TINY_NATS = 1e-4
 """Price of a step that is predicted to cost nothing, so that larger savings still go first."""
-
-Curve = Mapping[int, float]
-"""Channels removed from a group -> predicted loss change in nats; never less a channel; 0 -> 0."""
-
-
-def damage_curve(selector: SaliencySelector, view: GroupView, options: Sequence[int]) -> Curve:
-    """Predicted loss change of a group at several of its allowed steps, by its trusted metrics.
-
-    Args:
-        selector: Asked for predictions.
-        view: The group as the selector sees it.
-        options: Numbers of channels that may go, ascending, beginning with 0.
-    """
-    return damage_curves(selector, {"": view}, {"": options})[""]
-
-
-def damage_curves(
-    selector: SaliencySelector,
-    views: Mapping[str, GroupView],
-    options: Mapping[str, Sequence[int]],
-) -> dict[str, Curve]:
-    """`damage_curve` of many groups, predicted together.
-
-    No step is cheaper per channel than a smaller one: the channels that a metric would miss least
-    go first, and where a larger step is predicted to be a bargain, the prediction is wrong.
-
-    Args:
-        selector: Asked for predictions.
-        views: Group -> the group as the selector sees it.
-        options: Group -> numbers of channels that may go, ascending, beginning with 0.
-    """
-    counts = {name: _rungs(options[name], view.channels) for name, view in views.items()}
-    asked = [Decision(views[name], n) for name, some in counts.items() for n in some]
-    predictions = iter(selector.predict_many(asked))
-    curves: dict[str, Curve] = {}
-    for name, some in counts.items():
-        curve, highest = {0: 0.0}, 0.0
-        for count in some:
-            prediction = next(predictions)
-            highest = max(highest, prediction.loss_change_nats[prediction.trusted] / count)
-            curve[count] = highest * count
-        curves[name] = curve
-    return curves
-
-
-def _rungs(options: Sequence[int], channels: int) -> list[int]:
-    """The allowed steps that are nearest to those of the ladder, and the largest."""
-    steps = options[1:]
-    nearest = {min(steps, key=lambda n: abs(n - s * channels)) for s in LADDER if steps}
-    return sorted(nearest | {*steps[-1:]})
 
 
 def allocate_by_damage(stage: Stage, curves: Mapping[str, Curve]) -> dict[str, int]:

@@ -16,7 +16,6 @@ from selector.learning.explain import explain
 from selector.learning.selector import SaliencySelector
 from selector.network.latency import Clock
 from selector.network.tracing import find_groups
-from selector.planning.allocation import asked_widths
 from selector.planning.candidates import Survey, Trial, survey_network
 from selector.planning.composition.myopic import Myopic
 from selector.planning.composition.plan import plan_myopically
@@ -25,7 +24,7 @@ from selector.planning.forecast import expected_of
 from selector.planning.limits import Limits, Shares
 from selector.planning.method import AllocationName, Method, method_of
 from selector.planning.plan import Goal, Plan
-from selector.planning.stage import Stage
+from selector.planning.stage import Stage, asked_widths
 from selector.planning.target import Target, Targets
 from selector.records.decision import Decision
 

@@ -105,3 +105,40 @@ class Stage:
                 "or min_channels, or ignore fewer groups"
                 + (f" ({refused} groups are left alone)" if refused else "")
             )
+
+
+def even_ratio(stage: Stage) -> dict[str, int]:
+    """Channels that every group loses so that its width is the allowed one nearest to the ratio.
+
+    Raises:
+        SelectorError: The ratio is more than a group may lose, or removes nothing.
+    """
+    widths, groups = stage.widths, stage.groups.prunable
+    asked = 1 - stage.target.keep
+    if asked > widths.max_ratio:
+        raise SelectorError(
+            f"ratio={asked:.4g} is more than max_ratio={widths.max_ratio:.4g} lets any group lose; "
+            "raise max_ratio, or lower ratio"
+        )
+    even = {name: widths.nearest_to(groups[name], stage.due(asked)) for name in stage.free}
+    counts = {name: {**even, **stage.pinned}[name] for name in groups}
+    lost = [widths.lost(groups[name], count) for name, count in counts.items()]
+    if stage.share == 1 and not any(lost):
+        widest = max(widths.original.values())
+        what = f"ratio={asked:.4g}" if asked else f"ratios={dict(widths.ratios)}"
+        raise SelectorError(
+            f"{what} removes nothing: no group, of {widest} channels at most, has an "
+            f"allowed width (round_to={widths.round_to}, min_channels={widths.min_channels}) "
+            "nearer to it than its own; raise the ratio"
+        )
+    return counts
+
+
+def asked_widths(stage: Stage) -> dict[str, float]:
+    """Channels that were to be left of every group of which a ratio was asked, unrounded."""
+    asked = dict(stage.widths.ratios)
+    if stage.target.measure == "channels" and stage.target.keep < 1:
+        asked = dict.fromkeys(stage.widths.original, 1 - stage.target.keep) | asked
+    return {
+        name: stage.widths.original[name] * (1 - stage.due(ratio)) for name, ratio in asked.items()
+    }

@@ -12,9 +12,9 @@ from selector.data.calibration import Calibration
 from selector.data.checks import check_model, share
 from selector.data.forward import probe_inputs
 from selector.data.loss import Loss
+from selector.learning.damage_curve import Curve, damage_curve
 from selector.learning.selector import SaliencySelector
 from selector.network.tracing import Groups, find_groups
-from selector.planning.allocation import Curve, damage_curve
 from selector.planning.candidates import survey_network
 from selector.planning.criteria import SelectorCriterion
 from selector.planning.limits import Widths

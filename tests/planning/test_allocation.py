@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selector.errors import SelectorError
+from selector.learning.damage_curve import damage_curve
 from selector.learning.selector import SaliencySelector
 from selector.network.tracing import Groups, find_groups
 from selector.planning.allocation import (
@@ -17,7 +18,6 @@ from selector.planning.allocation import (
     LeastDamage,
     allocate_by_damage,
     allocate_evenly,
-    damage_curve,
 )
 from selector.planning.choose import choose
 from selector.planning.limits import Widths

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from selector.learning.damage_curve import Curve
 from selector.network.costs import Costs, LayerCost
 from selector.network.groups import Group, Slice
 from selector.network.latency import Clock, LatencyTable
 from selector.network.tracing import Groups
 from selector.planning.allocation import (
-    Curve,
     allocate_by_damage,
     allocate_evenly,
 )
@@ -55,7 +55,11 @@ def made_stage(count: int, seed: int, target: str = "keep_macs", **limits: Any) 
     keep, share = limits.pop("keep", float(chance.uniform(0.3, 0.95))), limits.pop("share", 1.0)
     chosen = Widths.of(groups, limits.pop("max_ratio", 0.9), **{"round_to": 1, **limits})
     clock = _clock(chance, groups) if target == "keep_latency" else None
-    return Stage(Groups(groups, {}, costs), chosen, Target.of({target: keep}), share, costs, clock)
+    return Stage(Groups(groups, {}, costs), chosen, _target(target, keep), share, costs, clock)
+
+
+def _target(name: str, keep: float) -> Target:
+    return Target.of({name: keep})  # type: ignore[misc]
 
 
 def _slice(layer: str, side: Any, channels: int, positions: int = 1, first: int = 0) -> Slice:
@@ -108,7 +112,7 @@ def _clock(chance: Chance, groups: dict[str, Group]) -> Clock:
 def curves_of(stage: Stage, seed: int) -> dict[str, Curve]:
     """Rising damage at some of the steps of every group."""
     chance = np.random.default_rng(seed + 1)
-    found = {}
+    found: dict[str, Curve] = {}
     for name in stage.free:
         options = stage.options(name)
         some = sorted({*chance.choice(options, 4).tolist(), options[-1]} - {0})
@@ -164,7 +168,7 @@ def test_allocations_are_those_of_the_slow_twins(
     least = last.cost({**{n: stage.options(n)[-1] for n in stage.free}, **last.pinned})
     keep = max(stage.target.keep, 1.02 * least / stage.start_cost)
     assume(keep < 1)
-    stage = dataclasses.replace(stage, target=Target.of({target: keep}))
+    stage = dataclasses.replace(stage, target=_target(target, keep))
     assert allocate_evenly(stage) == slow_evenly(stage)
     found, expected = allocate_by_damage(stage, curves), slow_by_damage(stage, curves)
     assert found == expected

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from selector.data.batches import Batches
+from selector.learning.damage_curve import LADDER, Curve
 from selector.network.costs import count_costs
 from selector.network.groups import Group, Slice
 from selector.network.tracing import Groups
-from selector.planning.allocation import LADDER, Curve, allocate_by_damage, allocate_evenly
+from selector.planning.allocation import allocate_by_damage, allocate_evenly
 from selector.planning.limits import Widths
 from selector.planning.stage import Stage
 from selector.planning.target import Target
