@@ -43,8 +43,9 @@ class PrunedContext:
 
     @property
     def name(self) -> str:
-        """As it stands in the records."""
-        return f"{self.metric}-{self.keep_macs:.2f}"
+        """As it stands in the records: the share with two digits, or as many as it has."""
+        share = f"{self.keep_macs:.2f}"
+        return f"{self.metric}-{share if float(share) == self.keep_macs else self.keep_macs}"
 
     def reached(self, model: nn.Module, calibration: Calibration) -> nn.Module:
         """A copy of the network in this state."""
@@ -58,6 +59,18 @@ class PrunedContext:
             loss=calibration.loss,
         )
         return result.model
+
+
+def check_distinct(contexts: Sequence[PrunedContext]) -> None:
+    """Make sure that no state is recorded twice.
+
+    Raises:
+        SelectorError: Two contexts have one name.
+    """
+    names = [context.name for context in contexts]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise SelectorError(f"contexts name {twice[0]!r} twice; leave one of them out")
 
 
 def least_macs(groups: Groups) -> float:
@@ -92,7 +105,7 @@ def draw_contexts(
                 round(MACS_LEFT[1] - (MACS_LEFT[1] - lowest) * place, 2),
             )
         )
-    return tuple(found)
+    return tuple(dict.fromkeys(found))
 
 
 def draw_counts(channels: int, generator: torch.Generator) -> list[int]:

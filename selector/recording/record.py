@@ -25,6 +25,7 @@ from selector.network.tracing import find_groups
 from selector.recording.contexts import (
     UNPRUNED,
     PrunedContext,
+    check_distinct,
     draw_contexts,
     least_macs,
 )
@@ -90,6 +91,7 @@ def record(
         if isinstance(contexts, Sequence)
         else draw_contexts(whole_number("contexts", contexts, 0), chance, least_macs(whole))
     )
+    check_distinct(drawn)
     diary = Journal(
         None if journal is None else Path(journal),
         f"{network}-{seed}",

@@ -214,6 +214,18 @@ def test_contexts_that_cannot_be_are_refused() -> None:
         PrunedContext("l1", 1.5)
 
 
+def test_contexts_have_names_of_their_own() -> None:
+    near = [PrunedContext("l1", 0.801), PrunedContext("l1", 0.804), PrunedContext("l1", 0.8)]
+    assert [context.name for context in near] == ["l1-0.801", "l1-0.804", "l1-0.80"]
+    model = small("plain", 6)
+    found = record(model, data(9, 3), network="near", ratios=(0.5,), contexts=near)
+    assert {row.context for row in found.groups} == {"unpruned", *(one.name for one in near)}
+    assert len({(row.context, row.group) for row in found.groups}) == len(found.groups)
+    for twice in ([near[0], near[0]], [near[2], PrunedContext("l1", 0.80)]):
+        with pytest.raises(SelectorError, match=f"contexts name '{twice[0].name}' twice"):
+            record(model, data(9, 3), network="near", contexts=twice)
+
+
 class HalfFixed(nn.Module):
     """Half of the work is in a layer that reads the images and is an output: it stays."""
 
