@@ -7,8 +7,9 @@ from dataclasses import astuple
 import numpy as np
 
 from selector.records.decision import Context, GroupFacts
+from selector.records.measurement import CandidateRecord, GroupRecord
 from selector.records.provenance import Provenance
-from selector.records.records import CandidateRecord, GroupRecord, Records
+from selector.records.records import Records
 from selector.typing import Matrix
 
 METRICS = ("l1", "taylor", "fpgm")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from selector.errors import SelectorError
 from selector.files import write_text
-from selector.records.records import CandidateRecord
+from selector.records.measurement import CandidateRecord
 
 FINGERPRINT = "fingerprint"
 """File that says what the measurements belong to."""

@@ -21,7 +21,7 @@ from selector.oracle.recalibrated import recalibrated_changes
 from selector.recording.contexts import counts_of, draw_counts
 from selector.records.decision import Decision
 from selector.records.describe import describe_network
-from selector.records.records import CandidateRecord, GroupRecord
+from selector.records.measurement import CandidateRecord, GroupRecord
 from selector.saliency.registry import METRICS, arms, first_order_metrics
 from selector.typing import Channels, Matrix
 

@@ -31,8 +31,9 @@ from selector.recording.contexts import (
 )
 from selector.recording.journal import Journal
 from selector.recording.measure import NetworkState, Parts
-from selector.records.provenance import Provenance
-from selector.records.records import CandidateRecord, GroupRecord, Records
+from selector.records.measurement import CandidateRecord, GroupRecord
+from selector.records.provenance import Provenance, check_network_name
+from selector.records.records import Records
 from selector.saliency.registry import first_order_metrics
 
 
@@ -76,10 +77,7 @@ def record(
         SelectorError: Unusable data, nothing prunable, or a ratio out of range.
     """
     check_model(model)
-    if not isinstance(network, str) or not network or "/" in network or network.startswith("."):
-        raise SelectorError(
-            f"network={network!r} must be the name of a folder: not empty, no '/', no leading '.'"
-        )
+    check_network_name(network)
     ratios = None if ratios is None else _checked(ratios)
     parts = Parts(*Calibration(batches, loss).split(3, "recording"))
     chance = torch.Generator().manual_seed(seed)

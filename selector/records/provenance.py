@@ -8,6 +8,8 @@ from selector.errors import SelectorError
 
 ORIGINS = ("own", "foreign")
 """Networks that a selector may learn from, and those kept for testing."""
+LONGEST_NAME = 200
+"""Bytes of a network's name."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,33 @@ class Provenance:
                 f"{self.network}: unknown origin {self.origin!r}; known: {', '.join(ORIGINS)}"
             )
 
+    def check_name(self) -> None:
+        """Make sure that the network's name is that of a folder: its records are written there.
+
+        Raises:
+            SelectorError: It is empty, begins with a dot, or leads elsewhere.
+        """
+        check_network_name(self.network)
+
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the metrics that it was recorded with, in order; none where it is not said."""
         found = json.loads(self.versions).get("metrics", ())
         return tuple(sorted(found))
+
+
+def check_network_name(name: object) -> None:
+    """Make sure that a network's name is that of a folder.
+
+    Raises:
+        SelectorError: It is not.
+    """
+    fine = isinstance(name, str) and 0 < len(name.encode()) <= LONGEST_NAME
+    if not fine or str(name).startswith(".") or any(c in str(name) for c in "/\\\0"):
+        raise SelectorError(
+            f"network={name!r} must be the name of a folder: not empty, no '/' or '\\', no leading "
+            f"'.', {LONGEST_NAME} bytes at most"
+        )
 
 
 def check_mixture(parts: Mapping[str, tuple[Provenance, str]]) -> None:

@@ -16,7 +16,8 @@ from sklearn.utils.validation import check_is_fitted
 from selector.errors import SelectorError
 from selector.learning.artefact import write_artefact
 from selector.learning.selector import SaliencySelector
-from selector.records.records import CandidateRecord, Records
+from selector.records.measurement import CandidateRecord
+from selector.records.records import Records
 from tests.made_records import made
 
 QUICK = SaliencySelector(trees=3, leaves=4, folds=2)

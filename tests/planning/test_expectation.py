@@ -69,7 +69,7 @@ def test_nothing_is_computed_beyond_the_highest_rise(monkeypatch: pytest.MonkeyP
         seen.append(args[0].numel())
         return entropy(*args)
 
-    monkeypatch.setattr(expectation.functional, "cross_entropy", counted)
+    monkeypatch.setattr(functional, "cross_entropy", counted)
     logits = made(100, 10, 0, 4.0)
     logits.after([0.05, 0.02])
     assert 2 * DRAWS <= len(seen) < 20 * DRAWS

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,9 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -25,7 +28,7 @@ from selector.records import records as records_module
 from selector.records.parquet import rows_of, tuples_of
 from selector.records.provenance import Provenance, check_mixture
 from selector.records.records import CANDIDATES_FILE, FILES, GROUPS_FILE, Records
-from tests.made_records import made, same
+from tests.made_records import METRICS, made, same
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -108,11 +111,112 @@ def test_halves_of_different_recordings_are_refused(saved: Path, tmp_path: Path)
         Records.load(folder)
 
 
-def test_a_candidate_without_its_group_is_refused(tmp_path: Path) -> None:
-    records = made(["a"])
-    replace(records, groups=records.groups[1:]).save(tmp_path)
-    with pytest.raises(SelectorError, match=r"a holds no records of ours.*'layer0' of 'unpruned'"):
+def renamed(records: Records, name: str) -> Records:
+    return Records(
+        tuple(replace(one, network=name) for one in records.networks),
+        tuple(replace(one, network=name) for one in records.groups),
+        tuple(replace(one, network=name) for one in records.candidates),
+    )
+
+
+def with_group(records: Records, **changes: Any) -> Records:
+    first, *others = records.groups
+    return replace(records, groups=(replace(first, **changes), *others))
+
+
+def with_candidate(records: Records, **changes: Any) -> Records:
+    first, *others = records.candidates
+    return replace(records, candidates=(replace(first, **changes), *others))
+
+
+WHOLE = made(["a"])
+NO_NUMBERS = {metric: np.full(8, np.nan) for metric in METRICS}
+WRONG: dict[str, tuple[Records, str]] = {
+    "no group": (
+        replace(WHOLE, groups=WHOLE.groups[1:]),
+        "a / unpruned / layer0 / 1 / l1 is of group 'layer0' of 'unpruned', which is missing",
+    ),
+    "a group twice": (
+        replace(WHOLE, groups=(*WHOLE.groups, WHOLE.groups[0])),
+        "group a / unpruned / layer0 is there twice",
+    ),
+    "a candidate twice": (
+        replace(WHOLE, candidates=(*WHOLE.candidates, WHOLE.candidates[2])),
+        "candidate a / unpruned / layer0 / 1 / fpgm is there twice",
+    ),
+    "scores that are NaN": (
+        with_group(WHOLE, scores=NO_NUMBERS),
+        "scores of 'l1' in group a / unpruned / layer0 must be 8 finite numbers",
+    ),
+    "too few scores": (
+        with_group(WHOLE, scores={m: v[:5] for m, v in WHOLE.groups[0].scores.items()}),
+        "scores of 'l1' in group a / unpruned / layer0 must be 8 finite numbers",
+    ),
+    "an infinite fact": (
+        with_group(WHOLE, facts=replace(WHOLE.groups[0].facts, kernel=float("inf"))),
+        "kernel of group a / unpruned / layer0 is not finite",
+    ),
+    "a metric that was not recorded": (
+        with_group(WHOLE, scores={**WHOLE.groups[0].scores, "astrology": np.ones(8)}),
+        "scores of 'astrology', which the network was not recorded with",
+    ),
+    "an arm without scores": (
+        with_candidate(WHOLE, arm="astrology"),
+        "a / unpruned / layer0 / 1 / astrology is of a metric that its group has no scores of",
+    ),
+    "a negative error": (
+        with_candidate(WHOLE, evaluation_error=-0.1),
+        "evaluation_error=-0.1 of candidate a / unpruned / layer0 / 1 / l1 must not be negative",
+    ),
+    "all channels": (
+        with_candidate(WHOLE, count=8),
+        "a / unpruned / layer0 / 8 / l1 removes 8 of 8 channels",
+    ),
+    "a name that leads elsewhere": (
+        renamed(WHOLE, "/../../x"),
+        "network='/../../x' must be the name of a folder",
+    ),
+    "a hidden name": (renamed(WHOLE, ".x"), "network='.x' must be the name of a folder"),
+    "no name": (renamed(WHOLE, ""), "network='' must be the name of a folder"),
+    "a long name": (renamed(WHOLE, "x" * 300), "must be the name of a folder"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_rows_that_cannot_have_been_measured_are_not_written(name: str, tmp_path: Path) -> None:
+    records, culprit = WRONG[name]
+    with pytest.raises(SelectorError, match=re.escape(culprit)):
+        (records + made(["b"])).save(tmp_path / "deep" / "records")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [name for name in WRONG if " name" not in name])
+def test_rows_that_cannot_have_been_measured_are_not_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, culprit = WRONG[name]
+    with monkeypatch.context() as unchecked:
+        unchecked.setattr(records_module, "check_measured", lambda *_: None)
+        records.save(tmp_path)
+    with pytest.raises(SelectorError, match=f"a holds no records of ours: .*{re.escape(culprit)}"):
         Records.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["/../../x", "..", "a/b", ".hidden", ""])
+def test_a_network_whose_name_leads_elsewhere_is_not_read(
+    name: str, saved: Path, tmp_path: Path
+) -> None:
+    folder = copied(saved, tmp_path)
+    for file in FILES:
+        table = pq.read_table(folder / "a" / file)
+        about = {**json.loads(table.schema.metadata[b"provenance"]), "network": name}
+        metadata = {**table.schema.metadata, b"provenance": json.dumps(about).encode()}
+        pq.write_table(table.replace_schema_metadata(metadata), folder / "a" / file)
+    culprit = re.escape(
+        f"a holds no records of ours: network={name!r} must be the name of a folder"
+    )
+    with pytest.raises(SelectorError, match=culprit):
+        Records.load(folder)
 
 
 def test_another_half_missing_is_named(saved: Path, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from scipy.stats import spearmanr
 
 from selector.errors import SelectorError
 from selector.learning.regret import CAP, regrets
-from selector.records.records import CandidateRecord, Records
+from selector.records.measurement import CandidateRecord
+from selector.records.records import Records
 from tests.made_records import made
 from training.audit import audit as judging
 from training.benchmarks.labels import records as audit

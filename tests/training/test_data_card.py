@@ -10,7 +10,8 @@ import pytest
 
 from selector.errors import SelectorError
 from selector.recording.record import record
-from selector.records.records import FILES, GROUPS_FILE, CandidateRecord, Records
+from selector.records.measurement import CandidateRecord
+from selector.records.records import FILES, GROUPS_FILE, Records
 from tests.made_records import made
 from tests.networks import data, small
 from training.audit.columns import COLUMNS, described

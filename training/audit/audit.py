@@ -10,8 +10,9 @@ from scipy.stats import rankdata
 from selector.errors import SelectorError
 from selector.learning.regret import CAP, regrets
 from selector.recording.contexts import UNPRUNED
+from selector.records.measurement import CandidateRecord, GroupRecord
 from selector.records.provenance import Provenance
-from selector.records.records import CandidateRecord, GroupRecord, Records
+from selector.records.records import Records
 from selector.saliency.registry import find_metric, known_metrics
 from selector.typing import Matrix
 

@@ -1,0 +1,64 @@
+"""What was measured, row by row: groups as the selector sees them, and candidates with losses."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from selector.records.decision import Context, GroupFacts, GroupView
+from selector.statistics.gate_fisher import Pairs
+from selector.typing import Matrix
+
+
+@dataclass(frozen=True, eq=False)
+class GroupRecord:
+    """One group of a network in one state: what the selector may know of it."""
+
+    network: str
+    context: str
+    """Name of the network's state: `unpruned`, or metric and share of the MACs that it has left."""
+    group: str
+    channels: int
+    """Channels that the group has in this state."""
+    facts: GroupFacts
+    state: Context
+    scores: Mapping[str, Matrix]
+    """Metric -> raw scores of shape (channels,)."""
+    pairs: Mapping[str, Pairs] = field(default_factory=dict)
+    """Mode of removal -> what every two channels do together."""
+
+    def view(self) -> GroupView:
+        """The group as the selector sees it; what is derived of it lives as long as the view."""
+        return GroupView(self.facts, self.state, self.scores, self.pairs)
+
+
+@dataclass(frozen=True)
+class CandidateRecord:
+    """One arm's choice in one decision, and what it truly did to the loss."""
+
+    network: str
+    context: str
+    group: str
+    count: int
+    """Channels removed."""
+    arm: str
+    set_id: int
+    """Equal for arms that chose the same channels in this decision: measured once."""
+    selection_nats: float
+    """Loss change on the selection split."""
+    selection_error: float
+    """Its standard error, paired by image."""
+    evaluation_nats: float
+    """Loss change on the evaluation split, disjoint from the other."""
+    evaluation_error: float
+    compensated_selection_nats: float | None = None
+    """As above, with the removed channels' means in their place; None where not measured."""
+    compensated_selection_error: float | None = None
+    compensated_evaluation_nats: float | None = None
+    compensated_evaluation_error: float | None = None
+    recalibrated_nats: float | None = None
+    """On the evaluation split, after BatchNorm was recalibrated; None but for a sample."""
+    recalibrated_error: float | None = None
+
+    @property
+    def nats(self) -> float:
+        """Mean of the two splits, plain removal."""
+        return (self.selection_nats + self.evaluation_nats) / 2
