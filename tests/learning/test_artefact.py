@@ -40,6 +40,10 @@ def quick() -> SaliencySelector:
     [
         (made([]), "records of 0 network"),
         (made(["a"]), "records of 1 network cannot.*record at least two"),
+        (
+            made(["a", "b"], metrics=["l1", "taylor", "astrology"]),
+            "the records hold metric 'astrology', which is not in the table; register it",
+        ),
         (made(["a", "b"], metrics=["l1"]), "1 known arm; record at least two metrics"),
         (
             with_losses(made(["a", "b"]), lambda row: 0.25),
