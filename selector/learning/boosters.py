@@ -51,14 +51,21 @@ class Settings:
 
 
 def check_settings(
-    folds: object, trees: object, leaves: object, learning_rate: object, caution: object
+    *,
+    folds: object,
+    trees: object,
+    leaves: object,
+    learning_rate: object,
+    caution: object,
+    seed: object,
 ) -> None:
     """Make sure that boosters can learn like this.
 
     Raises:
         SelectorError: A setting out of range.
     """
-    for name, value, least in (("folds", folds, 2), ("trees", trees, 1), ("leaves", leaves, 2)):
+    whole = (("folds", folds, 2), ("trees", trees, 1), ("leaves", leaves, 2), ("seed", seed, 0))
+    for name, value, least in whole:
         whole_number(name, value, least)
     for name, value, above in (("learning_rate", learning_rate, 1e-9), ("caution", caution, 0.0)):
         if not is_number(value) or not above <= value < math.inf:

@@ -63,7 +63,7 @@ def explain(
         expected_regret=max(0.0, float(parts[0].sum()) - damage),
         predicted_nats=nats,
         predicted_interval=prediction.loss_change_interval[prediction.trusted],
-        novelty=prediction.novelty,
+        novelty=prediction.out_of_distribution,
         unusual=_unusual(selector, seen),
         rival=rival,
         reasons=reasons,
@@ -110,11 +110,12 @@ def _reasons(
 
 
 def _unusual(selector: SaliencySelector, seen: Described) -> tuple[Unusual, ...]:
-    gaps, facts = selector.familiar.gaps(seen.facts)[0], seen.facts[0]
+    usual_facts = selector.training_distribution
+    gaps, facts = usual_facts.gaps(seen.facts)[0], seen.facts[0]
     found = []
     for number in np.argsort(-np.abs(gaps), kind="stable")[:UNUSUAL].tolist():
         words, text = fact_in_words(NUMBERS[number])
-        usual = float(selector.familiar.mean[number])
+        usual = float(usual_facts.mean[number])
         found.append(Unusual(words, text(facts[number]), text(usual), float(gaps[number])))
     return tuple(found)
 

@@ -23,7 +23,7 @@ class Prediction:
     """Predicted cost of the single best minus that of the predicted best."""
     gain_error: float
     """Its standard error over the jackknife of training networks."""
-    novelty: float
+    out_of_distribution: float
     """Distance to the training decisions, over that within which 99 % of those of a network not
     learnt from lie: above one, the decision is outside, and the single best is followed."""
     proposals: Mapping[str, tuple[int, ...]]
@@ -42,7 +42,7 @@ class Prediction:
     @property
     def outside(self) -> bool:
         """Whether the decision lies outside what was learnt from."""
-        return self.novelty > 1
+        return self.out_of_distribution > 1
 
     def shortlist(self, count: int | None) -> list[str]:
         """The trusted arm, then those that complement it best; never two with the same channels."""

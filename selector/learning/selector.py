@@ -2,8 +2,8 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import lightgbm as lgb
 import numpy as np
@@ -11,7 +11,14 @@ from sklearn.base import BaseEstimator
 
 from selector.data.checks import check_kind
 from selector.errors import SelectorError
-from selector.learning.artefact import read_artefact, shipped_file, write_artefact
+from selector.learning.artefact import (
+    Description,
+    IntervalNumbers,
+    Parameters,
+    read_artefact,
+    shipped_file,
+    write_artefact,
+)
 from selector.learning.boosters import (
     Settings,
     best_weight,
@@ -32,7 +39,7 @@ from selector.learning.table import (
     single_best,
     training_table,
 )
-from selector.learning.uncertainty import Familiar, Intervals
+from selector.learning.uncertainty import Intervals, TrainingDistribution
 from selector.records.decision import Decision
 from selector.records.records import Records
 from selector.saliency.registry import find_metric, known_metrics
@@ -68,6 +75,8 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
     single_best_: str
     networks_: list[str]
     damage_weight_: float
+    training_distribution: TrainingDistribution
+    """Where the decisions lie that it has learnt from."""
 
     def __init__(
         self,
@@ -122,7 +131,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         """
         networks = sorted(set(table.network.tolist()))
         _check_enough(len(networks))
-        check_settings(self.folds, self.trees, self.leaves, self.learning_rate, self.caution)
+        check_settings(**self.get_params())
         if not np.isfinite(table.nats).all():
             names = sorted(set(table.row_network[~np.isfinite(table.nats)].tolist()))
             raise SelectorError(
@@ -157,7 +166,9 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         errors = np.full((len(table.network), len(self.arms_)), np.nan)
         errors[table.seen.decision, table.seen.arm] = regret - costs
         self._joint = JointErrors.learnt(errors, self.seed)
-        self._familiar = Familiar.learnt(table.seen.facts, table.network.tolist(), self.seed)
+        self.training_distribution = TrainingDistribution.fit(
+            table.seen.facts, table.network.tolist(), self.seed
+        )
         return self
 
     @property
@@ -218,22 +229,17 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         """All that it asks: the jackknife for the regret, then the one for the loss change."""
         return [*self._regret, self._damage]
 
-    @property
-    def familiar(self) -> Familiar:
-        """Where the decisions lie that it has learnt from."""
-        return self._familiar
-
     def predict_described(self, seen: Described) -> list[Prediction]:
         """As `predict_many`, of decisions that are described already."""
         regrets = np.stack([predicted(booster, seen.features) for booster in self._regret])
         logs = predicted(self._damage, seen.features)
         costs = regrets + self.damage_weight_ * excess(logs, seen.decision)
-        novelty = self._familiar.novelty(seen.facts)
+        distances = self.training_distribution.distance(seen.facts)
         ends = np.cumsum([len(found) for found in seen.proposals])
         spans = [slice(e - len(found), e) for found, e in zip(seen.proposals, ends, strict=True)]
         return [
             self._decided(found, costs[:, span], logs[span], far)
-            for found, span, far in zip(seen.proposals, spans, novelty.tolist(), strict=True)
+            for found, span, far in zip(seen.proposals, spans, distances.tolist(), strict=True)
         ]
 
     def _decided(
@@ -241,7 +247,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         proposals: Proposals,
         costs: Matrix,
         logs: Matrix,
-        novelty: float,
+        distance: float,
     ) -> Prediction:
         """Weigh the predicted costs, shape (boosters, arms): trust the best, or the single best.
 
@@ -258,7 +264,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         error = float(((count - 1) / count * np.square(gains - gains.mean()).sum()) ** 0.5)
         gain = float(gains.mean())
         differs = proposals[arms[best]] != proposals[self.single_best_]
-        fell_back = differs and (gain <= self.caution * error or novelty > 1)
+        fell_back = differs and (gain <= self.caution * error or distance > 1)
         trusted = self.single_best_ if fell_back else arms[best]
         cost = dict(zip(arms, (mean - mean.min()).tolist(), strict=True))
         others = [arm for arm in arms if proposals[arm] != proposals[trusted]]
@@ -270,7 +276,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             fell_back=fell_back,
             gain=gain,
             gain_error=error,
-            novelty=novelty,
+            out_of_distribution=distance,
             proposals=proposals,
             cost=cost,
             loss_change_nats=dict(zip(arms, nats, strict=True)),
@@ -299,22 +305,28 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         self.check_fitted()
         boosters = {f"regret_{i}": b.model_to_string() for i, b in enumerate(self._regret)}
         boosters["damage"] = self._damage.model_to_string()
-        description = {
-            "parameters": self.get_params(),
-            "arms": self.arms_,
-            "metrics": self.metrics_,
-            "features": self.feature_names,
-            "single_best": self.single_best_,
-            "networks": self.networks_,
-            "damage_weight": self.damage_weight_,
-            "intervals": {
-                "edges": self._intervals.edges.tolist(),
-                "quantiles": self._intervals.quantiles.tolist(),
-            },
-            "joint_errors": np.round(self._joint.draws, 4).tolist(),
-            "familiar": self._familiar.as_lists(),
+        write_artefact(Path(folder), asdict(self._described()), boosters)
+
+    def _described(self) -> Description:
+        """All that it has learnt but its boosters."""
+        parameters = {
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in self.get_params().items()
         }
-        write_artefact(Path(folder), description, boosters)
+        return Description(
+            parameters=Parameters(**parameters),
+            arms=tuple(self.arms_),
+            metrics=tuple(self.metrics_),
+            features=tuple(self.feature_names),
+            single_best=self.single_best_,
+            networks=tuple(self.networks_),
+            damage_weight=self.damage_weight_,
+            intervals=IntervalNumbers(
+                edges=self._intervals.edges.tolist(), quantiles=self._intervals.quantiles.tolist()
+            ),
+            joint_errors=np.round(self._joint.draws, 4).tolist(),
+            familiar=self.training_distribution.as_numbers(),
+        )
 
     @classmethod
     def load(cls, folder: str | Path) -> "SaliencySelector":
@@ -324,21 +336,21 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             SelectorError: Missing, damaged, of another format, or with metrics or features unknown
                 here.
         """
-        body, texts = read_artefact(Path(folder))
-        known = known_metrics(body["metrics"])
-        unknown = [name for name in body["metrics"] if name not in known]
+        described, texts = read_artefact(Path(folder))
+        known = known_metrics(described.metrics)
+        unknown = [name for name in described.metrics if name not in known]
         if unknown:
             raise SelectorError(
                 f"{folder} needs metric {unknown[0]!r}, which is not in the table; "
                 "register it before loading, or fit the selector again"
             )
         try:
-            found = cls._of_parts(body, texts)
-        except (KeyError, TypeError, ValueError, lgb.basic.LightGBMError) as error:
+            found = cls._of_parts(described, texts)
+        except (ValueError, lgb.basic.LightGBMError) as error:
             raise SelectorError(
                 f"{folder} was not saved by this version's save: {error}; fit the selector again"
             ) from error
-        if body["features"] != found.feature_names:
+        if list(described.features) != found.feature_names:
             raise SelectorError(
                 f"{folder} learnt from other features than this version describes decisions by; "
                 "fit the selector again"
@@ -346,25 +358,22 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         return found
 
     @classmethod
-    def _of_parts(cls, body: Mapping[str, Any], texts: Mapping[str, str]) -> "SaliencySelector":
-        """Put together what `save` took apart; whatever does not fit raises."""
-        found = cls(**body["parameters"])
-        found.arms_, found.metrics_ = body["arms"], body["metrics"]
-        found.single_best_, found.networks_ = body["single_best"], body["networks"]
-        found.damage_weight_ = float(body["damage_weight"])
-        for name in (*found.arms_, found.single_best_):
-            if name not in found.metrics_ or found.single_best_ not in found.arms_:
-                raise ValueError(f"{name!r} is not among its metrics or arms")
+    def _of_parts(cls, described: Description, texts: Mapping[str, str]) -> "SaliencySelector":
+        """Put together what `save` took apart."""
+        found = cls(**asdict(described.parameters))
+        found.arms_, found.metrics_ = list(described.arms), list(described.metrics)
+        found.single_best_, found.networks_ = described.single_best, list(described.networks)
+        found.damage_weight_ = described.damage_weight
         boosters = {name: lgb.Booster(model_str=text) for name, text in texts.items()}
         for name, booster in boosters.items():
-            if booster.num_feature() != len(body["features"]):
+            if booster.num_feature() != len(described.features):
                 raise ValueError(f"{name}.txt has {booster.num_feature()} features")
         found._damage = boosters.pop("damage")
         found._regret = list(boosters.values())
-        intervals = body["intervals"]
-        found._intervals = Intervals(*(np.array(intervals[n]) for n in ("edges", "quantiles")))
-        found._joint = JointErrors(np.array(body["joint_errors"]))
-        found._familiar = Familiar.of_lists(body["familiar"])
+        numbers = described.intervals
+        found._intervals = Intervals(np.array(numbers.edges), np.array(numbers.quantiles))
+        found._joint = JointErrors(np.array(described.joint_errors))
+        found.training_distribution = TrainingDistribution.of_numbers(described.familiar)
         return found
 
     @classmethod
@@ -396,8 +405,8 @@ def names_of(records: Records) -> tuple[list[str], list[str]]:
     known = known_metrics({*measured, *scored})
     if unknown := [name for name in (*measured, *scored) if name not in known]:
         raise SelectorError(
-            f"the records hold metric {unknown[0]!r}, which is not in the table; register it before "
-            "learning from them, or record again without it"
+            f"the records hold metric {unknown[0]!r}, which is not in the table; register it "
+            "before learning from them, or record again without it"
         )
     arms = [name for name in known_metrics(measured) if find_metric(name).arm]
     if len(arms) < 2:

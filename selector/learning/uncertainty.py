@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.model_selection import GroupKFold
 
+from selector.learning.artefact import DistributionNumbers
 from selector.learning.table import DAMAGE_OFFSET
 from selector.typing import Matrix
 
@@ -22,7 +23,7 @@ INSIDE = 0.99
 
 
 @dataclass(frozen=True, eq=False)
-class Familiar:
+class TrainingDistribution:
     """Where the training decisions lie: centres of their facts in units of their spread."""
 
     mean: Matrix
@@ -33,7 +34,7 @@ class Familiar:
     """Distance to the nearest centre within which nearly all training decisions lie."""
 
     @classmethod
-    def learnt(cls, facts: Matrix, networks: Sequence[str], seed: int) -> "Familiar":
+    def fit(cls, facts: Matrix, networks: Sequence[str], seed: int) -> "TrainingDistribution":
         """From the facts of the training decisions, shape (decisions, numbers), and their networks.
 
         The radius is that of decisions on networks that the centres have not seen.
@@ -43,12 +44,12 @@ class Familiar:
         for train, left_out in GroupKFold(min(FOLDS, len(np.unique(names)))).split(
             facts, groups=names
         ):
-            far[left_out] = cls._centred(facts[train], seed).novelty(facts[left_out])
+            far[left_out] = cls._centred(facts[train], seed).distance(facts[left_out])
         radius = float(np.quantile(far, INSIDE))
         return replace(cls._centred(facts, seed), radius=max(radius, 1e-6))
 
     @classmethod
-    def _centred(cls, facts: Matrix, seed: int) -> "Familiar":
+    def _centred(cls, facts: Matrix, seed: int) -> "TrainingDistribution":
         mean, spread = facts.mean(0), facts.std(0)
         spread[spread < CONSTANT] = 1.0  # Says nothing of what is usual: left in its own units.
         points = (facts - mean) / spread
@@ -56,8 +57,8 @@ class Familiar:
         found = KMeans(count, n_init=1, random_state=seed).fit(points)
         return cls(mean, spread, np.asarray(found.cluster_centers_, np.float64), 1.0)
 
-    def novelty(self, facts: Matrix) -> Matrix:
-        """Distance to the nearest centre over the radius, shape (decisions,)."""
+    def distance(self, facts: Matrix) -> Matrix:
+        """Distance to the nearest centre over the radius, shape (decisions,); outside above 1."""
         distances: Matrix = np.linalg.norm(self.gaps(facts), axis=1) / self.radius
         return distances
 
@@ -69,22 +70,20 @@ class Familiar:
         found: Matrix = offsets[np.arange(len(facts)), nearest]
         return found
 
-    def as_lists(self) -> dict[str, object]:
-        """For JSON."""
-        return {
-            "mean": self.mean.tolist(),
-            "spread": self.spread.tolist(),
-            "centres": self.centres.tolist(),
-            "radius": self.radius,
-        }
+    def as_numbers(self) -> DistributionNumbers:
+        """As it is saved."""
+        return DistributionNumbers(
+            mean=tuple(self.mean.tolist()),
+            spread=tuple(self.spread.tolist()),
+            centres=tuple(map(tuple, self.centres.tolist())),
+            radius=self.radius,
+        )
 
     @classmethod
-    def of_lists(cls, lists: dict[str, object]) -> "Familiar":
-        """Undo `as_lists`."""
-        mean, spread, centres = (
-            np.asarray(lists[name], np.float64) for name in ("mean", "spread", "centres")
-        )
-        return cls(mean, spread, centres, float(str(lists["radius"])))
+    def of_numbers(cls, numbers: DistributionNumbers) -> "TrainingDistribution":
+        """Undo `as_numbers`."""
+        mean, spread, centres = map(np.array, (numbers.mean, numbers.spread, numbers.centres))
+        return cls(mean, spread, centres, numbers.radius)
 
 
 LEVELS = (0.05, 0.95)

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from selector.learning.artefact import write_artefact
 from selector.learning.selector import SaliencySelector
 from selector.records.measurement import CandidateRecord
 from selector.records.records import Records
-from tests.made_records import made
+from tests.made_records import METRICS, made
 
 QUICK = SaliencySelector(trees=3, leaves=4, folds=2)
 
@@ -97,6 +99,8 @@ def test_weights_that_are_none(weights: Mapping[str, float], culprit: str) -> No
         ("leaves", 1, "leaves=1 must be a whole number, 2 or more"),
         ("learning_rate", 0, "learning_rate=0 must be a finite number"),
         ("caution", -1.0, "caution=-1.0 must be a finite number, 0 or more"),
+        ("seed", -1, "seed=-1 must be a whole number, 0 or more"),
+        ("seed", "random", "seed='random' must be a whole number"),
         ("caution", float("nan"), "caution=nan must be a finite number"),
     ],
 )
@@ -194,13 +198,38 @@ def rewritten(saved: Path, folder: Path, **changes: object) -> Path:
 @pytest.mark.parametrize(
     ("changes", "culprit"),
     [
-        ({"metrics": ["l1", "astrology"]}, "needs metric 'astrology', which is not in the table"),
+        ({"metrics": [*METRICS, "astrology"]}, "needs metric 'astrology', which is not in the"),
         ({"arms": ["l1", "astrology"]}, "'astrology' is not among its metrics.*fit the selector"),
         ({"single_best": "l2"}, "is not among its metrics or arms; fit the selector again"),
         ({"features": ["a", "b"]}, "has .* features; fit the selector again"),
-        ({"parameters": {"forests": 3}}, "unexpected keyword argument 'forests'; fit the selector"),
-        ({"intervals": {}}, "not saved by this version's save: 'edges'; fit the selector again"),
+        ({"parameters": {"forests": 3}}, "missing required field `folds` - at .*; fit the selec"),
+        ({"intervals": {}}, "not saved by this version's save: .*`edges`.*; fit the selector"),
         ({"familiar": {"mean": []}}, "not saved by this version's save.*fit the selector again"),
+        ({"networks": ["a", 3]}, "Expected `str`, got `int` - at `..networks.1.`"),
+        ({"networks": ["a", "a"]}, "networks must be different names"),
+        ({"damage_weight": float("nan")}, "nan is no finite number - at ..damage_weight"),
+        ({"damage_weight": float("inf")}, "inf is no finite number - at ..damage_weight"),
+        ({"damage_weight": "1"}, "Expected `float`, got `str` - at `..damage_weight`"),
+        ({"damage_weight": -1.0}, "damage_weight=-1.0 must not be negative"),
+        ({"joint_errors": [[0.0]]}, "joint_errors must be rows of 3 numbers"),
+        ({"intervals": {"edges": [1.0, 0.0], "quantiles": []}}, "intervals need ascending edges"),
+        (
+            {"intervals": {"edges": [], "quantiles": [[1.0, 0.0]]}},
+            "lower quantiles that are not above the upper ones",
+        ),
+        (
+            {"familiar": {"mean": [0.0], "spread": [1.0], "centres": [[0.0]], "radius": 1.0}},
+            "familiar must describe decisions by",
+        ),
+        (
+            {"familiar": {"mean": [0.0], "spread": [0.0], "centres": [[0.0]], "radius": 1.0}},
+            "familiar needs a radius and spreads above 0",
+        ),
+        (
+            {"familiar": {"mean": [0.0], "spread": [], "centres": [[0.0]], "radius": 1.0}},
+            "as many numbers in its mean, its spread and each centre",
+        ),
+        ({"horoscope": 1}, "unknown field 'horoscope'"),
         ({"damage": "no trees"}, "not saved by this version's save.*fit the selector again"),
     ],
 )
@@ -213,6 +242,31 @@ def test_an_artefact_of_another_mind_is_refused(
 ) -> None:
     with pytest.raises(SelectorError, match=culprit):
         SaliencySelector.load(rewritten(saved, tmp_path / "other", **changes))
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "notes.txt", "regret_x.txt"])
+def test_only_files_of_its_own_list_are_read(saved: Path, tmp_path: Path, name: str) -> None:
+    folder = rewritten(saved, tmp_path / "other")
+    body = json.loads((folder / "selector.json").read_text())
+    body["sha256"][name] = body["sha256"]["damage.txt"]
+    (folder / "selector.json").write_text(json.dumps(body))
+    (folder / "notes.txt").write_text((folder / "damage.txt").read_text())
+    with pytest.raises(SelectorError, match=f"lists '{re.escape(name)}', which is none of its"):
+        SaliencySelector.load(folder)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_only_regular_files_are_read(saved: Path, tmp_path: Path, name: str) -> None:
+    folder = rewritten(saved, tmp_path / "other")
+    elsewhere = tmp_path / name
+    (folder / name).rename(elsewhere)
+    (folder / name).symlink_to(elsewhere)
+    with pytest.raises(SelectorError, match=f"{name} is not a regular file; copy the file itself"):
+        SaliencySelector.load(folder)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(SelectorError, match=f"{name} is not a regular file"):
+        SaliencySelector.load(folder)
 
 
 def test_features_in_another_order_are_refused(saved: Path, tmp_path: Path) -> None:

@@ -257,7 +257,7 @@ def test_a_missing_file_is_named(saved: Path, name: str) -> None:
             99,
             f"format 99, this version reads {FORMAT_VERSION}; fit the selector again",
         ),
-        ("metrics", ["l1", "astrology"], "metric 'astrology', which is not in the table.*fit"),
+        ("metrics", [*ARMS, "astrology"], "metric 'astrology', which is not in the table.*fit"),
     ],
 )
 def test_another_format_or_an_unknown_metric_is_named(

@@ -37,7 +37,7 @@ STAGES: Mapping[str, tuple[str, ...]] = {
     "what the metrics would remove": ("candidates",),
     "decisions described": ("describe_all",),
     "boosters": ("predicted",),
-    "distance to the training decisions": ("novelty",),
+    "distance to the training decisions": ("distance",),
     "weighing and shortlists": ("_decided",),
 }
 """Parts of a prediction -> the functions that do them."""
