@@ -1,4 +1,4 @@
-"""The README's worked example runs as it stands there."""
+"""The examples of the README and of docs/own-zoo.md run as they stand there."""
 
 import os
 import re
@@ -15,28 +15,18 @@ from selector.records.records import Records
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = ["deep", "tapered", "wide"]
+needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 
 
-def blocks() -> list[str]:
-    """The code blocks of the section that can be run, in order."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text[text.index("## Your own zoo\n") :]
-    section = section[: section.index("\n## ", 3)]
-    return re.findall(r"```(?:python|bash)\n(.*?)```", section, flags=re.DOTALL)
-
-
-def test_the_example_is_a_module_a_script_and_shell_commands() -> None:
-    module, python, shell = blocks()
-    assert "import torch" in module
-    assert "selector" in python
-    assert "saliency-selector" in shell
+def blocks(page: str, *languages: str) -> list[str]:
+    """The code blocks of a document in these languages, in order."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"```(?:{'|'.join(languages)})\n(.*?)```", text, flags=re.DOTALL)
 
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
-    """A user's folder with the example's module and the command on the path."""
-    module, _, _ = blocks()
-    (tmp_path / "my_zoo.py").write_text(module)
+    """A user's folder with the command on the path."""
     command = tmp_path / "bin" / "saliency-selector"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m selector.cli "$@"\n')
@@ -56,7 +46,48 @@ def done(here: Path, *command: str) -> str:
     return result.stdout
 
 
-def check(here: Path) -> None:
+def run_python(here: Path, code: str) -> str:
+    (here / "example.py").write_text(code)
+    return done(here, sys.executable, "example.py")
+
+
+def test_the_readme_s_python_runs(here: Path) -> None:
+    printed = run_python(here, "\n".join(blocks("README.md", "python")))
+    assert "asked keep_macs=0.5" in printed
+    assert "conv1" in printed
+    assert (here / "small.safetensors").is_file()
+    assert "<svg" in (here / "report.html").read_text()
+
+
+@pytest.mark.slow
+@needs_bash
+def test_the_readme_s_commands_run(here: Path) -> None:
+    (shell,) = blocks("README.md", "bash")
+    printed = done(here, "bash", "-euc", shell)
+    assert "asked keep_macs=0.5" in printed
+    assert (here / "small.safetensors").is_file()
+    assert (here / "report.html").is_file()
+
+
+def test_the_metric_of_one_s_own_obeys_the_laws(here: Path) -> None:
+    (code,) = blocks("docs/metrics.md", "python")
+    run_python(here, code)
+
+
+def own_zoo() -> tuple[str, str, str]:
+    """The module, the script and the shell commands of docs/own-zoo.md."""
+    module, python, shell = blocks("docs/own-zoo.md", "python", "bash")
+    return module, python, shell
+
+
+def test_the_own_zoo_is_a_module_a_script_and_shell_commands() -> None:
+    module, python, shell = own_zoo()
+    assert "import torch" in module
+    assert "selector" in python
+    assert "saliency-selector" in shell
+
+
+def check_own_zoo(here: Path) -> None:
     """Three networks are recorded, and a selector has learnt from them."""
     assert [p.network for p in Records.load(here / "my_records").networks] == NETWORKS
     assert SaliencySelector.load(here / "my_selector").networks_ == NETWORKS
@@ -65,19 +96,20 @@ def check(here: Path) -> None:
 
 @pytest.mark.slow
 def test_your_own_zoo_in_python(here: Path) -> None:
-    _, python, _ = blocks()
-    (here / "example.py").write_text(python)
-    printed = done(here, sys.executable, "example.py")
-    check(here)
+    module, python, _ = own_zoo()
+    (here / "my_zoo.py").write_text(module)
+    printed = run_python(here, python)
+    check_own_zoo(here)
     assert "criterion selector" in printed
     assert re.search(r"MACs .* [34]\d\.\d%|MACs .* 50\.0%", printed)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+@needs_bash
 def test_your_own_zoo_from_a_shell(here: Path) -> None:
-    _, _, shell = blocks()
+    module, _, shell = own_zoo()
+    (here / "my_zoo.py").write_text(module)
     printed = done(here, "bash", "-euc", shell)
-    check(here)
+    check_own_zoo(here)
     assert "my_records/wide: " in printed
     assert "learnt from" in printed

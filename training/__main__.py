@@ -37,6 +37,7 @@ from training.zoo.specs import NetworkSpec
 from training.zoo.third_party import FOREIGN
 
 ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "docs" / "benchmarks.md"
 Jobs = Annotated[int, typer.Option(help="Processes; several may share a GPU.")]
 Minutes = Annotated[
     float | None, typer.Option(help="Stop then, after the group at hand; training is finished.")
@@ -148,12 +149,12 @@ def evaluate(
     seeds: Annotated[int, typer.Option(help="Selectors of so many seeds, left out by family.")] = 3,
     jobs: Annotated[int, typer.Option(help="Processes.")] = 2,
     curve: Annotated[bool, typer.Option(help="Learn from part of the networks, too.")] = True,
-    readme: Annotated[bool, typer.Option(help="Only write the README's table anew.")] = False,
+    docs: Annotated[bool, typer.Option(help="Only write the table of the documents.")] = False,
 ) -> None:
     """Judge selectors on families, data sets, and both, that they have not seen."""
-    if not readme:
+    if not docs:
         evaluation_report.run(data, seeds=seeds, jobs=jobs, curve=curve)
-    evaluation_report.update_readme(ROOT / "README.md")
+    evaluation_report.update_page(BENCHMARKS)
 
 
 @app.command()
@@ -250,7 +251,7 @@ def benchmark_networks(
     results: Annotated[Path, typer.Option(help="Runs, result file and plots.")] = RESULTS,
     minutes: Annotated[float | None, typer.Option(help="Begin no run later.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes.")] = 2,
-    readme: Annotated[bool, typer.Option(help="Put the means into the README.")] = False,
+    docs: Annotated[bool, typer.Option(help="Put the means into the documents.")] = False,
 ) -> None:
     """Accuracy over MACs of many networks, pruned by every method; resumable."""
     named = None if networks is None else networks.split(",")
@@ -259,8 +260,8 @@ def benchmark_networks(
     settings = RunSettings(rounds, calibration_images, test_images)
     work = network_report.tune if finetune else network_report.run
     work(wanted, settings, Folders(data, weights, learnt), results)
-    if readme:
-        network_report.update_readme(ROOT / "README.md", results)
+    if docs:
+        network_report.update_pages(BENCHMARKS, ROOT / "README.md", results)
 
 
 @app.command()

@@ -30,7 +30,7 @@ from training.benchmarks.networks.methods import (
     VERIFY3,
     always,
 )
-from training.benchmarks.networks.report import update_readme
+from training.benchmarks.networks.report import update_pages
 from training.benchmarks.networks.runs import (
     CurveRun,
     Folders,
@@ -46,7 +46,9 @@ from training.benchmarks.networks.torch_pruning_rival import (
     prune_with_torch_pruning,
 )
 from training.benchmarks.speed import resnet50 as resnet50_cost
+from training.evaluation.report import update_page
 from training.reporting.accuracy import correct, quick
+from training.reporting.result_file import RESULTS
 from training.zoo.families import FAMILIES
 from training.zoo.recipes import Recipe
 from training.zoo.sampling import sample_zoo
@@ -339,21 +341,36 @@ def test_the_cost_of_routing_is_a_ratio_of_one_run(
     assert resnet50_cost.ratio(tmp_path) == {resnet50_cost.RATIO: summary[resnet50_cost.RATIO]}
 
 
-def test_the_readme_gets_the_means_and_keeps_the_rest(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"above\n{START}\nold\n{END}\nbelow\n")
+def test_the_documents_get_the_means_and_keep_the_rest(tmp_path: Path) -> None:
+    page, readme = tmp_path / "benchmarks.md", tmp_path / "README.md"
+    page.write_text(f"above\n{START}\nold\n{END}\nbelow\n")
+    readme.write_text("above\n<!-- headline: begin -->\n<!-- headline: end -->\n")
     with pytest.raises(SelectorError, match="run benchmark-networks first"):
-        update_readme(readme, tmp_path)
-    table = rows_of([run_of("one", SELECTOR, 0.8), run_of("one", MYOPIC, 0.7, 2000)], {"one": "l1"})
+        update_pages(page, readme, tmp_path)
+    runs = [run_of("one", SELECTOR, 0.8), run_of("one", MYOPIC, 0.7, 2000)]
+    table = rows_of([*runs, run_of("one", always("l2"), 0.6)], {"one": "l2"})
     rows = [{**row.flat, "network": "mean"} for row in table.values()]
     (tmp_path / "networks.json").write_text(json.dumps({"rows": rows}))
-    update_readme(readme, tmp_path)
-    text = readme.read_text()
+    update_pages(page, readme, tmp_path)
+    text = page.read_text()
     assert text.startswith(f"above\n{START}\n| method |")
     assert "| selector | 80.0 |" in text
     assert "| 2 k |" in text
     assert text.endswith(f"{END}\nbelow\n")
     assert "old" not in text
-    readme.write_text("no marks")
+    assert "| always l2 | 60.0 |" in text
+    assert "| selector | 80.0 |" in readme.read_text()
+    assert "always l2" not in readme.read_text()
+    page.write_text("no marks")
     with pytest.raises(SelectorError, match="has no lines <!-- networks: begin -->"):
-        update_readme(readme, tmp_path)
+        update_pages(page, readme, tmp_path)
+
+
+def test_the_documents_hold_what_the_result_files_say(tmp_path: Path) -> None:
+    page, readme = tmp_path / "benchmarks.md", tmp_path / "README.md"
+    for copied, original in ((page, ROOT / "docs" / "benchmarks.md"), (readme, ROOT / "README.md")):
+        shutil.copyfile(original, copied)
+    update_pages(page, readme, RESULTS)
+    update_page(page)
+    assert page.read_text() == (ROOT / "docs" / "benchmarks.md").read_text()
+    assert readme.read_text() == (ROOT / "README.md").read_text()

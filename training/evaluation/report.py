@@ -19,7 +19,7 @@ from selector.tables import text_table
 from training.evaluation.protocol import RATIO_BINS, evaluated, in_bin, table_of
 from training.evaluation.splits import SplitName
 from training.reporting.markdown import cell, markdown_table
-from training.reporting.readme_part import put
+from training.reporting.marked_part import put
 from training.reporting.result_file import RESULTS, write_result
 
 mpl.use("Agg")
@@ -180,19 +180,19 @@ SHOWN = {
     "selector, verify=5": "**selector, verify=5**",
     VBS: "full oracle (VBS)",
 }
-"""Methods of the README's table, and what they are called there."""
+"""Methods of the table in `docs/benchmarks.md`, and what they are called there."""
 
 
-def update_readme(readme: Path) -> None:
-    """Write the README's part on the evaluation from its result file.
+def update_page(page: Path) -> None:
+    """Write the table of the evaluation into a document, from its result file.
 
     Raises:
-        SelectorError: No result file, or no marks in the README.
+        SelectorError: No result file, or no marks in the document.
     """
     file = RESULTS / "evaluation.json"
     if not file.exists():
         raise SelectorError(f"no {file}; run evaluate first")
-    put(readme, "evaluation", markdown(json.loads(file.read_text())["rows"]))
+    put(page, "evaluation", markdown(json.loads(file.read_text())["rows"]))
 
 
 def markdown(rows: Sequence[Row]) -> str:

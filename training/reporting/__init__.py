@@ -1,1 +1,1 @@
-"""Result files, finished runs, and the parts of the README that come from them."""
+"""Result files, finished runs, and the parts of the documents that come from them."""

@@ -23,7 +23,7 @@ def write_result(
 
     Args:
         name: Name of the benchmark.
-        summary: The numbers that the README and the issues speak of.
+        summary: The numbers that the documents quote.
         rows: The whole table.
         folder: Another folder than `results`, for trials.
     """

@@ -1,4 +1,4 @@
-"""`networks` as it is shown: tables, the result file, plots, the table of the README."""
+"""`networks` as it is shown: tables, the result file, plots, the tables of the documents."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,16 @@ from matplotlib import pyplot as plt
 from selector.errors import SelectorError
 from training.benchmarks.common.subjects import find_subjects
 from training.benchmarks.networks import finetuning
-from training.benchmarks.networks.methods import METHODS, MYOPIC, RANDOM, SELECTOR, VERIFY3, always
+from training.benchmarks.networks.methods import (
+    METHODS,
+    MYOPIC,
+    PORTFOLIO,
+    RANDOM,
+    RANK_MEAN,
+    SELECTOR,
+    VERIFY3,
+    always,
+)
 from training.benchmarks.networks.runs import (
     FILE,
     CurveRun,
@@ -26,6 +35,7 @@ from training.benchmarks.networks.runs import (
 )
 from training.benchmarks.networks.tables import (
     BEST_RIVAL,
+    BEST_SINGLE,
     COLUMNS,
     SBS,
     Table,
@@ -36,13 +46,27 @@ from training.benchmarks.networks.tables import (
 )
 from training.benchmarks.speed import resnet50 as resnet50_cost
 from training.reporting.markdown import markdown_table
-from training.reporting.readme_part import put
+from training.reporting.marked_part import put
 from training.reporting.result_file import write_result
 from training.reporting.run_file import RunFile
 
 mpl.use("Agg")
 
 PLOTTED = (RANDOM, always("l1"), SBS, BEST_RIVAL, MYOPIC, SELECTOR, VERIFY3)
+HEADLINE = (
+    VERIFY3,
+    SELECTOR,
+    BEST_RIVAL,
+    MYOPIC,
+    PORTFOLIO,
+    "selector, even",
+    BEST_SINGLE,
+    RANK_MEAN,
+    SBS,
+    always("l1"),
+    RANDOM,
+)
+"""Rows of the README's table."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +132,13 @@ def show(settings: RunSettings, folders: Folders, results: Path) -> None:
         print(plot(runs, table, results / "networks.png"))
 
 
-def update_readme(readme: Path, results: Path) -> None:
-    """Put the means of the result file between the two marks of the README.
+def update_pages(page: Path, readme: Path, results: Path) -> None:
+    """Put the means of the result file between the marks of two documents.
+
+    Args:
+        page: Takes the means of all methods.
+        readme: Takes those of `HEADLINE`.
+        results: Folder of the result file.
 
     Raises:
         SelectorError: No result file, or no marks.
@@ -118,7 +147,8 @@ def update_readme(readme: Path, results: Path) -> None:
     if not file.exists():
         raise SelectorError(f"no {file}; run benchmark-networks first")
     rows = [row for row in json.loads(file.read_text())["rows"] if row["network"] == "mean"]
-    put(readme, "networks", markdown(rows))
+    put(page, "networks", markdown(rows))
+    put(readme, "headline", markdown([row for row in rows if row["method"] in HEADLINE]))
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -155,7 +155,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def summary_of(table: Table) -> dict[str, float]:
-    """The numbers that the README and the issues speak of; what cannot be said yet is left out."""
+    """The numbers that the documents quote; what cannot be said yet is left out."""
     found: dict[str, float] = {}
     pairs = {
         "selector_beats_sbs": (SELECTOR, SBS),
