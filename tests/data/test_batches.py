@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -201,8 +202,7 @@ def test_images_are_drawn_and_joined_with_their_tables() -> None:
         right, found = (list(draw) for draw in draws)
         assert len(right) == len(found)
         for (x, y), (inputs, targets) in zip(right, found, strict=True):
-            assert isinstance(inputs, tuple)
-            table, images = inputs
+            table, images = cast(tuple[Tensor, Tensor], inputs)
             assert torch.equal(table, TABLE)
             assert torch.equal(images, x)
             assert [int(t["label"]) for t in targets] == y.tolist()  # type: ignore[attr-defined]
