@@ -112,7 +112,7 @@ def record_foreign(
 ) -> None:
     """Record the networks that others trained, on test images; no selector learns from them.
 
-    Exit status as of `campaign`.
+    Exit status: as for `campaign`.
     """
     tasks = [foreign_task(name) for name in networks.split(",")]
     _recorded(tasks, data, weights, jobs, minutes, device, backend, address)
@@ -146,7 +146,7 @@ def demo_network(output: Path = ROOT / "models" / "demo_digits.safetensors") -> 
 @app.command()
 def evaluate(
     data: Path = ROOT / "data",
-    seeds: Annotated[int, typer.Option(help="Selectors of so many seeds, left out by family.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Seeds of the selectors, with families left out.")] = 3,
     jobs: Annotated[int, typer.Option(help="Processes.")] = 2,
     curve: Annotated[bool, typer.Option(help="Learn from part of the networks, too.")] = True,
     docs: Annotated[bool, typer.Option(help="Only write the table of the documents.")] = False,
@@ -237,7 +237,8 @@ def benchmark_networks(
         str | None, typer.Option(help="Networks, with commas between them; all by default.")
     ] = None,
     methods: Annotated[
-        str | None, typer.Option(help="Methods, with ; between them; by default all but the dear.")
+        str | None,
+        typer.Option(help="Methods, with ; between them; all but the slow ones by default."),
     ] = None,
     finetune: Annotated[
         bool, typer.Option(help="Prune to half the MACs and train for one short epoch instead.")

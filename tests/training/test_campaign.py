@@ -173,7 +173,7 @@ def test_what_is_recorded_stays(whole: Path, tmp_path: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in data.rglob("*.parquet")}
     more = campaign.run(SPECS[:3], data, tmp_path / "w", jobs=1, minutes=0)
     assert [o.status for o in more] == ["there", "there", "stopped"]
-    assert more[2].reason == "not begun: the time is up"
+    assert more[2].reason == "not started: the time is up"
     assert {p: p.stat().st_mtime_ns for p in data.rglob("*.parquet")} == before
     assert exit_status(more) == 3
     assert exit_status(more[:2]) == 0
@@ -205,7 +205,7 @@ def test_when_the_time_is_up_a_network_stops_and_goes_on_later(
     stopped = campaign.run(SPECS[:2], tmp_path / "data", weights, jobs=1, minutes=1)
     assert [o.status for o in stopped] == ["stopped", "stopped"]
     assert stopped[0].reason.startswith("begun: the time is up")
-    assert stopped[1].reason.startswith("not begun")
+    assert stopped[1].reason.startswith("not started")
     assert len(count.kept) == 3
     assert not list((tmp_path / "data").iterdir())
     monkeypatch.undo()

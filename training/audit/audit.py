@@ -28,7 +28,7 @@ class Audit:
 
     arms: Sequence[str]
     labels: Mapping[str, "npt.NDArray[np.str_]"]
-    """What decisions are told apart by -> the part that each belongs to."""
+    """Property of decisions -> the value of each."""
     agreement: Matrix
     """Rank correlation of the two splits over distinct candidates; NaN below three."""
     compensated_agreement: Matrix

@@ -17,13 +17,13 @@ from training.zoo.third_party import FOREIGN
 
 CARD = "README.md"
 TRAININGS = "trainings.json"
-"""What came of the networks' trainings, kept beside the records: the card needs no weights."""
+"""Results of the networks' trainings, kept with the records, so that the card needs no weights."""
 BEGIN = "<!-- From here on written by `python -m training data-card`. -->"
 
 
 @dataclass(frozen=True)
 class Training:
-    """What came of the training of a recorded network.
+    """Result of the training of a recorded network.
 
     Attributes:
         test_accuracy: Share of all test images of its data set that it classifies right.

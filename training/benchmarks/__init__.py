@@ -1,1 +1,1 @@
-"""Benchmarks: one file a question; each prints a table and writes JSON to `results/`."""
+"""Benchmarks, one file for each question; each prints a table and writes JSON to `results/`."""

@@ -85,7 +85,7 @@ def run(
 
 @dataclass
 class _Campaign:
-    """A run: where it stands, and what it was told."""
+    """A campaign while it runs: its settings, and what is done."""
 
     data: Path
     weights: Path
@@ -165,7 +165,7 @@ def _one(
 ) -> NetworkOutcome:
     worker, started = f"{os.getpid()} {socket.gethostname()}", time.time()
     if deadline is not None and started > deadline:
-        return NetworkOutcome(task.network, "stopped", "not begun: the time is up", worker)
+        return NetworkOutcome(task.network, "stopped", "not started: the time is up", worker)
     if (data / task.network).exists():
         return NetworkOutcome(task.network, "there", "was there", worker)
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""What became of every network of a campaign: outcomes as values, a log, a summary."""
+"""The outcome of every network of a campaign: as a value, in a log, in a summary."""
 
 import json
 from collections import Counter

@@ -91,7 +91,7 @@ def trained(
             return model.eval()
     model, summary = train(spec, device=device)
     save_pruned(model, file)
-    # Last, so that weights with this file beside them are whole.
+    # Written last: where this file exists, the weights are whole.
     write_text(
         about,
         json.dumps({**dataclasses.asdict(summary), "fingerprint": fingerprint(spec)}) + "\n",

@@ -1,4 +1,4 @@
-"""Named data sets: real labelled images, from what lies here or else downloaded by torchvision."""
+"""Named data sets: labelled images from files on this machine, else downloaded by torchvision."""
 
 import os
 from collections.abc import Mapping
@@ -29,9 +29,9 @@ class DatasetInfo:
         mean: Mean of each channel of the training images, in units of pixel / 255.
         std: Standard deviation of each channel, in the same units.
         mirror: Whether a mirrored image still belongs to its class.
-        train_images: Networks of the zoo are trained on the first so many training images, or
+        train_images: Networks of the zoo are trained on this many of the first training images, or
             fewer. Few enough that one is trained in a minute.
-        oracle_images: So many training images behind those are never trained on; what the oracle
+        oracle_images: This many training images after those are never trained on; what the oracle
             measures, it measures on them.
         source: The data set whose files hold the images, if it is another one in another size.
     """
@@ -115,7 +115,7 @@ _OWN_READERS = {"fashion-mnist": read_fashion, "digits": read_digits}
 def shared_folder() -> Path | None:
     """Return the folder of shared data and networks, or None where there is none.
 
-    It is `$SALIENCY_SHARED` if that is set, else the folder `shared` beside the checkout.
+    It is `$SALIENCY_SHARED` if that is set, else the folder `shared` next to the checkout.
 
     Raises:
         SelectorError: If `$SALIENCY_SHARED` names no folder.
@@ -139,8 +139,8 @@ def load(name: str, split: str, *, limit: int | None = None, offset: int = 0) ->
     Args:
         name: One of `DATASETS`.
         split: "train" or "test".
-        limit: Read at most so many images.
-        offset: Skip so many images first.
+        limit: Read at most this many images.
+        offset: Skip this many images first.
 
     Raises:
         SelectorError: If the name, the split or the range is unknown, or the download fails.

@@ -69,8 +69,8 @@ def read_downloaded(
         split: "train" or "test".
         shape: (channels, height, width) to bring every image to.
         classes: Number of classes, which are numbered where torchvision does not name them.
-        limit: Read at most so many images.
-        offset: Skip so many images first.
+        limit: Read at most this many images.
+        offset: Skip this many images first.
 
     Raises:
         SelectorError: If the download fails or no row is left after `offset`.
@@ -119,7 +119,7 @@ def is_downloaded(name: str) -> bool:
 
 
 def is_installed(name: str) -> bool:
-    """Whether scikit-learn or the system holds a data set, so that nothing need be downloaded."""
+    """Whether scikit-learn or the system holds a data set, so that nothing has to be downloaded."""
     if name == "digits":
         return True
     stems = (f"{part}-{kind}" for part in ("train", "t10k") for kind in _FASHION_KINDS)

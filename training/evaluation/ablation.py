@@ -151,7 +151,7 @@ def nats(train: TrainingTable, x: Matrix, judged: Matrix, how: Settings) -> Matr
 
 
 def blended(train: TrainingTable, x: Matrix, judged: Matrix, how: Settings) -> Matrix:
-    """Regret, and beside it the log damage above the least, as the selector weighs them."""
+    """Regret plus the log damage above the least, as the selector weighs them."""
     logs = log_damage(train.nats)
     left_out = np.zeros((2, len(x)))
     for rows, others in network_folds(train, INNER_FOLDS):

@@ -71,7 +71,7 @@ def evaluated(
         table: `table_of` them.
         split: What is left out together.
         selector: Its settings are used; the defaults otherwise.
-        baselines: Whether the dearer baselines are judged, too.
+        baselines: Whether the slower baselines are judged, too.
         share: Part of the networks that is learnt from, drawn at random: for learning curves.
         progress: Show a progress bar.
     """

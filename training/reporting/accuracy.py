@@ -35,7 +35,7 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> floa
 def quick(model: nn.Module) -> nn.Module:
     """A copy that computes the same in evaluation mode, in half the time.
 
-    BatchNorm is folded into the convolutions before it, wherever the network can be traced.
+    BatchNorm is folded into the convolutions before it, if the network can be traced.
     """
     own = copy.deepcopy(model).eval()
     try:

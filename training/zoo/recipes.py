@@ -41,7 +41,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What came of one training run.
+    """Result of one training run.
 
     Attributes:
         name: The network.

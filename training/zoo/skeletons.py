@@ -1,4 +1,4 @@
-"""How blocks are put together: what every family is told, and two skeletons that most fill.
+"""How blocks are put together: the shape that every family takes, and two skeletons that most fill.
 
 Larger images get more stages: each stage after the first halves height and width and doubles the
 channels, down to maps of 4x4 or 8x8.

@@ -1,4 +1,4 @@
-"""One network of the zoo: what it is, how it is built, trained and told from others."""
+"""One network of the zoo: what it is, how it is built and trained, and what identifies it."""
 
 import dataclasses
 import hashlib
@@ -30,7 +30,7 @@ class NetworkSpec:
         depth: Blocks of every stage (hidden linear layers, for `lenet`).
         activation: One of `training.zoo.blocks.ACTIVATIONS`.
         recipe: How it is trained.
-        train_images: It is trained on the first so many images; those after them it never saw.
+        train_images: It is trained on this many of the first images, and on no others.
         seed: Fixes the initial weights and, unless a generator is given, the training.
     """
 
@@ -99,7 +99,7 @@ def train(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> tuple[nn.Module, TrainingSummary]:
-    """Return the trained network in eval mode, and what came of it on the whole test split.
+    """Return the trained network in eval mode, and its result on the whole test split.
 
     Args:
         spec: The network.

@@ -43,7 +43,7 @@ def area(curve: Sequence[CurvePoint], high: float = HIGH, low: float = LOW) -> f
 
     .. math:: \frac{1}{h - l} \int_l^h \mathrm{accuracy}(m)\, dm
 
-    Exact for the straight lines between the points, wherever these lie.
+    Exact for straight lines between the points.
     """
     ends = accuracy_at(curve, high), accuracy_at(curve, low)
     if ends[0] is None or ends[1] is None:

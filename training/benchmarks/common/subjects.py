@@ -122,7 +122,7 @@ def calibration(subject: Subject, count: int) -> TensorBatches:
 
 @cache
 def test_images(subject: Subject, count: int) -> Images:
-    """The first so many test images, as they are fed to the network."""
+    """The first `count` test images, as the network reads them."""
     if subject.spec is None:
         return laid_out(foreign_batches(subject.name, load("cifar10", "test", limit=count), 250))
     info = DATASETS[subject.spec.dataset]

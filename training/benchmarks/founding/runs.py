@@ -58,7 +58,7 @@ class FoundingPoint:
 
 @dataclass(frozen=True)
 class FoundingRun:
-    """One finished run, as it lies in the file."""
+    """One finished run, as the file holds it."""
 
     network: str
     method: str
@@ -93,7 +93,7 @@ def run_missing(
     minutes: float | None,
     folder: Path = FOLDER,
 ) -> list[FoundingRun]:
-    """Run what is not in the file yet, repeat after repeat; all runs of these that are there.
+    """Run what is not in the file yet, repeat by repeat; return all runs of these in the file.
 
     Raises:
         SelectorError: An unknown network or method.

@@ -34,7 +34,7 @@ RECIPE = Recipe(epochs=1, learning_rate=0.01)
 
 @dataclass(frozen=True)
 class Tuned:
-    """One network pruned by one method and fine-tuned, as it lies in the file."""
+    """One network pruned by one method and fine-tuned, as the file holds it."""
 
     network: str
     method: str

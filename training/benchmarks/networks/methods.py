@@ -11,7 +11,7 @@ from selector.saliency.registry import arms
 from training.benchmarks.networks.torch_pruning_rival import IMPORTANCES, Ranking
 
 OWN_ALLOCATION: AllocationName = "damage"
-"""Where the selector spends the budget unless told otherwise."""
+"""Where the selector spends the budget by default."""
 
 VERIFICATION = 2, 3
 """Of some candidates, and of all: changes when verification does, so that runs made before are not
@@ -26,17 +26,17 @@ class Ours:
     verify: Verify = 0
     allocation: AllocationName = "even"
     learnt: Literal["nothing", "selector", "portfolio"] = "nothing"
-    """What it is told of other networks."""
+    """What it knows of other networks."""
     recalibrate: bool = True
     compensate: bool = False
     networks: tuple[str, ...] | None = None
-    """Run on these alone: too dear for the others."""
+    """Run on these only, since it is too slow for the others; None for all."""
     default: bool = True
     """Whether it is run unless others are asked for."""
 
     @property
     def options(self) -> dict[str, Any]:
-        """What `selector.prune` is told."""
+        """Options of `selector.prune`."""
         names = ("criterion", "verify", "allocation", "recalibrate", "compensate")
         return {name: getattr(self, name) for name in names}
 

@@ -84,7 +84,7 @@ class Wanted:
 
 
 def run(wanted: Wanted, settings: RunSettings, folders: Folders, results: Path) -> None:
-    """Run what is missing of the curves, then show all that is there.
+    """Run the missing curves, then show all finished ones.
 
     Args:
         wanted: What to run.
@@ -99,7 +99,7 @@ def run(wanted: Wanted, settings: RunSettings, folders: Folders, results: Path) 
 
 
 def tune(wanted: Wanted, settings: RunSettings, folders: Folders, results: Path) -> None:
-    """Run what is missing of the fine-tunes, then show all that is there."""
+    """Run the missing fine-tunes, then show all finished ones."""
     networks = finetuning.NETWORKS if wanted.networks is None else wanted.networks
     methods = finetuning.METHODS if wanted.methods is None else wanted.methods
     halfway = finetuning.settings_for(settings)

@@ -64,7 +64,7 @@ class Folders:
 
 @dataclass(frozen=True)
 class CurveRun:
-    """One finished run, as it lies in the file."""
+    """One finished run, as the file holds it."""
 
     network: str
     method: str
@@ -180,7 +180,7 @@ def default_methods() -> list[str]:
 def run_missing(
     tasks: Sequence[PruningTask], file: Path, jobs: int, minutes: float | None
 ) -> list[CurveRun]:
-    """Run what is not in the file yet; all runs of these tasks that are there."""
+    """Run what is not in the file yet; return all runs of these tasks in the file."""
     calls: dict[Key, Callable[[], CurveRun]] = {task.key: partial(run_one, task) for task in tasks}
     return RunFile(file, CurveRun.of).complete(calls, jobs=jobs, minutes=minutes)
 

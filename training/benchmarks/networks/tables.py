@@ -74,7 +74,7 @@ class Row:
 
     @property
     def flat(self) -> dict[str, object]:
-        """As it lies in the result file."""
+        """As the result file holds it."""
         rounded = {k: None if v is None else round(v, 4) for k, v in self.values.items()}
         return {"network": self.network, "method": self.method, **rounded, "note": self.note}
 

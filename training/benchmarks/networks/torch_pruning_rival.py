@@ -57,7 +57,7 @@ def prune_with_torch_pruning(
 ) -> nn.Module:
     """Prune a copy as `selector.prune` would: the same rounds, recalibration and MACs.
 
-    Before each round the gradients are measured anew; within it the pruner goes on in small steps
+    Before each round the gradients are measured again; within it the pruner takes small steps
     until the round's limit is met. Layers that cannot lose outputs, the network's own outputs among
     them, are named to it as ignored: it would cut them and break the network.
 

@@ -2,7 +2,7 @@
 
 Every group, the distinct choices of 12 arms at 4 ratios, the same batch for all engines, in turns.
 `he_resnet20` and `cy_resnet20` on CIFAR-10 images, torchvision's ResNet-18 (random weights) at 64
-pixels. Beside it the share of the arithmetic limit: the multiply-accumulates that must be done
+pixels. Also the share of the arithmetic limit: the multiply-accumulates that must be done
 again, over the rate of a large matrix product on this machine.
 """
 
@@ -84,7 +84,7 @@ def _foreign(name: str) -> Callable[[int], Batches]:
 
 
 def _random(count: int) -> Batches:
-    count = min(count, 64)  # Enough: a pass of it is as dear as many of the others.
+    count = min(count, 64)  # Enough: one of its passes takes as long as many of the others.
     chance = torch.Generator().manual_seed(0)
     pixels = torch.randn(count, 3, 64, 64, generator=chance)
     labels = torch.randint(1000, (count,), generator=chance)

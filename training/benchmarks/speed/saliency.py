@@ -1,10 +1,10 @@
-"""What do all first-order metrics cost beside one plain forward and backward pass?
+"""What do all first-order metrics cost, over one plain forward and backward pass?
 
 torchvision's ResNet-50 at 224 pixels, batches of 16, and a CIFAR ResNet-56, batches of 128: time
 and peak memory of scoring every group under every metric that one pass gives (the table's and the
 grammar's, at both measuring points), over a plain forward and backward pass of the same batches.
-Beside it Torch-Pruning computing its own importances (magnitude, BatchNorm, FPGM, Taylor, Hessian)
-of all groups on one batch. And the pairwise metrics on vgg16_bn's 512-wide layers.
+For comparison: Torch-Pruning's own importances (magnitude, BatchNorm, FPGM, Taylor, Hessian) of all
+groups on one batch. And the pairwise metrics on vgg16_bn's 512-wide layers.
 """
 
 import json
@@ -217,7 +217,7 @@ def _pairwise_seconds() -> dict[str, float]:
     data = [(images, torch.zeros(len(images), dtype=torch.long))]
     longest = {512: 0.0, 4096: 0.0}
     for metric in ("fpgm", "whc"):
-        # Anew for each: what one metric computes of the filters would serve the next.
+        # Again for each: what one metric computes of the filters would serve the next.
         signals = measure_signals(model, data, groups, needs={"weights"})
         for name, group in groups.items():
             seconds = _timed(partial(score_signals, {name: signals[name]}, [metric]))[0]
@@ -234,7 +234,7 @@ def _peak_mib(case: str, what: str, batches: int) -> float:
 
 
 class _Repeated:
-    """The same few batches, read so many times: data that take no memory of their own."""
+    """The same few batches, read many times: data that take no memory of their own."""
 
     def __init__(self, data: Data, batches: int) -> None:
         self._data, self._batches = data, batches
