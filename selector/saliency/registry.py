@@ -54,8 +54,8 @@ class Metric:
     """Passes and statistics; see `selector/statistics/statistic.py`."""
     source: str
     arm: bool = False
-    """Whether the selector may choose it. Near-copies of an arm, baselines and expensive metrics are
-    not arms: an oracle call for them would be wasted."""
+    """Whether the selector may choose it. Near-copies of an arm, baselines and expensive metrics
+    are not arms: an oracle call for them would be wasted."""
     twin: Callable[..., list[float]] | None = None
     """The same written in loops, for `selector.check_metric`; `scene -> scores`."""
 
