@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from selector.pruning.torch_pruning import SelectorImportance as SelectorImportance
     from selector.recording.record import record as record
     from selector.records.records import Records as Records
+    from selector.repair.distillation.distil import distil as distil
+    from selector.repair.reconstruction import reconstruct as reconstruct
     from selector.saliency.checks import check_metric as check_metric
     from selector.saliency.registry import METRICS as METRICS
     from selector.saliency.registry import Metric as Metric
@@ -60,6 +62,7 @@ __all__ = [
     "choose",
     "compare",
     "compose_myopically",
+    "distil",
     "evaluate",
     "explain",
     "find_groups",
@@ -68,6 +71,7 @@ __all__ = [
     "prune",
     "read_images",
     "rebind",
+    "reconstruct",
     "record",
     "register_metric",
     "register_statistic",
@@ -93,6 +97,7 @@ _MODULES = {
     "choose": "planning.choose",
     "compare": "learning.compare",
     "compose_myopically": "planning.composition.compose",
+    "distil": "repair.distillation.distil",
     "evaluate": "data.loss",
     "explain": "learning.explain",
     "find_groups": "network.tracing",
@@ -101,6 +106,7 @@ _MODULES = {
     "prune": "pruning.prune",
     "read_images": "data.image_files",
     "rebind": "pruning.optimizer",
+    "reconstruct": "repair.reconstruction",
     "record": "recording.record",
     "register_metric": "saliency.registry",
     "register_statistic": "statistics.statistic",

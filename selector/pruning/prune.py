@@ -40,6 +40,7 @@ def prune(
     verify: Verify = 0,
     recalibrate: bool = True,
     repair: RepairOption = "auto",
+    distil: float | None = None,
     compensate: bool = False,
     finetune: FineTune | None = None,
     selector: SaliencySelector | None = None,
@@ -68,7 +69,8 @@ def prune(
     Passes over the data: one before the first round (two with a forecast, one more over
     `test_batches`); in every round one to score (forward and backward; none for metrics of weights
     alone), one to recalibrate, one for the loss of what is left, and one for the means with
-    `compensate`; in every halved round the last two or three again.
+    `compensate`; in every halved round the last two or three again. At the end two to repair, and
+    one for the loss after it.
 
     Args:
         model: A trained network; a copy is pruned.
@@ -86,6 +88,8 @@ def prune(
             what the unpruned network gives; see `selector.reconstruct`. `auto` does so unless
             `recalibrate` is off: once after the last round, or, where `finetune` is given, after
             every cut. Layers whose parameters take no gradient keep their weights.
+        distil: Minutes in which the network is then trained, without labels, to give the unpruned
+            network's outputs on `batches`; see `selector.distil`.
         compensate: Keep the removed channels' means, measured in every round, as constants in the
             biases or BatchNorm layers of their consumers.
         finetune: Called with the pruned model and the number of the round after each; it may
@@ -138,7 +142,7 @@ def prune(
         compensate=compensate,
         recalibrate=recalibrate,
     )
-    _check_numbers(rounds, max_loss_change)
+    _check_numbers(rounds, max_loss_change, distil)
     limits = Limits.of(
         ignore=ignore,
         max_ratio=max_ratio,
@@ -158,7 +162,7 @@ def prune(
         rounds = 1 if method.myopic else default_rounds(wanted, first.widths)
     store = None
     if checkpoint is not None:
-        options = (method, wanted, first.widths, rounds, max_loss_change, when)
+        options = (method, wanted, first.widths, rounds, max_loss_change, when, distil)
         store = RoundStore(checkpoint, fingerprint_of(model, calibration, *options))
     procedure = Procedure(
         method=method,
@@ -169,6 +173,7 @@ def prune(
         progress=progress,
         store=store,
         repair=when,
+        distil=distil,
         judged_on=reporter.judged_on,
     )
     run = PruningRun(model, calibration, first, procedure)
@@ -181,10 +186,12 @@ def prune(
     return reporter.result(run)
 
 
-def _check_numbers(rounds: int | None, max_loss_change: float | None) -> None:
+def _check_numbers(rounds: int | None, max_loss_change: float | None, distil: float | None) -> None:
     if rounds is not None:
         whole_number("rounds", rounds, 1)
     if max_loss_change is not None and not (
         is_number(max_loss_change) and 0 < max_loss_change < math.inf
     ):
         raise SelectorError(f"max_loss_change={max_loss_change!r} must be above 0, in nats")
+    if distil is not None and not (is_number(distil) and 0 < distil < math.inf):
+        raise SelectorError(f"distil={distil!r} must be a number of minutes, above 0")

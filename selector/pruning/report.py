@@ -13,6 +13,7 @@ from selector.planning.choice import Choice
 from selector.planning.expectation import Expected
 from selector.planning.plan import Goal, Plan, goal_text
 from selector.pruning.plots import loss_plot
+from selector.repair.distillation.report import DistillationReport
 from selector.repair.report import RepairReport
 from selector.tables import count_text, nats_text, text_table
 
@@ -81,6 +82,10 @@ class Report:
     """What the last repair did to every layer."""
     unrepaired: Evaluation | None = None
     """The pruned network before its last repair, on the same images."""
+    distillation: DistillationReport | None = None
+    """How the network was trained towards the unpruned one's outputs."""
+    undistilled: Evaluation | None = None
+    """The network before that, on the same images."""
 
     def __str__(self) -> str:
         """Tables of groups, network and rounds, then remarks, and what is not pruned."""
@@ -104,6 +109,7 @@ class Report:
             *([goal_text(self.goal)] if self.goal else []),
             *([f"{self.expected}, in {self.expected.rounds} rounds"] if self.expected else []),
             *([f"repair: {self.repair.summary}"] if self.repair else []),
+            *([f"distillation: {self.distillation}"] if self.distillation else []),
             *(f"warning: {text}" for text in self.warnings),
         ]
 
@@ -149,14 +155,18 @@ class Report:
             ],
             ["loss", loss_text(self.before.loss), loss_text(self.after.loss), ""],
         ]
-        if self.unrepaired is not None:
-            cells.append(["loss, not repaired", "", loss_text(self.unrepaired.loss), ""])
+        stages = {"not repaired": self.unrepaired, "not distilled": self.undistilled}
+        earlier = {name: found for name, found in stages.items() if found is not None}
+        cells += [[f"loss, {name}", "", loss_text(e.loss), ""] for name, e in earlier.items()]
         if self.before.accuracy is not None and self.after.accuracy is not None:
             cells.append(
                 ["accuracy", f"{self.before.accuracy:.2%}", f"{self.after.accuracy:.2%}", ""]
             )
-        if self.unrepaired is not None and self.unrepaired.accuracy is not None:
-            cells.append(["accuracy, not repaired", "", f"{self.unrepaired.accuracy:.2%}", ""])
+        cells += [
+            [f"accuracy, {name}", "", f"{e.accuracy:.2%}", ""]
+            for name, e in earlier.items()
+            if e.accuracy is not None
+        ]
         if self.latency is not None:
             times = (f"{1e3 * t:.2f} ms" for t in (self.latency.before, self.latency.after))
             cells.append(

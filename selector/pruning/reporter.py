@@ -121,5 +121,11 @@ class Reporter:
         warnings = (*self.warnings, *whole.warnings, *stopped)
         whole = replace(whole, expected=run.expected, warnings=warnings)
         report = report_of(run.plans, whole, self.before, after, on, run.timed)
-        report = replace(report, repair=run.repaired, unrepaired=run.unrepaired)
+        report = replace(
+            report,
+            repair=run.repaired,
+            unrepaired=run.unrepaired,
+            distillation=run.distilled,
+            undistilled=run.undistilled,
+        )
         return PruneResult(run.model, whole, tuple(run.plans), report, self.model, whole.cuts)

@@ -13,6 +13,7 @@ from selector.errors import SelectorError
 from selector.files import write_whole
 from selector.planning.expectation import Expected
 from selector.planning.plan import Plan
+from selector.repair.distillation.report import DistillationReport
 from selector.repair.report import LayerRepair, RepairReport
 
 FILE = "state.safetensors"
@@ -38,6 +39,9 @@ class Progress:
     repaired: RepairReport | None = None
     unrepaired: Evaluation | None = None
     """Of the network before the last repair."""
+    distilled: DistillationReport | None = None
+    undistilled: Evaluation | None = None
+    """Of the network before distillation."""
 
 
 class RoundStore:
@@ -74,6 +78,8 @@ class RoundStore:
             "stopped": progress.stopped,
             "expected": None if progress.expected is None else asdict(progress.expected),
             "evaluation": None if progress.evaluation is None else asdict(progress.evaluation),
+            "distilled": None if progress.distilled is None else asdict(progress.distilled),
+            "undistilled": None if progress.undistilled is None else asdict(progress.undistilled),
             "finished": progress.finished,
             "repaired": None if progress.repaired is None else asdict(progress.repaired),
             "unrepaired": None if progress.unrepaired is None else asdict(progress.unrepaired),
@@ -127,6 +133,10 @@ def _progress(header: dict[str, Any]) -> Progress:
         expected=None if expected is None else Expected(**expected),
         evaluation=None if evaluation is None else Evaluation(**evaluation),
         finished=bool(header["finished"]),
+        distilled=None
+        if header["distilled"] is None
+        else DistillationReport(**header["distilled"]),
+        undistilled=None if header["undistilled"] is None else Evaluation(**header["undistilled"]),
         repaired=None if header["repaired"] is None else _repair_report(**header["repaired"]),
         unrepaired=None if header["unrepaired"] is None else Evaluation(**header["unrepaired"]),
     )

@@ -33,6 +33,8 @@ from selector.pruning.apply import FineTune, cut_as_promised, fine_tune
 from selector.pruning.merge import combined
 from selector.pruning.repairing import Repairer, When
 from selector.pruning.resume import Progress, RoundStore
+from selector.repair.distillation.distil import distil
+from selector.repair.distillation.report import DistillationReport
 from selector.repair.report import RepairReport
 
 LOG = logging.getLogger("selector")
@@ -78,6 +80,8 @@ class Procedure:
     """Where the state is written after every round."""
     repair: When = "never"
     """When what is left is refitted towards the network that it was cut from."""
+    distil: float | None = None
+    """Minutes of unlabelled distillation at the end."""
     judged_on: Calibration | None = None
     """Images on which the network is evaluated before the last repair, for the report."""
 
@@ -120,6 +124,10 @@ class PruningRun:
         """What the last repair did to every layer."""
         self.unrepaired: Evaluation | None = None
         """Of the network before the last repair, on the images of the report."""
+        self.distilled: DistillationReport | None = None
+        self.undistilled: Evaluation | None = None
+        """Of the network before distillation, on the images of the report."""
+        self._original = original
         self._done, self._step = Fraction(0), Fraction(1, procedure.rounds)
         self._smallest = self._step / 2**HALVINGS
         self._finished = False
@@ -155,16 +163,23 @@ class PruningRun:
                 self._round()
                 bar.update(float(self._done - before))
             self._close_in()
-        if self._do.repair == "end" and self.plans and not self._finished:
-            self._repair_at_the_end()
+        if self.plans and not self._finished:
+            self._finish_network()
 
-    def _repair_at_the_end(self) -> None:
-        """One repair after the last round; what was there before it comes back if that fails."""
+    def _finish_network(self) -> None:
+        """Repair and distil after the last round; what was there before comes back on failure."""
         kept = copy_of(self.model), self.evaluation
         try:
-            self.unrepaired = self._reported()
-            self.repaired = self._repairer.repair(self.model, self.plans, self._calibration)
-            self.evaluation = self._evaluated()
+            if self._do.repair == "end":
+                self.unrepaired = self._reported()
+                self.repaired = self._repairer.repair(self.model, self.plans, self._calibration)
+                self.evaluation = self._evaluated()
+            if self._do.distil is not None:
+                self.undistilled = self._reported()
+                self.model, self.distilled = distil(
+                    self._original, self.model, self._calibration, minutes=self._do.distil
+                )
+                self.evaluation = self._evaluated()
         except BaseException:
             self.model, self.evaluation = kept
             raise
@@ -181,6 +196,7 @@ class PruningRun:
         self.expected, self.evaluation = found.expected, found.evaluation
         self.stopped, self._finished = found.stopped, found.finished
         self.repaired, self.unrepaired = found.repaired, found.unrepaired
+        self.distilled, self.undistilled = found.distilled, found.undistilled
         if self._do.finetune is not None:
             self._repairer.imitate(self.model, self.groups, len(self.plans))
         if self._done < 1:
@@ -200,6 +216,8 @@ class PruningRun:
                 finished=self._finished,
                 repaired=self.repaired,
                 unrepaired=self.unrepaired,
+                distilled=self.distilled,
+                undistilled=self.undistilled,
             )
             self._do.store.save(state, self.model)
 

@@ -7,8 +7,8 @@ from typing import Any, cast
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from selector.data.batches import Batches, batch_size, rows
-from selector.data.forward import read
+from selector.data.batches import Batches, batch_size, first_batch, rows
+from selector.data.forward import device_of, read, to_device
 from selector.network.layers import CONVOLUTION, NORMALISATION
 from selector.repair.walk import HookWalk, Visit, copied, first_argument
 
@@ -118,7 +118,7 @@ class GraphWalk:
 
     def _sizes(self, model: nn.Module, batches: Batches) -> list[float]:
         """Bytes an image of what is to be kept before each node, tried on a few images."""
-        inputs, _ = next(read(model, batches))
+        inputs = to_device(first_batch(batches)[0], device_of(model))
         images = min(4, batch_size(inputs))
         totals = [0.0] * len(self._sides[0].nodes)
         for side in self._sides:

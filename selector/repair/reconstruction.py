@@ -13,23 +13,25 @@ Source:
     ridge towards the present weights, is this project's (METHOD.md, section 8).
 """
 
-import copy
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from selector.data.batches import Batches, batch_size, check_repeatable
+from selector.data.checks import check_model
 from selector.data.forward import device_of, evaluating, probe_inputs
+from selector.network.copying import copy_of, uncompiled
 from selector.network.layers import NORMALISATION
 from selector.network.surgery import Cut
 from selector.repair.correspondence import Kept, kept_after_cuts, kept_positions_of
 from selector.repair.graph_walk import GraphWalk, UnwalkableError
 from selector.repair.least_squares import choose_step
 from selector.repair.norm_statistics import Moments, carry_over
+from selector.repair.pruned import Pruned, parts_of
 from selector.repair.refitting import (
     NotRowsError,
     Sampling,
@@ -68,23 +70,31 @@ class Repair:
     """Walk by hooks even where torch.fx can trace the networks: slower, same numbers."""
 
 
+class Reconstructed(NamedTuple):
+    """A repaired network, and what was done to every layer."""
+
+    model: nn.Module
+    """A copy; the networks passed in are as they were."""
+    report: RepairReport
+
+
 def reconstruct(
     original: nn.Module,
-    pruned: nn.Module,
+    pruned: nn.Module | Pruned,
     batches: Batches,
     *,
     kept: Kept | Sequence[Cut] | None = None,
     how: Repair | None = None,
-) -> tuple[nn.Module, RepairReport]:
+) -> Reconstructed:
     """Refit what is left of a network in closed form, on a copy, without labels.
 
     Args:
         original: The unpruned network; its outputs are the targets.
-        pruned: What pruning left of it.
+        pruned: What pruning left of it: a network, or the result of `prune`.
         batches: Re-iterable of (inputs, targets); the targets are not read.
-        kept: What is left of every layer: cuts in positions of the unpruned network
-            (`PruneResult.cuts`), or output positions by layer, where layers that lost nothing may
-            be missing; of a pruning by Torch-Pruning, see `kept_after_history`.
+        kept: What is left of every layer; by default what the result of `prune` says. Cuts in
+            positions of the unpruned network, or output positions by layer, where layers that lost
+            nothing may be missing; of a pruning by Torch-Pruning, see `kept_after_history`.
         how: Settings; the defaults suit 64 images or more.
 
     Returns:
@@ -96,8 +106,13 @@ def reconstruct(
     """
     with torch.inference_mode(False):
         # Else a caller's inference mode would make the copy one that cannot be written to.
-        repaired = copy.deepcopy(pruned)
-    return repaired, reconstruct_in_place(original, repaired, batches, kept=kept, how=how)
+        check_model(original, "original")
+    model, cuts = parts_of(pruned)
+    repaired = copy_of(model)
+    report = reconstruct_in_place(
+        uncompiled(original), repaired, batches, kept=cuts if kept is None else kept, how=how
+    )
+    return Reconstructed(repaired, report)
 
 
 def reconstruct_in_place(

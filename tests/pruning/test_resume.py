@@ -59,7 +59,7 @@ def test_whatever_stops_a_round_keeps_what_was_reached(
 
 def test_a_stopped_run_goes_on_with_the_same_result(tmp_path: Path) -> None:
     model, batches = small("plain", 12, norm=True), data()
-    whole = selector.prune(model, batches, keep_macs=0.5, rounds=4)
+    whole = selector.prune(model, batches, keep_macs=0.5, rounds=4, finetune=lambda *_: None)
     calls: list[int] = []
 
     def stops(network: nn.Module, number: int) -> None:
@@ -116,18 +116,19 @@ def test_the_state_of_another_pruning_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("criterion", "verify", "per_round", "once"),
-    [("l1", 0, 2, 1), ("taylor", 0, 3, 1), ("selector", 0, 3, 2)],
+    ("criterion", "repair", "per_round", "once"),
+    [("l1", False, 2, 1), ("taylor", False, 3, 1), ("selector", False, 3, 2), ("l1", True, 2, 1)],
 )
 def test_passes_over_the_data_are_those_that_the_docstring_states(
-    criterion: str, verify: int, per_round: int, once: int
+    criterion: str, repair: bool, per_round: int, once: int
 ) -> None:
     model, counted = small("plain", 12, norm=True), Counted(data())
     result = selector.prune(
-        model, counted, keep_macs=0.6, rounds=2, criterion=criterion, verify=verify
+        model, counted, keep_macs=0.6, rounds=2, criterion=criterion, repair=repair
     )
     rounds = len(result.rounds)
     halved = sum(p.outcome.halved for p in result.rounds if p.outcome is not None)
-    passes = once + per_round * rounds + 2 * halved
-    assert counted.starts == passes + 1  # And once for the first batch, which every probe uses.
-    assert counted.read == passes * len(counted.batches) + 1
+    passes = once + per_round * rounds + 2 * halved + 3 * repair
+    # And once for the first batch, which every probe uses; once more to see that it stays the same.
+    assert counted.starts == passes + 1 + repair
+    assert counted.read == passes * len(counted.batches) + 1 + repair

@@ -1,11 +1,10 @@
 """`distil`: a pruned network learns to give the unpruned one's outputs, without labels."""
 
-import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from selector.data.forward import device_of
 from selector.errors import SelectorError
-from selector.network.surgery import Cut
+from selector.network.copying import copy_of
 from selector.repair.distillation.augmentation import Augment, Augmentation
 from selector.repair.distillation.report import DistillationReport, report_of
 from selector.repair.distillation.state import Progress, State, read_progress, restore, save
@@ -30,18 +29,15 @@ from selector.repair.distillation.training import (
     train,
 )
 from selector.repair.distillation.unlabelled import Images, Unlabelled, fingerprint
+from selector.repair.pruned import Pruned, parts_of
 
 
-class Pruned(Protocol):
-    """What `prune` returns, as far as it is used here."""
+class Distilled(NamedTuple):
+    """A distilled network, and what was done."""
 
-    @property
-    def model(self) -> nn.Module:
-        """The pruned network."""
-
-    @property
-    def cuts(self) -> tuple[Cut, ...]:
-        """What every layer lost."""
+    model: nn.Module
+    """A copy; the networks passed in are as they were."""
+    report: DistillationReport
 
 
 def distil(
@@ -58,14 +54,14 @@ def distil(
     seed: int = 0,
     checkpoint: str | Path | None = None,
     progress: bool = False,
-) -> tuple[nn.Module, DistillationReport]:
+) -> Distilled:
     """Train a copy of the pruned network to give the unpruned network's outputs; no labels needed.
 
     A fifth of the images is held out. The divergence on them chooses what BatchNorm goes by, in two
     short trials, lowers the learning rate where training breaks the network, and chooses the values
     that are returned: they never have a larger divergence than the pruned network. Dropout stays
-    off. With `passes`, the same seed gives the
-    same weights on the same machine; with `minutes`, the number of steps depends on its speed.
+    off. With `passes`, the same seed gives the same weights on the same machine; with `minutes`,
+    the number of steps depends on its speed.
 
     Args:
         original: The unpruned network.
@@ -76,7 +72,7 @@ def distil(
         minutes: Wall time to spend, trials included; the schedule is fitted to it.
         passes: Passes over the images that are trained on; the trials come on top.
         augment: `shift` moves image tensors by up to an eighth of their side and leaves other
-            inputs alone; a function is called with the inputs of a batch and returns them
+            inputs as they are; a function is called with the inputs of a batch and returns them
             changed; None changes nothing. Both networks see the same.
         mirror: Mirror half of the images as well. Never for digits, letters or traffic signs.
         blocks: Compare the outputs of the layers as well as those of the network.
@@ -96,7 +92,7 @@ def distil(
     """
     began = perf_counter()
     _check_numbers(minutes, passes, learning_rate, seed)
-    model, cuts = _parts(pruned)
+    model, cuts = parts_of(pruned)
     _check_trainable(model)
     device = device_of(model)
     # The caller may be inside no_grad, inference_mode or autocast; training is in full precision.
@@ -105,16 +101,17 @@ def distil(
         torch.enable_grad(),
         torch.autocast(device.type, enabled=False),
     ):
-        student = copy.deepcopy(model)
+        student = copy_of(model)
         data = Images.read(images, device)
         augmentation = Augmentation.of(augment, mirror, data.inputs)
-        task = make_task(original, student, data, augmentation, cuts if blocks else None, seed)
+        compared = (cuts or ()) if blocks else None
+        task = make_task(original, student, data, augmentation, compared, seed)
         steps = None if passes is None else max(1, round(passes * task.steps_in_pass))
         budget = Budget(steps, None if minutes is None else 60 * minutes)
         call = _Call(task, student, budget, learning_rate, blocks)
         state = call.run(None if checkpoint is None else Path(checkpoint), began, progress)
     student.zero_grad(set_to_none=True)
-    return student, report_of(task, state)
+    return Distilled(student, report_of(task, state))
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,16 +177,6 @@ class _Call:
         said = (self.budget, self.learning_rate, self.blocks, str(task.augmentation), task.seed)
         values = [*self.student.state_dict().values(), *task.teacher.state_dict().values()]
         return fingerprint([repr(said), *values, *pytree.tree_leaves(task.images.inputs)])
-
-
-def _parts(pruned: nn.Module | Pruned) -> tuple[nn.Module, tuple[Cut, ...]]:
-    if isinstance(pruned, nn.Module):
-        return pruned, ()
-    if not hasattr(pruned, "model") or not hasattr(pruned, "cuts"):
-        raise SelectorError(
-            f"pruned must be a network or the result of prune, not a {type(pruned).__name__}"
-        )
-    return pruned.model, pruned.cuts
 
 
 def _recipes(student: nn.Module, learning_rate: float | None) -> list[Recipe]:

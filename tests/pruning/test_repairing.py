@@ -1,0 +1,122 @@
+"""Repair inside `prune`: the same as alone, towards the right network, and reported honestly."""
+
+import pytest
+import torch
+from torch import nn
+
+import selector
+from selector.errors import SelectorError
+from selector.pruning.repairing import when_to_repair
+from tests.networks import data, small
+
+TARGET = {"keep_macs": 0.6, "rounds": 2, "criterion": "l1"}
+
+
+def values(model: nn.Module) -> dict[str, list[float]]:
+    return {name: tensor.flatten().tolist() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_repair_in_prune_is_repair_alone(norm: bool) -> None:
+    model, batches = small("residual", 12, norm=norm), data(64, 16)
+    bare = selector.prune(model, batches, repair=False, **TARGET)
+    whole = selector.prune(model, batches, **TARGET)
+    assert whole.plan.removals == bare.plan.removals
+    alone = selector.reconstruct(model, bare, batches)
+    assert values(whole.model) == values(alone.model)
+    assert whole.report.repair == alone.report
+    assert whole.report.unrepaired == bare.report.after
+    assert bare.report.repair is None
+    assert bare.report.unrepaired is None
+    assert "accuracy, not repaired" in str(whole.report)
+    assert "not repaired" not in str(bare.report)
+
+
+def test_repair_restores_what_can_be_restored(tmp_path_factory: pytest.TempPathFactory) -> None:
+    # Every channel of the first layer exists twice: half of them can go without a loss.
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3)
+    with torch.no_grad():
+        first.weight[4:] = first.weight[:4] * 0.5
+        first.bias[4:] = first.bias[:4] * 0.5
+    model = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), nn.Linear(96, 5))
+    images = torch.randn(64, 3, 8, 8)
+    batches = [(part, torch.zeros(16, dtype=torch.long)) for part in images.split(16)]
+    asked = {"ratios": {"0": 0.5}, "criterion": "l1", "rounds": 1}
+    with torch.no_grad():
+        before = model(images)
+        bare = selector.prune(model, batches, repair=False, **asked).model(images)
+        after = selector.prune(model, batches, **asked).model(images)
+    assert float((bare - before).abs().max()) > 0.05 * float(before.abs().max())
+    assert float((after - before).abs().max()) < 1e-3 * float(before.abs().max())
+
+
+def test_fine_tuned_networks_are_repaired_towards_themselves() -> None:
+    model, batches = small("plain", 12, norm=True), data(64, 16)
+    left: list[dict[str, list[float]]] = []
+
+    def finetune(network: nn.Module, number: int) -> None:
+        with torch.no_grad():
+            for layer in network.modules():
+                if isinstance(layer, nn.Conv2d):
+                    layer.weight.mul_(3.0)
+        left.append(values(network))
+
+    result = selector.prune(model, batches, finetune=finetune, **TARGET)
+    # What the last fine-tuning left is what is returned.
+    assert values(result.model) == left[-1]
+    # And the second repair keeps what the first fine-tuning did, instead of undoing it.
+    bare = selector.prune(model, batches, finetune=finetune, repair=False, **TARGET)
+    scale = [
+        float(next(m.parameters()).detach().abs().mean()) for m in (result.model, bare.model, model)
+    ]
+    assert scale[0] > 4 * scale[2]
+    assert scale[0] == pytest.approx(scale[1], rel=0.5)
+
+
+@pytest.mark.parametrize("criterion", ["l1", "mean_activation"])
+def test_unlabelled_images_are_enough(criterion: str) -> None:
+    model = small("plain", 12, norm=True)
+    batches = [(inputs, None) for inputs, _ in data(64, 16)]
+    result = selector.prune(model, batches, keep_macs=0.6, criterion=criterion)
+    assert result.plan.choices
+    assert result.report.repair is not None
+    assert any("no labels" in text for text in result.report.warnings)
+    labelled = selector.prune(model, data(64, 16), keep_macs=0.6, criterion=criterion)
+    assert values(result.model) == values(labelled.model)
+    with pytest.raises(SelectorError, match="no labels"):
+        selector.prune(model, batches, keep_macs=0.6, criterion=criterion, max_loss_change=1.0)
+
+
+def test_distillation_follows_the_repair() -> None:
+    model, batches = small("plain", 12, norm=True), data(64, 16)
+    result = selector.prune(model, batches, distil=0.02, **TARGET)
+    repaired = selector.prune(model, batches, **TARGET)
+    report = result.report
+    assert report.undistilled == repaired.report.after
+    assert report.distillation is not None
+    assert report.distillation.divergence_after <= report.distillation.divergence_before
+    assert "not distilled" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("repair", "recalibrate", "finetuned", "when"),
+    [
+        ("auto", True, False, "end"),
+        ("auto", False, False, "never"),
+        ("auto", True, True, "rounds"),
+        (True, False, False, "end"),
+        (False, True, True, "never"),
+    ],
+)
+def test_when_repair_happens(repair: bool, recalibrate: bool, finetuned: bool, when: str) -> None:
+    assert when_to_repair(repair, recalibrate=recalibrate, finetuned=finetuned) == when
+
+
+@pytest.mark.parametrize("wrong", [1, 0, "yes", None, 0.5])
+def test_a_wrong_wish_is_refused(wrong: object) -> None:
+    with pytest.raises(SelectorError, match="repair="):
+        selector.prune(small("plain", 12), data(), repair=wrong, **TARGET)  # type: ignore[arg-type]
+    if wrong is not None and wrong not in (1, 0.5):
+        with pytest.raises(SelectorError, match="distil="):
+            selector.prune(small("plain", 12), data(), distil=wrong, **TARGET)  # type: ignore[arg-type]
