@@ -18,7 +18,7 @@ from selector.network.layers import (
     is_depthwise,
     layer_width,
 )
-from selector.network.watching import Watch, nothing_fused
+from selector.network.watching import OperatorWatch, nothing_fused
 
 Measure = Literal["macs", "parameters", "weights"]
 
@@ -140,7 +140,7 @@ def _measured_macs(
         for name, layer in counted.items()
         if isinstance(layer, CONVOLUTION | nn.Linear)
     }
-    watch = Watch(count=True)
+    watch = OperatorWatch(count=True)
     with forward_hooks(model, hooks), evaluating(model), nothing_fused(model), watch:
         call(model, inputs)
     return macs, watch.macs

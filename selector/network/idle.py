@@ -20,7 +20,7 @@ from selector.network.dependency_graph import candidate_groups
 from selector.network.groups import Group, Slice
 from selector.network.layers import CONVOLUTION, NORMALISATION, layer_width
 from selector.network.surgery import temporarily_cut
-from selector.network.watching import Watch
+from selector.network.watching import OperatorWatch
 
 
 def with_idle_layers(
@@ -64,7 +64,7 @@ def with_idle_layers(
 def _unused(model: nn.Module, run: object) -> list[str]:
     """Layers none of whose parameters or statistics are read while something runs."""
     assert callable(run)
-    with Watch() as watch:
+    with OperatorWatch() as watch:
         run()
     found = []
     for name, module in model.named_modules():

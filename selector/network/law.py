@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from selector.data.forward import call, device_of, evaluating, float_tensors
-from selector.network.watching import Watch
+from selector.network.watching import OperatorWatch
 
 SHARE = 1e-4
 """Largest difference relative to what a removal changes in the outputs."""
@@ -25,7 +25,7 @@ LARGEST_DOUBLE = 2**28
 
 
 @dataclass(frozen=True, eq=False)
-class Judge:
+class LawCheck:
     """Compares outputs on one batch with those of the whole network."""
 
     model: nn.Module
@@ -81,21 +81,21 @@ def difference(
 
 
 @contextmanager
-def judging(model: nn.Module, inputs: object) -> Iterator[Judge]:
+def judging(model: nn.Module, inputs: object) -> Iterator[LawCheck]:
     """Context with a judge of the network's outputs; in it the network may run in float64.
 
     The network may be masked and cut inside; on leaving, it has the tensors that it came with.
     """
     with torch.no_grad(), evaluating(model), exact_arithmetic(model):
-        with Watch() as watch:
+        with OperatorWatch() as watch:
             native = exact(call(model, inputs))
         with ExitStack() as stack:
             stack.enter_context(_in_double(model))
             wide = _double_outputs(model, inputs, native)
             if wide is not None:
-                yield Judge(model, _double_inputs(inputs), wide, noise=1e-10)
+                yield LawCheck(model, _double_inputs(inputs), wide, noise=1e-10)
                 return
-        yield Judge(model, inputs, native, noise=rounding(watch.coarsest))
+        yield LawCheck(model, inputs, native, noise=rounding(watch.coarsest))
 
 
 def rounding(epsilon: float) -> float:
@@ -129,7 +129,7 @@ def _double_outputs(
         return None
     try:
         given = _double_inputs(inputs)
-        with Watch() as watch:
+        with OperatorWatch() as watch:
             wide = exact(call(model, given))
     except Exception:  # A type that is fixed in the forward pass, or a device without float64.
         return None

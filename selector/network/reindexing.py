@@ -1,7 +1,7 @@
 """The groups of a network after a cut, worked out from the cut alone: nothing is traced again.
 
-Every layer that lost positions counts those that are left anew; so do the groups that lie in it.
-Costs follow by arithmetic. For loops that cut one channel at a time.
+In every layer that lost positions, those that are left get new numbers, and so they do in the
+groups that lie in it. Costs follow by arithmetic. For loops that cut one channel at a time.
 """
 
 from bisect import bisect_left
@@ -26,8 +26,8 @@ def shrink(groups: Mapping[str, Group], removals: Removals) -> dict[str, Group]:
         removals: Groups, as they are in `groups`, with the channels that go; each group once.
 
     Returns:
-        Group name -> group in the positions of the cut network, its channels numbered anew in
-        their old order, its costs per channel as they were. A group left with one channel is gone.
+        Group name -> group in the positions of the cut network; its channels keep their order
+        and get new numbers, its costs per channel stay. A group left with one channel is gone.
 
     Raises:
         SelectorError: A channel set that `Group.checked` refuses.
@@ -47,7 +47,7 @@ def shrink(groups: Mapping[str, Group], removals: Removals) -> dict[str, Group]:
 
 
 def shrink_all(groups: Groups, removals: Removals) -> Groups:
-    """The same with the costs that the cut leaves, as if traced and counted anew."""
+    """The same with the costs that the cut leaves, as tracing again would count them."""
     costs = _shrunk_costs(groups.costs, cuts_of(removals))
     prunable = {
         name: replace(

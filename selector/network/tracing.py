@@ -25,7 +25,7 @@ from selector.network.dependency_graph import candidate_groups
 from selector.network.groups import Group, masked
 from selector.network.hooks import without_checkpoints
 from selector.network.idle import with_idle_layers
-from selector.network.law import Judge, exact_arithmetic, judging, largest
+from selector.network.law import LawCheck, exact_arithmetic, judging, largest
 from selector.network.surgery import temporarily_cut
 from selector.network.ties import torn_ties
 from selector.typing import Side
@@ -141,7 +141,7 @@ def _with_costs(group: Group, costs: Costs) -> Group:
     )
 
 
-def _broken_laws(judge: Judge, groups: Sequence[Group]) -> dict[str, str]:
+def _broken_laws(judge: LawCheck, groups: Sequence[Group]) -> dict[str, str]:
     """Group -> why masking it is not cutting it on the probe batch; the others keep the law.
 
     Groups are tried several at once, far apart in the network, since most keep it; where a few
@@ -154,7 +154,7 @@ def _broken_laws(judge: Judge, groups: Sequence[Group]) -> dict[str, str]:
     return broken
 
 
-def _broken_among(judge: Judge, groups: Sequence[Group]) -> dict[str, str]:
+def _broken_among(judge: LawCheck, groups: Sequence[Group]) -> dict[str, str]:
     if len(groups) < 2:
         return {group.name: reason for group in groups if (reason := _broken_alone(judge, group))}
     samples = [_samples(group) for group in groups]
@@ -165,7 +165,7 @@ def _broken_among(judge: Judge, groups: Sequence[Group]) -> dict[str, str]:
     return _broken_among(judge, groups[:middle]) | _broken_among(judge, groups[middle:])
 
 
-def _broken_alone(judge: Judge, group: Group) -> str | None:
+def _broken_alone(judge: LawCheck, group: Group) -> str | None:
     alone = ([(group, channels)] for channels in dict.fromkeys(_samples(group)))
     reasons = (_broken_by(judge, removals, alone=True) for removals in alone)
     return next((reason for reason in reasons if reason is not None), None)
@@ -184,7 +184,7 @@ def _samples(group: Group) -> list[tuple[int, ...]]:
 
 
 def _broken_by(
-    judge: Judge, removals: Sequence[tuple[Group, Sequence[int]]], *, alone: bool
+    judge: LawCheck, removals: Sequence[tuple[Group, Sequence[int]]], *, alone: bool
 ) -> str | None:
     """Why these removals break the law.
 

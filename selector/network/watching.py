@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class OperatorWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Context that notes what the operators of one thread do.
 
     Unlike PyTorch's own `FlopCounterMode`, it adds no hooks to modules, so that other networks may
@@ -19,7 +19,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, *, count: bool = False) -> None:
-        """Watch from now on.
+        """OperatorWatch from now on.
 
         Args:
             count: Count multiply-accumulates, too; operators that PyTorch fuses are then taken

@@ -58,7 +58,7 @@ class Reference:
 
 
 def make_engine(model: nn.Module, name: EngineName, *, check: bool = True) -> Engine:
-    """The engine of that name; `masked`, said once, where `fast` cannot trace the network."""
+    """The engine of that name; where `fast` cannot trace the network, `masked` and a warning."""
     if name == "reference":
         return Reference(model)
     if name == "masked":

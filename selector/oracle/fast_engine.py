@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from selector.data.batches import batch_size, rows
 from selector.data.forward import device_of
 from selector.network.groups import Group
+from selector.network.law import exact, largest
 from selector.network.layers import CONVOLUTION
 from selector.oracle.fx_steps import StepRunner, Steps, UntraceableError, take_apart
 from selector.oracle.masked_engine import Masked, Removal
@@ -146,17 +146,8 @@ class Fast:
 
 def same_outputs(one: object, other: object) -> bool:
     """Whether two outputs of a network are the same, to `TOLERANCE` of the largest value."""
-    left, right = (pytree.tree_leaves(outputs) for outputs in (one, other))
+    left, right = exact(one), exact(other)
     return len(left) == len(right) and all(
-        not isinstance(b, Tensor)
-        or (
-            isinstance(a, Tensor)
-            and a.shape == b.shape
-            and _difference(a, b) <= TOLERANCE * _difference(b, torch.zeros_like(b))
-        )
+        a.shape == b.shape and largest([a - b]) <= TOLERANCE * largest([b])
         for a, b in zip(left, right, strict=True)
     )
-
-
-def _difference(one: Tensor, other: Tensor) -> float:
-    return float((one.double() - other.double()).abs().max()) if one.numel() else 0.0

@@ -70,7 +70,7 @@ class Oracle:
     loops that have done so for this network; a group that is new to the engine is tried even so."""
 
     def __post_init__(self) -> None:
-        """Refuse what means nothing."""
+        """Refuse options that have no meaning."""
         if self.mode not in ("plain", "compensated"):
             raise SelectorError(f"unknown mode {self.mode!r}; known: plain, compensated")
         if self.engine not in ("fast", "masked", "reference"):
@@ -213,7 +213,7 @@ def loss_changes(
         channel_sets: Channels to remove, one sequence for each candidate.
         loss: Mean loss of a batch; cross-entropy by default.
         mode: `plain` removes the channels; `compensated` puts their means in their place;
-            `recalibrated` estimates the BatchNorm statistics anew after each removal, and is dear.
+            `recalibrated` estimates the BatchNorm statistics again after each removal (slow).
         calibration: Images for the means or the statistics; `batches` by default.
         engine: `fast`, `masked` or `reference`; they give the same numbers.
 

@@ -24,10 +24,10 @@ def recalibrated_changes(
     calibration: Batches,
     loss: Loss | None = None,
 ) -> list[LossChange]:
-    """Loss changes when BatchNorm is recalibrated after each removal: the dearest measurement.
+    """Loss changes when BatchNorm is recalibrated after each removal.
 
-    Every candidate costs a copy of the network, a pass over the calibration images, and one over
-    the batches. Before the removal the network is as it was given.
+    The slowest measurement: every candidate costs a copy of the network, a pass over the
+    calibration images, and one over the batches. Before the removal the network is as it was given.
 
     Args:
         model: The network; left exactly as found.

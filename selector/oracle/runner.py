@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 from tqdm import tqdm
 
 from selector.data.batches import batch_size, rows
@@ -12,6 +11,7 @@ from selector.data.forward import call
 from selector.data.loss import LossChange, Objective, check_finite, summary
 from selector.errors import SelectorError
 from selector.network.groups import Group
+from selector.network.law import exact, largest
 from selector.oracle.engines import Engine
 from selector.oracle.fast_engine import Fast, same_outputs
 from selector.oracle.masked_engine import Masked, Removal
@@ -166,14 +166,12 @@ def check_deterministic(model: nn.Module, inputs: object) -> object:
         SelectorError: It does not.
     """
     outputs = call(model, inputs)
-    first, again = (pytree.tree_leaves(found) for found in (outputs, call(model, inputs)))
-    for one, other in zip(first, again, strict=True):
-        if isinstance(one, Tensor) and one.numel() and one.is_floating_point():
-            gap = float((one.double() - other.double()).abs().nan_to_num().max())
-            if gap > 1e-5 * float(one.double().abs().nan_to_num().max()):
-                raise SelectorError(
-                    "the network gives other outputs for the same images: look for dropout that "
-                    "stays on in evaluation mode (functional dropout without training=), noise, or "
-                    "sampling in its forward pass"
-                )
+    again = call(model, inputs)
+    for one, other in zip(exact(outputs), exact(again), strict=True):
+        if largest([(one - other).nan_to_num()]) > 1e-5 * largest([one.nan_to_num()]):
+            raise SelectorError(
+                "the network gives other outputs for the same images: look for dropout that stays "
+                "on in evaluation mode (functional dropout without training=), noise, or sampling "
+                "in its forward pass"
+            )
     return outputs
