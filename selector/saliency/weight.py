@@ -74,7 +74,7 @@ def fpgm(signals: Signals) -> Tensor:
 
     .. math:: s_c = \sum_j \lVert w_c - w_j \rVert_2
 
-    Distances come from one matrix product; see `filter_distances`.
+    Distances come from one matrix product; see `distances_of`.
 
     Source:
         He et al., Filter Pruning via Geometric Median, arXiv 1811.00250, Eq. 3.

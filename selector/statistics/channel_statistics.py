@@ -13,7 +13,7 @@ from functools import cached_property
 from torch import Tensor
 
 from selector.errors import SelectorError
-from selector.statistics.filters import filter_distances, filter_products
+from selector.statistics.filters import distances_of, filter_products
 from selector.statistics.gate_fisher import Pairs
 from selector.statistics.reductions import Moments, moments_of_rows
 from selector.statistics.statistic import STATISTICS
@@ -176,7 +176,7 @@ class Signals:
     @cached_property
     def filter_distances(self) -> Tensor:
         """Euclidean distance of every two filters, shape (channels, channels), float64."""
-        return filter_distances(self.rows)
+        return distances_of(self.filter_products)
 
     @cached_property
     def weight_moments(self) -> Mapping[str, Moments]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from selector.statistics import filters, reductions
-from selector.statistics.filters import filter_distances, filter_products
+from selector.statistics.filters import distances_of, filter_products
 from selector.statistics.reductions import moments_of_rows
 
 
@@ -29,7 +29,8 @@ def test_products_and_distances_by_loops(
         monkeypatch.setattr(filters, "BLOCK", 8)
     given = rows(kind, dtype)
     weight = given.double()
-    products, distances = filter_products(given), filter_distances(given)
+    products = filter_products(given)
+    distances = distances_of(products)
     assert torch.equal(products, products.T)
     assert torch.equal(distances, distances.T)
     assert not distances.diagonal().any()
@@ -45,9 +46,9 @@ def test_products_and_distances_by_loops(
 
 def test_wide_and_narrow_give_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
     given = torch.randn(64, 300, generator=torch.Generator().manual_seed(1)) * 0.05
-    expected = filter_distances(given).sum(1).argsort()
+    expected = distances_of(filter_products(given)).sum(1).argsort()
     monkeypatch.setattr(filters, "LARGE", 0)
-    assert torch.equal(filter_distances(given).sum(1).argsort(), expected)
+    assert torch.equal(distances_of(filter_products(given)).sum(1).argsort(), expected)
 
 
 def test_moments_of_rows_in_pieces_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
