@@ -31,7 +31,12 @@ def to_device(values: object, device: torch.device) -> object:
     """The same structure with every tensor on the device."""
 
     def move(leaf: object) -> object:
-        return leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else leaf
+        if not isinstance(leaf, Tensor):
+            return leaf
+        moved = leaf.to(device, non_blocking=True)
+        # No gradient can flow past a tensor of inference_mode, but past its copy outside of it.
+        copied = moved.is_inference() and not torch.is_inference_mode_enabled()
+        return moved.clone() if copied else moved
 
     moved: object = pytree.tree_map(move, values)
     return moved

@@ -28,8 +28,7 @@ from selector.statistics.curvature import flow_gradients, hessian_times
 from selector.statistics.gate_fisher import Pairs
 from selector.statistics.gradient_source import Gradients, gradient_source
 from selector.statistics.hooks import PassState
-from selector.statistics.numerics import measuring, ordinary
-from selector.statistics.passes import DataPass, only_trained
+from selector.statistics.passes import DataPass, measuring, only_trained
 from selector.statistics.statistic import (
     Need,
     checked_needs,
@@ -99,7 +98,7 @@ def measure_signals(
         flows: Mapping[str, Tensor] = {}
         if "flow" in wanted:
             with without_checkpoints():
-                probe = ordinary(probe_inputs(model, batches, 1))
+                probe = probe_inputs(model, batches, 1)
             flows = flow_gradients(model, probe, producers)
         found = _ByLayer(totals, hessian, flows)
         return {

@@ -16,7 +16,6 @@ from selector.data.batches import Batches, batch_size
 from selector.data.forward import read, run_batch
 from selector.data.loss import Objective
 from selector.errors import SelectorError
-from selector.statistics.numerics import ordinary
 
 MOST_OUTPUTS = 2048
 """Outputs per image up to which the Hessian of a user's own loss is taken apart."""
@@ -138,8 +137,7 @@ def hessian_times(
     images = 0
     for number, (inputs, targets) in enumerate(read(model, batches)):
         count = batch_size(inputs, targets)
-        outputs = run_batch(model, ordinary(inputs), number)
-        value = loss(outputs, ordinary(targets), number)
+        value = loss(run_batch(model, inputs, number), targets, number)
         slopes = _twice_differentiable(value, weights)
         along = sum(
             (

@@ -14,12 +14,13 @@ from selector.data.batches import Batches, batch_size
 from selector.data.forward import read, run_batch
 from selector.data.loss import Objective, check_finite
 from selector.errors import SelectorError
+from selector.network.copying import check_usable
 from selector.network.groups import Group
+from selector.network.law import exact_arithmetic
 from selector.statistics.accumulators import GroupSums
 from selector.statistics.curvature import output_leaves
 from selector.statistics.gradient_source import GradientSource
 from selector.statistics.hooks import PassState, tapped
-from selector.statistics.numerics import ordinary
 
 
 @dataclass
@@ -55,7 +56,6 @@ class DataPass:
             torch.set_grad_enabled(self.state.backward),
         ):
             for number, (inputs, targets) in enumerate(read(self.model, batches)):
-                inputs, targets = ordinary(inputs), ordinary(targets)
                 while not self._batch(inputs, targets, number):
                     for sums in self.sums.values():
                         sums.drop_batch()
@@ -162,6 +162,21 @@ def _second_dimension(outputs: object) -> int:
         if isinstance(leaf, Tensor) and leaf.ndim > 1:
             return int(leaf.shape[1])
     return 0
+
+
+@contextmanager
+def measuring(model: nn.Module) -> Iterator[None]:
+    """Context in which a network computes in the precision of its weights.
+
+    Without the caller's autocast, no_grad or inference_mode, and without the reduced precision of
+    `torch.set_float32_matmul_precision`: the numbers are those outside of all these.
+
+    Raises:
+        SelectorError: Weights without values, or made under inference_mode.
+    """
+    check_usable(model)
+    with torch.inference_mode(False), torch.enable_grad(), exact_arithmetic(model):
+        yield
 
 
 @contextmanager
