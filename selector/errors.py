@@ -1,4 +1,4 @@
-"""The one error that users see: it names the culprit and the way out."""
+"""The one error that users see; it names the cause and what to do."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

@@ -71,7 +71,7 @@ def of_json(text: str, kind: type[T], what: str) -> T:
 def of_plain(raw: object, kind: type[T], what: str) -> T:
     """Read a dataclass back from dictionaries and lists, as JSON gives them.
 
-    Numbers must be finite, except standard errors, which are NaN where there is none.
+    Numbers must be finite. Standard errors may be NaN: those of a single batch are.
 
     Raises:
         SelectorError: As `of_json`.
@@ -86,7 +86,9 @@ def of_plain(raw: object, kind: type[T], what: str) -> T:
     for place, given, kept in _pairs(raw, known, "$"):
         if isinstance(given, float) and not math.isfinite(given):
             if not (math.isnan(given) and place.endswith("standard_error")):
-                raise SelectorError(f"this is not {what}: {given} is no finite number - at {place}")
+                raise SelectorError(
+                    f"this is not {what}: {given} is not a finite number - at {place}"
+                )
         if isinstance(given, Mapping) and isinstance(kept, Mapping):
             if unknown := [name for name in given if name not in kept]:
                 raise SelectorError(

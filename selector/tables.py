@@ -48,5 +48,5 @@ def count_text(value: float) -> str:
 
 
 def nats_text(value: float | None) -> str:
-    """A loss change with its sign, or a dash where there is none."""
+    """A loss change with its sign; a dash for None."""
     return "-" if value is None else f"{value:+.4f}"

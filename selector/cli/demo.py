@@ -142,7 +142,7 @@ class DemoResult:
                 f"A CNN trained on handwritten digits, cut to {KEEP_MACS:.0%} of its MACs in "
                 f"{ROUNDS} rounds, no retraining; 500 test images that nothing else has seen.",
                 text_table([*columns, "seconds"], cells),
-                "The selector spends the budget where it foresees the least damage; the others, "
+                "The selector spends the budget where it predicts the least damage; the others, "
                 "and the one of the same shares, take as much of every layer.",
                 "",
                 "Which metric the selector trusted where:",

@@ -76,7 +76,7 @@ def read_model(factory: str, weights: Path | None) -> nn.Module:
 def read_data(
     data: str, test_data: str | None, options: ImageOptions
 ) -> tuple[Batches, Batches | None]:
-    """Batches of the images to prune with, at most 512 unless told, and of all the test images.
+    """Batches of the images to prune with, 512 of them by default, and of all the test images.
 
     Raises:
         SelectorError: Nothing there, nothing readable, or image options that would do nothing.
@@ -94,8 +94,8 @@ def read_data(
 def _refuse(typed: list[str], source: str) -> None:
     if typed and ":" in source:
         raise SelectorError(
-            f"{typed[0]} does nothing to the batches of {source}; leave it out, or let the factory "
-            "see to it"
+            f"{typed[0]} does nothing to the batches of {source}; leave it out, or do it "
+            "in the factory"
         )
 
 
@@ -114,7 +114,7 @@ def _batches(source: str, option: str, options: ImageOptions, limit: int | None)
 
 
 def _made(name: str, option: str) -> object:
-    """What the factory returns; a fault in the user's own code is told with its place."""
+    """What the factory returns; an error in the user's own code is reported with its place."""
     if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", name):
         raise SelectorError(f"{option} {name!r} must have the form package.module:factory")
     module_name, _, attribute = name.partition(":")
@@ -124,13 +124,13 @@ def _made(name: str, option: str) -> object:
     except AttributeError as error:
         raise SelectorError(f"{option} {name}: {error}") from error
     if not callable(factory):
-        raise SelectorError(f"{option} {name} is no function but a {type(factory).__name__}")
+        raise SelectorError(f"{option} {name} is not a function but a {type(factory).__name__}")
     try:
         return factory()
     except SelectorError:
         raise
     except Exception as error:
-        raise SelectorError(f"{option} {name}() failed: {_told(error)}") from error
+        raise SelectorError(f"{option} {name}() failed: {_described(error)}") from error
 
 
 def import_module(name: str, option: str) -> ModuleType:
@@ -144,10 +144,10 @@ def import_module(name: str, option: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:
-        raise SelectorError(f"{option} {name}: cannot be imported: {_told(error)}") from error
+        raise SelectorError(f"{option} {name}: cannot be imported: {_described(error)}") from error
 
 
-def _told(error: Exception) -> str:
+def _described(error: Exception) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     inside = frame.filename != __file__ and not frame.filename.startswith("<")
     place = f" ({frame.filename}, line {frame.lineno})" if inside else ""
@@ -178,7 +178,7 @@ def numbers(text: str, option: str) -> tuple[float, ...]:
         found = (math.nan,)
     if not all(map(math.isfinite, found)):
         raise SelectorError(
-            f"{option} {text!r} is no list of numbers; write 0.5, or 0.485,0.456,0.406"
+            f"{option} {text!r} is not a list of numbers; write 0.5, or 0.485,0.456,0.406"
         )
     return found
 

@@ -33,7 +33,7 @@ def score(
     bgr: opt.Bgr = False,
     as_json: opt.Json = False,
 ) -> str:
-    """Score every channel of every prunable group; the lowest would go first."""
+    """Score every channel of every prunable group; the lowest are removed first."""
     chosen = None if metrics is None else names(metrics, "--metrics")
     for name in chosen or ():
         find_metric(name)
@@ -72,7 +72,7 @@ def record(
     family: Annotated[str, typer.Option(help="Kind of architecture, for evaluation.")] = "",
     dataset: Annotated[str, typer.Option(help="Name of the data set.")] = "",
     contexts: Annotated[
-        int, typer.Option(min=0, help="Pruned states that are recorded beside the unpruned one.")
+        int, typer.Option(min=0, help="Pruned states to record, besides the unpruned one.")
     ] = 2,
     journal: Annotated[
         Path | None, typer.Option(help="Folder where a killed run continues.")

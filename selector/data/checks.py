@@ -117,7 +117,7 @@ def check_names(name: str, value: object) -> tuple[str, ...]:
     """Names in a list, as a tuple.
 
     Raises:
-        SelectorError: One name without a list, or anything that is no list of names.
+        SelectorError: One name without a list, or anything else that is not a list of names.
     """
     if isinstance(value, str):
         raise SelectorError(f"{name}={value!r} must be names in a list: {name}=[{value!r}]")
@@ -137,7 +137,7 @@ def whole_number(name: str, value: object, least: int) -> int:
     """A whole number as an int; NumPy's are whole numbers, booleans are not.
 
     Raises:
-        SelectorError: It is no whole number, or below the least.
+        SelectorError: It is not a whole number, or below the least.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
         raise SelectorError(f"{name}={value!r} must be a whole number, {least} or more")
@@ -153,7 +153,7 @@ def share(name: str, value: object, what: str = "a share") -> float:
         what: What it is a share of, for the message.
 
     Raises:
-        SelectorError: It is no number between 0 and 1.
+        SelectorError: It is not a number between 0 and 1.
     """
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < 1:
         raise SelectorError(f"{name}={value!r} must be {what} between 0 and 1")

@@ -47,7 +47,7 @@ def read_images(
 
     Args:
         path: The file or folder; see `read_parquet` and `read_folder`.
-        limit: Read at most so many images.
+        limit: Largest number of images to read; all by default.
         size: Resize the shorter side to this many pixels (bilinear) and crop the centre.
 
     Returns:
@@ -71,8 +71,8 @@ def read_parquet(
 
     Args:
         path: The Parquet file.
-        limit: Read at most so many rows.
-        offset: Skip so many rows first.
+        limit: Largest number of rows to read; all by default.
+        offset: Number of rows to skip first.
         size: Resize the shorter side to this many pixels (bilinear) and crop the centre.
 
     Raises:
@@ -117,7 +117,7 @@ def read_folder(
 
     Args:
         path: The folder.
-        limit: Read at most so many images.
+        limit: Largest number of images to read; all by default.
         size: Resize the shorter side to this many pixels (bilinear) and crop the centre.
 
     Raises:
@@ -239,7 +239,7 @@ def _class_names(path: str | Path, file: pq.ParquetFile) -> tuple[str, ...]:
     try:
         text = (file.schema_arrow.metadata or {}).get(b"classes", b"").decode()
     except UnicodeDecodeError as error:
-        raise SelectorError(f"{path}: the metadata key 'classes' is no text: {error}") from error
+        raise SelectorError(f"{path}: the metadata key 'classes' is not text: {error}") from error
     return tuple(text.splitlines())
 
 

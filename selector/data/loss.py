@@ -1,6 +1,6 @@
 """A user's loss, image by image where it is a mean over images, else batch by batch.
 
-A loss with class weights, `ignore_index`, boxes or pairs of images is no mean of the losses of
+A loss with class weights, `ignore_index`, boxes or pairs of images is not a mean of the losses of
 single images. So on every batch the mean over images is compared with the batch's own value; where
 they differ, the batch is the unit: its own value counts, weighted by its images.
 """
@@ -32,7 +32,7 @@ class Objective:
     _observed: Observed = field(default_factory=Observed, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse what is no loss."""
+        """Check the loss."""
         check_loss(self.loss)
 
     @property
@@ -44,7 +44,7 @@ class Objective:
         """Mean loss of a batch, in nats for cross-entropy; a scalar that can be differentiated.
 
         Raises:
-            SelectorError: Labels that do not fit, a loss that is no single number, or a sum.
+            SelectorError: Labels that do not fit, a loss that is not a single number, or is a sum.
         """
         if self.loss is None:
             return functional.cross_entropy(*checked_logits(outputs, targets))
@@ -99,7 +99,7 @@ class Objective:
     def _singles(self, whole: Tensor, outputs: object, targets: object) -> Tensor | None:
         """Loss of every image alone, compared with the batch's own value; None where it has none.
 
-        The whole batch has a loss by then, so that an error is no fault of the caller.
+        The whole batch has a loss by then, so that an error here is not the caller's.
         """
         images = batch_size(outputs, targets)
         singles = None
@@ -242,11 +242,11 @@ def measure_losses(model: nn.Module, batches: Batches, objective: Objective) -> 
 def evaluate(model: nn.Module, batches: Batches, loss: Loss | None = None) -> Evaluation:
     """Loss and accuracy of a network in evaluation mode; the mode is restored afterwards.
 
-    A loss that is no mean over images (class weights, ignored targets) is measured batch by batch:
-    the mean of the batches' own values, weighted by their images.
+    A loss that is not a mean over images (class weights, ignored targets) is measured by batch: the
+    mean of the batches' own values, weighted by their images.
 
     Raises:
-        SelectorError: Unusable batches; a loss that is a sum, no single number, or not finite.
+        SelectorError: Unusable batches; a loss that is a sum, not a single number, or not finite.
     """
     check_model(model)
     check_batches(batches)

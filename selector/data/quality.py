@@ -9,7 +9,7 @@ FEW_IMAGES = 100
 NEAR_ZERO_NATS = 0.01
 """Cross-entropy below this is rarely that of images that a network was not trained on."""
 ERRORS = 3.0
-"""An accuracy within so many standard errors of guessing is no better."""
+"""An accuracy counts as that of guessing up to this many standard errors above it."""
 
 
 def data_warnings(

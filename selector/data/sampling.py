@@ -11,7 +11,7 @@ from selector.data.batches import Batches, batch_size, check_batches, one_an_ima
 from selector.errors import SelectorError
 
 Draw = Callable[[int, torch.Generator], Batches]
-"""`draw(images, generator)`: re-iterable batches of so many images, no image twice."""
+"""`draw(images, generator)`: re-iterable batches of `images` images, none of them twice."""
 
 Batch = tuple[object, object]
 
@@ -73,7 +73,7 @@ class _Part:
 
 
 def _joined(parts: list[_Part], most: int) -> Iterator[Batch]:
-    """Neighbouring parts as batches of at most so many images."""
+    """Neighbouring parts as batches of at most `most` images."""
     held: list[_Part] = []
     for part in parts:
         if held and len(part.chosen) + sum(len(one.chosen) for one in held) > most:

@@ -16,8 +16,8 @@ Unit = Literal["image", "batch"]
 """What a loss is measured by."""
 
 BY_BATCH = (
-    "the loss is no mean over single images (class weights, ignored targets, or images that depend "
-    "on each other), so it is measured batch by batch, and standard errors are those between "
+    "the loss is not a mean over single images (class weights, ignored targets, or images that "
+    "depend on each other), so it is measured batch by batch, and standard errors are those between "
     "batches"
 )
 

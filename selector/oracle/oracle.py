@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from selector.data.batches import Batches, check_repeatable
+from selector.data.checks import check_model
 from selector.data.forward import evaluating, probe_inputs, read
 from selector.data.loss import Loss, LossChange, Objective
 from selector.errors import SelectorError
@@ -225,6 +226,7 @@ def loss_changes(
             that change between readings; a network that is not deterministic; a loss that is not
             finite (an `OracleError` then holds what was measured before).
     """
+    check_model(model)
     _check_sets(channel_sets)
     model = uncompiled(model)
     if isinstance(group, str):

@@ -56,7 +56,7 @@ class Plan:
     parameters_before: float
     parameters_after: float
     refused: Mapping[str, str]
-    """Groups that are left alone, with the reason."""
+    """Groups that are not pruned, with the reason."""
     oracle_images: int
     """Images evaluated by the oracle to make the plan."""
     goal: Goal | None = None
@@ -102,7 +102,7 @@ class Plan:
         """
         found = {choice.group: choice for choice in self.choices}
         if group in self.refused:
-            raise SelectorError(f"group {group!r} is left alone: {self.refused[group]}")
+            raise SelectorError(f"group {group!r} is not pruned: {self.refused[group]}")
         if group not in found:
             nearest = get_close_matches(group, found, n=3, cutoff=0.0)
             raise SelectorError(
@@ -130,7 +130,7 @@ class Plan:
             *([str(self.expected)] if self.expected else []),
             *([_measured_text(self.measured)] if self.measured else []),
             *(f"warning: {text}" for text in self.warnings),
-            *(f"left alone: {name}: {why}" for name, why in self.refused.items()),
+            *(f"not pruned: {name}: {why}" for name, why in self.refused.items()),
         ]
         return "\n".join(lines)
 

@@ -13,6 +13,7 @@ from selector.data.calibration import Calibration
 from selector.data.checks import check_function, check_model, is_number, whole_number
 from selector.data.fingerprint import fingerprint_of
 from selector.data.loss import Loss
+from selector.data.units import BY_BATCH
 from selector.errors import SelectorError
 from selector.learning.selector import SaliencySelector
 from selector.planning.choose import first_stage
@@ -157,7 +158,8 @@ def prune(
     reporter = Reporter.of(model, calibration, test, needed=max_loss_change is not None)
     first = first_stage(model, calibration, wanted, limits, latency_inputs)
     for text in reporter.warnings:
-        LOG.warning("%s", text)
+        if text != BY_BATCH:  # Which was logged on the batch that showed it.
+            LOG.warning("%s", text)
     if rounds is None:
         rounds = 1 if method.myopic else default_rounds(wanted, first.widths)
     store = None

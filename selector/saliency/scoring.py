@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from selector.data.batches import Batches
+from selector.data.checks import check_model, check_names
 from selector.data.forward import probe_inputs
 from selector.data.loss import Loss
 from selector.errors import SelectorError
@@ -74,7 +75,8 @@ def score(
         SelectorError: Unknown metric, or one that a group cannot have although it was named;
             unusable batches; nothing prunable.
     """
-    names = None if metrics is None else list(metrics)
+    check_model(model)
+    names = None if metrics is None else list(check_names("metrics", metrics))
     for name in names or ():
         find_metric(name)
     with without_checkpoints():

@@ -107,6 +107,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "ignore text": (by_shares(ratio=0.3, ignore="stem"), r"ignore='stem' .* ignore=\['stem'\]"),
     "ignore number": (by_shares(ratio=0.3, ignore=3), "ignore must be names in a list"),
     "ignore layers": (by_shares(ratio=0.3, ignore=[nn.Linear(2, 2)]), "ignore must be names"),
+    "metrics text": (lambda: score(network(), data(), "l1"), r"metrics='l1' .* metrics=\['l1'\]"),
     "flat sets": (
         lambda: loss_changes(network(), data(), "stem", [0, 1]),  # type: ignore[list-item]
         r"holds 0.*\[\[0, 1\]\]",

@@ -236,7 +236,7 @@ def test_only_what_is_carried_out_is_explained(
 def test_what_has_no_explanation_says_why(plan: Plan) -> None:
     with pytest.raises(SelectorError, match=r"nothing from a group 'stemm'; nearest: stem, next"):
         plan.explain("stemm")
-    with pytest.raises(SelectorError, match="'head' is left alone: no layer reads it"):
+    with pytest.raises(SelectorError, match="'head' is not pruned: no layer reads it"):
         plan.explain("head")
     model = small("plain", 8, norm=True)
     one = choose(model, data(), criterion="l1", ratio=0.4)
