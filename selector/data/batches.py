@@ -1,15 +1,15 @@
 """A user's batches: what they must be, how many images one holds, and parts of them."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils.data import Dataset, IterableDataset
 
+from selector.data.checks import check_container
 from selector.errors import SelectorError
 
 Batches = Iterable[tuple[object, object]]
@@ -35,7 +35,7 @@ def first_batch(batches: Batches) -> tuple[object, object]:
     """
     if isinstance(batches, CheckedBatches):
         return batches.first
-    _check_kind(batches)
+    check_container(batches)
     try:
         iterator = iter(batches)
     except TypeError:
@@ -59,27 +59,6 @@ def first_batch(batches: Batches) -> tuple[object, object]:
         )
     inputs, targets = first
     return inputs, targets
-
-
-def _check_kind(batches: object) -> None:
-    """Refuse what can be iterated over and still holds no batches."""
-    way_out = "pass a DataLoader or a list of (inputs, targets)"
-    if isinstance(batches, str | bytes | Path):
-        raise SelectorError(
-            f"batches must be a re-iterable of (inputs, targets), not the path {str(batches)!r}, "
-            "and a batch must be a pair; selector.read_images reads labelled images, and "
-            "selector.data.image_data.TensorBatches makes batches of them"
-        )
-    if isinstance(batches, Tensor | Mapping):
-        raise SelectorError(
-            f"batches must be a re-iterable of (inputs, targets), not one {type(batches).__name__};"
-            f" {way_out}: [(inputs, targets)]"
-        )
-    if isinstance(batches, Dataset) and not isinstance(batches, IterableDataset):
-        raise SelectorError(
-            f"batches must be batches, and a {type(batches).__name__} holds single images; pass "
-            "torch.utils.data.DataLoader(dataset, batch_size=64)"
-        )
 
 
 def check_repeatable(batches: Batches) -> None:
@@ -194,6 +173,9 @@ def _lengths(values: object) -> list[int]:
         return [len(values)] if values.ndim else []
     if isinstance(values, Mapping):
         return [length for value in values.values() for length in _lengths(value)]
+    if dataclasses.is_dataclass(values) and not isinstance(values, type):
+        fields = dataclasses.fields(values)
+        return [length for field in fields for length in _lengths(getattr(values, field.name))]
     if isinstance(values, tuple | list) and values:
         inside = [_lengths(value) for value in values]
         nested = [length for lengths in inside for length in lengths]
@@ -241,6 +223,10 @@ def picked(values: object, index: slice | list[int], images: int) -> object:
         if isinstance(values, tuple) and hasattr(values, "_fields"):
             return tuple.__new__(type(values), parts)
         return tuple(parts) if isinstance(values, tuple) else parts
+    if dataclasses.is_dataclass(values) and not isinstance(values, type):
+        names = [field.name for field in dataclasses.fields(values) if field.init]
+        kept = {name: picked(getattr(values, name), index, images) for name in names}
+        return dataclasses.replace(values, **kept)
     return values
 
 

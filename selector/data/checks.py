@@ -5,7 +5,8 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TypeGuard
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import Dataset, IterableDataset
 
 from selector.errors import SelectorError
 
@@ -36,6 +37,31 @@ def check_model(model: object, name: str = "model") -> None:
         title = getattr(model, "__name__", type(model).__name__)
         raise SelectorError(f"{wanted} the function {title}; pass what it returns: {title}()")
     raise SelectorError(f"{wanted} {_kind(model)}")
+
+
+def check_container(batches: object) -> None:
+    """Refuse what can be iterated over and still holds no batches.
+
+    Raises:
+        SelectorError: A path, a tensor, a mapping, or a data set of single images.
+    """
+    way_out = "pass a DataLoader or a list of (inputs, targets)"
+    if isinstance(batches, str | bytes | Path):
+        raise SelectorError(
+            f"batches must be a re-iterable of (inputs, targets), not the path {str(batches)!r}, "
+            "and a batch must be a pair; selector.read_images reads labelled images, and "
+            "selector.data.image_data.TensorBatches makes batches of them"
+        )
+    if isinstance(batches, Tensor | Mapping):
+        raise SelectorError(
+            f"batches must be a re-iterable of (inputs, targets), not one {type(batches).__name__};"
+            f" {way_out}: [(inputs, targets)]"
+        )
+    if isinstance(batches, Dataset) and not isinstance(batches, IterableDataset):
+        raise SelectorError(
+            f"batches must be batches, and a {type(batches).__name__} holds single images; pass "
+            "torch.utils.data.DataLoader(dataset, batch_size=64)"
+        )
 
 
 def check_loss(loss: object) -> None:
@@ -97,7 +123,7 @@ def check_kind(name: str, value: object, kind: type, way_out: str) -> None:
         SelectorError: It is of another kind.
     """
     if not isinstance(value, kind):
-        raise SelectorError(f"{name} must be a {kind.__name__}, not {_kind(value)}; {way_out}")
+        raise SelectorError(f"{name} must be {_a(kind.__name__)}, not {_kind(value)}; {way_out}")
 
 
 def check_mapping(name: str, value: object) -> None:
@@ -165,4 +191,8 @@ def _kind(value: object) -> str:
         return "None"
     if isinstance(value, str | int | float):
         return f"{value!r}"
-    return f"a {type(value).__name__}"
+    return _a(type(value).__name__)
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0].upper() in 'AEIOU' else 'a'} {noun}"

@@ -1,6 +1,7 @@
 """Batches on the model's device, and forward passes in evaluation mode."""
 
 import dataclasses
+import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -24,7 +25,7 @@ def read(model: nn.Module, batches: Batches) -> Iterator[tuple[object, object]]:
     """Batches, one by one, on the model's device."""
     device = device_of(model)
     for inputs, targets in batches:
-        yield to_device(inputs, device), to_device(targets, device)
+        yield arguments(model, to_device(inputs, device)), to_device(targets, device)
 
 
 def to_device(values: object, device: torch.device) -> object:
@@ -40,6 +41,22 @@ def to_device(values: object, device: torch.device) -> object:
 
     moved: object = pytree.tree_map(move, values)
     return moved
+
+
+def arguments(model: nn.Module, inputs: object) -> object:
+    """The inputs as `call` takes them; a list that can only be one argument, as a tuple of it.
+
+    A DataLoader gives several arguments as a list, and detectors take one list of images.
+    """
+    if not isinstance(inputs, list):
+        return inputs
+    try:
+        inspect.signature(model.forward).bind(*inputs)
+    except TypeError:
+        return (inputs,)
+    except ValueError:  # No signature.
+        return inputs
+    return inputs
 
 
 def call(model: nn.Module, inputs: object) -> object:
@@ -94,7 +111,7 @@ def probe_inputs(model: nn.Module, batches: Batches, count: int = 4) -> object:
     check_model(model)
     inputs, targets = first_batch(batches)
     images = batch_size(inputs, targets)
-    inputs = to_device(inputs, device_of(model))
+    inputs = arguments(model, to_device(inputs, device_of(model)))
     if images <= count:
         return inputs
     few = rows(inputs, 0, count, images)

@@ -17,8 +17,8 @@ Unit = Literal["image", "batch"]
 
 BY_BATCH = (
     "the loss is not a mean over single images (class weights, ignored targets, or images that "
-    "depend on each other), so it is measured batch by batch, and standard errors are those between "
-    "batches"
+    "depend on each other), so it is measured batch by batch, and standard errors are those "
+    "between batches"
 )
 
 _said: WeakSet[object] = WeakSet()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from selector.data.checks import check_kind
 from selector.errors import SelectorError
 from selector.network.surgery import apply_cuts
 from selector.pruning.result import PruneResult
@@ -27,6 +28,8 @@ def rebind(optimizer: Optimizer, result: PruneResult) -> None:
         SelectorError: An optimizer of another network, or one that keeps state of another shape
             than its parameters'; it is then as it was.
     """
+    check_kind("optimizer", optimizer, Optimizer, "call rebind(optimizer, result)")
+    check_kind("result", result, PruneResult, "pass what prune returned")
     names = _names(result.unpruned)
     held = [p for group in optimizer.param_groups for p in group["params"]]
     if not any(id(p) in names for p in held):

@@ -104,6 +104,8 @@ def reconstruct(
         SelectorError: Networks that do not belong together, activations that are no numbers,
             outputs that change between two runs, unusable batches.
     """
+    check_model(original, "original")
+    check_model(pruned, "pruned")
     with torch.inference_mode(False):
         # Else a caller's inference mode would make the copy one that cannot be written to.
         check_model(original, "original")

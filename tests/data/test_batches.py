@@ -87,6 +87,7 @@ ODD: dict[str, tuple[type[Around], Made]] = {
     "as long before": (TableBefore, lambda x, y: ((TABLE, x), y)),
     "fixed": (Fixed, lambda x, y: (x, y)),
     "time-first": (TimeFirst, lambda x, y: (x.permute(2, 0, 1, 3), y)),
+    "a bare list": (Listed, lambda x, y: (list(x), y)),
     "listed": (Listed, lambda x, y: ((list(x),), y)),
 }
 

@@ -19,8 +19,10 @@ from selector.oracle.oracle import loss_changes
 from selector.planning.choose import choose
 from selector.planning.composition.myopic import Myopic
 from selector.pruning.apply import apply_plan
+from selector.pruning.optimizer import rebind
 from selector.pruning.prune import prune
 from selector.recording.record import record
+from selector.repair.reconstruction import reconstruct
 from selector.saliency.scoring import score
 from tests.networks import data, small
 
@@ -108,6 +110,15 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "ignore number": (by_shares(ratio=0.3, ignore=3), "ignore must be names in a list"),
     "ignore layers": (by_shares(ratio=0.3, ignore=[nn.Linear(2, 2)]), "ignore must be names"),
     "metrics text": (lambda: score(network(), data(), "l1"), r"metrics='l1' .* metrics=\['l1'\]"),
+    "rebind": (lambda: rebind(network(), None), "optimizer must be an Optimizer, not a Small"),  # type: ignore[arg-type]
+    "rebind model": (
+        lambda: rebind(torch.optim.SGD(network().parameters()), network()),  # type: ignore[arg-type]
+        "result must be a PruneResult, not a Small; pass what prune returned",
+    ),
+    "reconstruct": (
+        lambda: reconstruct(network(), "small.pt", data()),  # type: ignore[arg-type]
+        "pruned must be a torch.nn.Module, not the path",
+    ),
     "flat sets": (
         lambda: loss_changes(network(), data(), "stem", [0, 1]),  # type: ignore[list-item]
         r"holds 0.*\[\[0, 1\]\]",

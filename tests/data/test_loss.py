@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -319,3 +320,26 @@ def test_one_batch_has_no_error() -> None:
     (change,) = loss_changes(small("plain").eval(), data(8, 8), "stem", [[0]], loss=weighted)
     assert math.isnan(change.standard_error)
     assert math.isfinite(change.nats)
+
+
+@dataclass(frozen=True)
+class Output:
+    logits: Tensor
+    step: int = 3
+
+
+def test_outputs_in_an_object_are_cut_by_image() -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = small("plain")
+
+        def forward(self, images: Tensor) -> Output:
+            return Output(self.inner(images))
+
+    def loss(outputs: Output, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs.logits, targets)
+
+    found = evaluate(Wrapped().eval(), data(16, 8), loss)
+    assert found.unit == "image"
+    assert found.loss == pytest.approx(evaluate(small("plain"), data(16, 8)).loss)
