@@ -30,7 +30,11 @@ class Settings:
     seed: int
 
     def of(self, rows: int) -> dict[str, Any]:
-        """LightGBM's parameters for so many rows."""
+        """LightGBM's parameters.
+
+        Args:
+            rows: Rows that are learnt from.
+        """
         return {
             "objective": "regression",
             "learning_rate": self.learning_rate,
@@ -59,7 +63,7 @@ def check_settings(
     caution: object,
     seed: object,
 ) -> None:
-    """Make sure that boosters can learn like this.
+    """Check the settings of the boosters.
 
     Raises:
         SelectorError: A setting out of range.
@@ -107,7 +111,7 @@ def predicted(booster: lgb.Booster, features: Matrix) -> Matrix:
 
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
-"""Of the damage beside the regret: those that are tried."""
+"""Weights of the damage, relative to the regret, that are tried."""
 
 
 def excess(logs: Matrix, decision: Numbers) -> Matrix:

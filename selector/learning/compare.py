@@ -19,12 +19,12 @@ from selector.typing import Matrix, Numbers
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """What is compared: tables of one's own networks, and of those beside them."""
+    """What is compared: tables of one's own networks, and of all networks together."""
 
     records: Records
     own: TrainingTable
     both: TrainingTable | None
-    """The own networks and those beside them; None where there are none."""
+    """One's own networks and those of `base`; None without `base`."""
     given: SaliencySelector
     settings: SaliencySelector
 
@@ -59,7 +59,7 @@ def compare(
         progress: Show a progress bar.
 
     Raises:
-        SelectorError: Too few networks, a weight that is none, records that do not belong together,
+        SelectorError: Too few networks, a useless weight, records that do not belong together,
             or records that a selector cannot choose in.
     """
     check_kind("records", records, Records, "read a folder of them by Records.load(path)")
@@ -85,19 +85,19 @@ def _field(
     settings: SaliencySelector | None,
 ) -> tuple[Field, tuple[str, ...]]:
     """The field, and the networks of the base that are one's own."""
-    own, beside = records.own(), None if base is None else base.own()
+    own, others = records.own(), None if base is None else base.own()
     mine = {provenance.network for provenance in own.networks}
-    theirs = {provenance.network for provenance in beside.networks} if beside else set()
+    theirs = {provenance.network for provenance in others.networks} if others else set()
     unused = tuple(sorted(theirs & mine))
-    if beside is not None:
-        beside = beside.of_networks(theirs - mine)
+    if others is not None:
+        others = others.of_networks(theirs - mine)
     _check_enough(len(mine), bool(theirs - mine))
     if weight != 1 and not theirs - mine:
         raise SelectorError(
-            f"weight={weight!r} weighs your networks against those of base, and there are none; "
+            f"weight={weight!r} weighs your networks against those of base, which has no others; "
             "give base, or leave it out"
         )
-    both = own + beside if beside else own
+    both = own + others if others else own
     table = training_table(both, *names_of(both), dict.fromkeys(sorted(mine), weight))
     field = Field(
         records=own,
@@ -111,7 +111,7 @@ def _field(
 
 def _check_enough(count: int, others: bool) -> None:
     if count < (2 if others else 3):
-        alone = "" if others else ", or two with other networks' records beside them"
+        alone = "" if others else ", or two together with other networks' records"
         raise SelectorError(
             f"{count} network{'s' * (count != 1)} of your own cannot say whether retraining helps: "
             f"one is left out, and the others must teach; record {2 if others else 3} at least"
@@ -190,7 +190,9 @@ def _notes(
     if foreign:
         notes.append(f"left out, of foreign origin: {', '.join(foreign)}")
     if unused:
-        notes.append(f"left out of the records beside, being your own: {', '.join(unused)}")
+        notes.append(f"left out of base, being your own networks: {', '.join(unused)}")
     if ALONE not in judged.outcomes:
-        notes.append(f"{ALONE}: not judged, two networks are too few to learn from one alone")
+        notes.append(
+            f"{ALONE}: not evaluated, since with two networks there is only one to learn from"
+        )
     return tuple(notes)

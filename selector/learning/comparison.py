@@ -1,4 +1,4 @@
-"""What came of a comparison: a value that prints as a table and says in words what to use."""
+"""The result of a comparison: it prints as a table and says which selector to use."""
 
 import json
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ class Comparison:
     known: tuple[str, ...]
     """Networks that the given selector has learnt from: no fair test of it."""
     best_retrained: str | None
-    """The retrained selector with the lower regret; None where none could be judged."""
+    """The retrained selector with the lower regret; None where none could be evaluated."""
     difference: float | None
     """Regret of the given selector minus the retrained one's, mean over the fair networks."""
     difference_error: float | None
@@ -60,7 +60,7 @@ class Comparison:
         Args:
             judged: Of the methods named here, in any order.
             known: Networks that the given selector has learnt from.
-            notes: What else is to be said.
+            notes: Lines that are printed before the advice.
         """
         rows = tuple(_row(judged, name) for name in judged.outcomes)
         regrets = {row.method: dict(row.regret_by_network) for row in rows}
@@ -92,7 +92,7 @@ class Comparison:
         """Whether retraining helped, and which selector to use, in words."""
         fair = len(self.networks) - len(self.known)
         if self.best_retrained is None:
-            return "no retrained selector could be judged; record more networks"
+            return "no retrained selector could be evaluated; record more networks"
         if self.difference is None:
             return (
                 f"{fair} networks that the given selector has not learnt from are too few to say "
@@ -133,7 +133,7 @@ class Comparison:
         if self.known:
             lines.append(
                 "* no fair test: the given selector has learnt from "
-                f"{', '.join(self.known)}; what follows goes by the other networks"
+                f"{', '.join(self.known)}; the advice is based on the other networks"
             )
         return "\n".join([*lines, *self.notes, self.advice])
 
@@ -144,14 +144,14 @@ class Comparison:
 
 def _row(judged: Judged, method: str) -> MethodRow:
     gaps = [judged.gap_closed(method, measure) for measure in ("regret", "nats")]
-    told = [None if np.isnan(gap) else gap for gap in gaps]
+    known = [None if np.isnan(gap) else gap for gap in gaps]
     return MethodRow(
         method,
         judged.outcomes[method].oracle_calls,
         judged.mean(method, "regret"),
         judged.mean(method, "nats"),
-        told[0],
-        told[1],
+        known[0],
+        known[1],
         tuple(judged.by_network(method).items()),
     )
 

@@ -1,4 +1,4 @@
-"""Choices judged: what they cost on images that nothing was chosen by, and the gap they close.
+"""Evaluation of choices: their cost on images that chose nothing, and the gap they close.
 
 What is chosen by measuring (the VBS, shortlists, portfolios) is chosen on the selection split; all
 choices are scored on the evaluation split.
@@ -33,7 +33,7 @@ class Grid:
 
     @property
     def both(self) -> Matrix:
-        """Mean of both splits: what training networks are judged by."""
+        """Mean of both splits: the measure on training networks."""
         mean: Matrix = (self.selection + self.evaluation) / 2
         return mean
 
@@ -68,7 +68,7 @@ class Outcome:
 
     @classmethod
     def of(cls, method: str, oracle_calls: float, nats: Matrix, grid: Grid) -> "Outcome":
-        """What loss changes of shape (decisions,) come to beside those of all arms."""
+        """The outcome of loss changes of shape (decisions,), compared with those of all arms."""
         return cls(method, oracle_calls, nats, regrets(grid.evaluation, nats))
 
     def cost(self, measure: str) -> Matrix:

@@ -14,10 +14,10 @@ from selector.learning.table import DAMAGE_OFFSET, NUMBERS, Described
 from selector.records.decision import CONTEXT, FACTS, Decision
 from selector.typing import Matrix
 
-TOLD = 2
-"""Features of a kind that are told with their values."""
+SHOWN = 2
+"""Features of each kind that are shown with their values."""
 UNUSUAL = 3
-"""Numbers that are told of how far a decision is from the training decisions."""
+"""Numbers that are shown of those in which a decision differs from the training decisions."""
 
 
 def explain(
@@ -101,7 +101,7 @@ def _reasons(
             f"{pair[0]}, not {pair[1]}"
             if names[n] == "arm"
             else in_words(names[n], *features[:, n].tolist())
-            for n in telling[:TOLD]
+            for n in telling[:SHOWN]
             if weights[n] * weight > 0
         )
         if weight:
@@ -145,7 +145,7 @@ OTHERS = "what else was learnt"
 KINDS: tuple[tuple[str, str], ...] = (
     (r"(share|excess)_.+|mean_excess|rank_of_excess", "what the other metrics say of its choice"),
     (r"(plain|compensated)_.+", "what the set does as a whole, by pairs of channels"),
-    (r"(log|regret)_.+", "the damage that metrics in nats foresee"),
+    (r"(log|regret)_.+", "the damage that metrics in nats predict"),
     (r"own_.+", "how its scores are spread, and where they part"),
     (r"agreement_.+|votes|mean_overlap", "how far it agrees with the other metrics"),
     (r"ratio|one_channel", THE_STATE),
@@ -172,8 +172,8 @@ VALUES: tuple[tuple[str, str, Text], ...] = (
     ),
     (r"(plain|compensated)_regret", "regret by the {0} damage of both orders", plain),
     (r"(plain|compensated)_second_regret", "regret by the {0} damage of second order", plain),
-    (r"log_(.+)", "nats that {0} foresees", power_of_ten),
-    (r"regret_(.+)", "regret by the nats that {0} foresees", plain),
+    (r"log_(.+)", "nats that {0} predicts", power_of_ten),
+    (r"regret_(.+)", "regret by the nats that {0} predicts", plain),
     (r"own_spread", "spread of its scores over their mean", plain),
     (r"own_skew", "skew of its scores", plain),
     (r"own_tail", "its highest score over the mean", plain),

@@ -9,19 +9,20 @@ from selector.data.loss import LossChange
 from selector.files import of_json, of_plain
 from selector.tables import nats_text
 
-LEAST_TOLD = 0.0005
+LEAST_PRINTED = 0.0005
 """Reasons of less weight are not printed."""
 
 
 @dataclass(frozen=True)
 class Reason:
-    """What features of one kind said of the trusted metric and its rival."""
+    """What features of one kind say about the trusted metric and its rival."""
 
     kind: str
     weight: float
-    """Predicted cost by which they speak for the trusted metric; against it where negative."""
+    """By how much they raise the rival's predicted cost over the trusted metric's; negative where
+    they speak for the rival."""
     values: tuple[str, ...]
-    """The features of the kind that said most, with their values, in words."""
+    """The features of the kind with the most weight, with their values, in words."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Explanation:
     best of all metrics."""
     predicted_nats: float
     predicted_interval: tuple[float, float]
-    """Where nine of ten loss changes lie."""
+    """90 % interval of the loss change, in nats."""
     novelty: float
     """Distance to the training decisions, over that within which nearly all of them lie."""
     unusual: tuple[Unusual, ...]
@@ -78,7 +79,12 @@ class Explanation:
     """Loss change of that choice against the trusted one's, where the group was verified."""
 
     def verified(self, taken: str, against_trusted: LossChange) -> "Explanation":
-        """The same where something measured has had the last word."""
+        """The same after verification.
+
+        Args:
+            taken: The metric whose choice was measured to be best.
+            against_trusted: Loss change of that choice against the trusted one's.
+        """
         return replace(self, taken=taken, against_trusted=against_trusted)
 
     def __str__(self) -> str:
@@ -89,18 +95,18 @@ class Explanation:
             *self._verified_line(),
             self._gain_line(),
             f"expected regret {self.expected_regret:.2f} of the spread between metrics",
-            "predicted loss change {} nats, nine of ten between {} and {}".format(
+            "predicted loss change {} nats, 90 % interval: {} to {}".format(
                 *map(nats_text, (self.predicted_nats, *self.predicted_interval))
             ),
-            self._novelty_line(),
+            self._distance_line(),
         ]
         if self.rival is not None:
-            lines.append(f"what spoke for {self.trusted} and against {self.rival}:")
+            lines.append(f"reasons for {self.trusted} over {self.rival}:")
             lines += [
                 f"  {reason.weight:+.3f}  {reason.kind}"
                 + (f": {'; '.join(reason.values)}" if reason.values else "")
                 for reason in self.reasons
-                if abs(reason.weight) >= LEAST_TOLD
+                if abs(reason.weight) >= LEAST_PRINTED
             ]
         return "\n".join(lines)
 
@@ -117,7 +123,7 @@ class Explanation:
         gain = f"{self.gain:.3f} ± {self.gain_error:.3f}"
         if self.fell_back:
             doubt = (
-                "the decision lies outside of what was learnt from"
+                "the decision lies outside the training distribution"
                 if self.credible
                 else f"the gain, {gain}, is not credible"
             )
@@ -128,12 +134,12 @@ class Explanation:
             return f"{self.single_best}, the single best, would remove the same channels"
         return f"predicted gain over the single best, {self.single_best}: {gain}"
 
-    def _novelty_line(self) -> str:
-        inside = "within" if self.novelty <= 1 else "OUTSIDE of"
+    def _distance_line(self) -> str:
+        inside = "within" if self.novelty <= 1 else "OUTSIDE"
         furthest = "; ".join(f"{u.name} {u.value} (usually {u.usual})" for u in self.unusual)
         return (
-            f"{inside} what was learnt from ({self.novelty:.2f} of the distance that counts as "
-            f"outside); most unusual: {furthest}"
+            f"{inside} the training distribution ({self.novelty:.2f} of the distance that counts "
+            f"as outside); most unusual: {furthest}"
         )
 
     def to_json(self) -> str:

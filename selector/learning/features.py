@@ -1,4 +1,4 @@
-"""A decision described to the selector: named, ordered, scale-free numbers, a row a candidate.
+"""Features of a decision: named, ordered, scale-free numbers, one row for each candidate.
 
 The candidates of a decision are the sets that the arms would remove. Their features, the strongest,
 ask every metric what it thinks of every other metric's choice, and the pairs of channels what each
@@ -93,7 +93,7 @@ def distinct(proposals: Proposals, order: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class Opinions:
-    """What the metrics say of a group's channels, whatever number of them goes."""
+    """What the metrics say about a group's channels, whatever number of them goes."""
 
     parts: Matrix
     """Every metric's scores over their total, (metrics, channels); NaN where the group lacks it."""
@@ -123,7 +123,7 @@ class Opinions:
         return cls(parts, least, ranks @ ranks.T, ordered, deviation, spread)
 
     def distribution(self, rows: Sequence[int], count: int) -> Matrix:
-        """How some metrics' scores are spread, and how clearly they part what goes from what stays.
+        """How some metrics' scores are spread, and how clearly what goes is separate from the rest.
 
         Args:
             rows: The metrics, by number.
@@ -158,8 +158,8 @@ def describe(decision: Decision, proposals: Proposals, metrics: Sequence[str]) -
         proposals: Arm -> the channels that it would remove.
         metrics: Metrics whose opinion on every proposal is a feature; the arms are among them.
     """
-    said = opinions_of(decision.view, metrics)
-    channels = said.parts.shape[1]
+    opinions = opinions_of(decision.view, metrics)
+    channels = opinions.parts.shape[1]
     ratio = decision.count / channels
     chosen = np.zeros((len(proposals), channels))
     for row, channel_set in enumerate(proposals.values()):
@@ -168,17 +168,17 @@ def describe(decision: Decision, proposals: Proposals, metrics: Sequence[str]) -
     shared = np.tile(np.array([*fixed, ratio, float(decision.count == 1)]), (len(proposals), 1))
     overlap = chosen @ chosen.T / decision.count
     overlaps = np.stack([(overlap > 1 - 1e-9).mean(1), overlap.mean(1)], 1)
-    shares = chosen @ said.parts.T / ratio
-    excesses = shares - said.least[:, decision.count] / ratio
+    shares = chosen @ opinions.parts.T / ratio
+    excesses = shares - opinions.least[:, decision.count] / ratio
     rows = [metrics.index(arm) for arm in proposals]
-    own = said.distribution(rows, decision.count)
-    known = ~np.isnan(said.parts[:, 0])
+    own = opinions.distribution(rows, decision.count)
+    known = ~np.isnan(opinions.parts[:, 0])
     mean_excess = np.log10(excesses[:, known] + 1e-4).mean(1)
     # Arms with the same proposal differ by rounding alone.
     ranks = (_ranks(np.round(mean_excess, 9)) - 1) / max(1, len(proposals) - 1)
     parts = [shared, own, overlaps, _damages(decision.scores, chosen)]
     parts += [_together(decision.pairs.get(mode), chosen) for mode in MODES]
-    parts += [np.stack([mean_excess, ranks], 1), shares, excesses, said.agreement[rows]]
+    parts += [np.stack([mean_excess, ranks], 1), shares, excesses, opinions.agreement[rows]]
     return np.concatenate(parts, 1)
 
 

@@ -1,4 +1,4 @@
-"""What the selector predicts for one decision, and the joint errors behind its shortlist."""
+"""What the selector predicts for one decision, and the joint errors that order its shortlist."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Prediction:
     loss_change_nats: Mapping[str, float]
     """Arm -> predicted loss change of its proposal."""
     loss_change_interval: Mapping[str, tuple[float, float]]
-    """Arm -> where nine of ten loss changes lie, by the errors on networks not learnt from."""
+    """Arm -> 90 % interval of the loss change, from the errors on networks not learnt from."""
     portfolio: tuple[str, ...]
     """Arms in the order in which the oracle should measure them, so that the best of the first k
     is good for every k; no two propose the same channels. The trusted arm comes first."""

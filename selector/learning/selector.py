@@ -51,7 +51,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
 
     LightGBM with one row for each candidate: a jackknife of boosters for the normalised regret,
     whose spread over the left-out networks is the uncertainty, and one for the loss change in nats,
-    which counts beside the regret with a weight that the left-out networks have chosen.
+    which is added to the regret with the weight that does best on the left-out networks.
 
     Args:
         folds: Boosters of the jackknife; each leaves out the networks of one fold.
@@ -67,7 +67,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         metrics_: Metrics whose opinion on every proposal is a feature.
         single_best_: The arm with the lowest mean normalised regret on the training networks.
         networks_: Names of the training networks.
-        damage_weight_: What the log of the predicted damage counts beside the predicted regret.
+        damage_weight_: Weight of the log of the predicted damage, added to the predicted regret.
     """
 
     arms_: list[str]

@@ -34,7 +34,7 @@ class Described:
 
 @dataclass(frozen=True, eq=False)
 class TrainingTable:
-    """Measured decisions as the boosters see them, with what came of every candidate."""
+    """Measured decisions as the boosters see them, with the loss change of every candidate."""
 
     arms: Sequence[str]
     metrics: Sequence[str]

@@ -87,7 +87,7 @@ class TrainingDistribution:
 
 
 LEVELS = (0.05, 0.95)
-"""Quantiles of the errors: nine of ten loss changes lie between."""
+"""Quantiles of the errors: the bounds of a 90 % interval."""
 BINS = 5
 
 
@@ -114,7 +114,7 @@ class Intervals:
         return cls(edges, np.array(rows))
 
     def around(self, logs: Matrix) -> Matrix:
-        """Loss changes in nats between which nine of ten lie, shape (predictions, 2)."""
+        """90 % intervals of the loss changes in nats, shape (predictions, 2)."""
         found = logs[:, None] + self.quantiles[np.searchsorted(self.edges, logs)]
         bounds: Matrix = np.exp(found) - DAMAGE_OFFSET
         return bounds

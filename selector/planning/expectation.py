@@ -1,4 +1,4 @@
-"""What pruning is expected to do to a network, said before the first cut."""
+"""Loss and accuracy that pruning is expected to leave, before the first cut."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from selector.data.labels import class_labels
 from selector.typing import Interval
 
 DRAWS = 8
-"""Noise is drawn so many times for every image."""
+"""Draws of the noise for each image."""
 NOISE = 0.7
 """Standard deviation of the noise when nothing of the logits is left, in that of the logits; chosen
 on 32 prunings of `cy_resnet20` and `he_resnet20`, whose accuracies it tells to a few points on

@@ -71,14 +71,14 @@ class Stage:
         return self.widths.options(self.groups.prunable[name])
 
     def cost(self, counts: Mapping[str, int]) -> float:
-        """The network's cost after so many channels of every group are gone."""
+        """The network's cost after these numbers of channels are removed from the groups."""
         if self.clock is not None:
             return self.clock.cost(self.lost(counts))
         removed = {self.groups.prunable[name]: count for name, count in counts.items()}
         return self.groups.costs.total(self.measure, removed)
 
     def lost(self, counts: Mapping[str, int]) -> dict[str, float]:
-        """Share of every group's original channels that is gone after so many more of them."""
+        """Share of each group's original channels that is gone after these are removed, too."""
         groups, original = self.groups.prunable, self.widths.original
         # A group that is not there any more has one channel left.
         return {
@@ -103,7 +103,7 @@ class Stage:
                 f"keeping {self.target.keep:.1%} of the {self.target.measure} cannot be met: the "
                 f"prunable groups allow {least:.1%} at the least; raise max_ratio, lower round_to "
                 "or min_channels, or ignore fewer groups"
-                + (f" ({refused} groups are left alone)" if refused else "")
+                + (f" ({refused} groups are not pruned)" if refused else "")
             )
 
 

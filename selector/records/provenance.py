@@ -52,7 +52,7 @@ class Provenance:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics that it was recorded with, in order; none where it is not said."""
+        """Names of the metrics that it was recorded with, in order; empty where not stated."""
         found = json.loads(self.versions).get("metrics", ())
         return tuple(sorted(found))
 
@@ -105,11 +105,11 @@ def check_metrics(networks: Sequence[Provenance]) -> None:
     Raises:
         SelectorError: They were not; two networks and the metrics in question are named.
     """
-    told = [(p.network, metrics) for p in networks if (metrics := p.metrics)]
-    for network, metrics in told[1:]:
-        if metrics != told[0][1]:
-            differ = ", ".join(sorted({*metrics} ^ {*told[0][1]}))
+    stated = [(p.network, metrics) for p in networks if (metrics := p.metrics)]
+    for network, metrics in stated[1:]:
+        if metrics != stated[0][1]:
+            differ = ", ".join(sorted({*metrics} ^ {*stated[0][1]}))
             raise SelectorError(
-                f"networks {told[0][0]!r} and {network!r} were recorded with different metrics: "
+                f"networks {stated[0][0]!r} and {network!r} were recorded with different metrics: "
                 f"only one of them has {differ}; record one of them again, or load them apart"
             )

@@ -280,7 +280,7 @@ def test_evaluate_and_fit_on_own_and_other_records(here: Path) -> None:
     assert found["networks"] == found["known"] == ["a", "b", "c", "z"]
     assert len(found["rows"]) == 5
     text = done(*evaluate, "--with", "mixed", "--weight", "0.5")
-    assert "left out of the records beside, being your own: a" in text
+    assert "left out of base, being your own networks: a" in text
     assert "no fair test: the given selector has learnt from a, b, c, z" in text
     for command in (evaluate, [*fit, "third"]):
         assert_refused("there are none; give --with", *command, "--weight", "2")

@@ -117,7 +117,7 @@ def test_nothing_is_learnt_of_a_network_that_is_left_out(
     ]
     for _, weights in learnt:
         assert all(weight == (1.0 if name in "xy" else 3.0) for name, weight in weights.items())
-    assert "left out of the records beside, being your own: b" in str(found)
+    assert "left out of base, being your own networks: b" in str(found)
 
 
 def test_networks_that_the_given_selector_knows_are_named() -> None:
@@ -139,7 +139,7 @@ def test_two_networks_learn_with_others_only() -> None:
     quick = SaliencySelector(trees=2)
     found = compare(own + foreign, base=base, given=given, settings=quick)
     assert [one.method for one in found.rows] == [SBS_NATS, SBS_REGRET, SHIPPED, TOGETHER, VBS]
-    assert f"{ALONE}: not judged" in str(found)
+    assert f"{ALONE}: not evaluated" in str(found)
     assert "left out, of foreign origin: f" in str(found)
 
 
@@ -147,7 +147,10 @@ def test_two_networks_learn_with_others_only() -> None:
     ("call", "culprit"),
     [
         (lambda: compare(made(["a"])), "1 network of your own cannot say.*record 3 at least"),
-        (lambda: compare(made(["a", "b"])), "2 networks of your own.*3 at least, or two with"),
+        (
+            lambda: compare(made(["a", "b"])),
+            "2 networks of your own.*3 at least, or two together with",
+        ),
         (lambda: compare(made(["a"]), base=made(["x", "y"])), "1 network of.*record 2 at least"),
         (lambda: compare(made(["a", "b"]), base=made(["a", "b"])), "record 3 at least, or two"),
         (lambda: compare(made("abc"), weight=2.0), "weight=2.0 weighs your networks.*give base"),

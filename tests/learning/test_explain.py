@@ -95,7 +95,7 @@ def test_the_rival_may_be_named(fitted: SaliencySelector) -> None:
     decision = next(unseen())
     why = explain(fitted, decision, against="fpgm")
     assert why.rival == "fpgm"
-    assert f"what spoke for {why.trusted} and against fpgm:" in str(why)
+    assert f"reasons for {why.trusted} over fpgm:" in str(why)
     with pytest.raises(SelectorError, match="'astrology' proposes nothing here; known: l1, fpgm"):
         explain(fitted, decision, against="astrology")
 
@@ -105,7 +105,7 @@ def test_it_prints_and_travels(fitted: SaliencySelector) -> None:
         why = explain(fitted, decision)
         assert Explanation.of_dict(json.loads(why.to_json())) == why
         text = str(why)
-        for part in (why.trusted, f"{why.count} of 16 channels go", "nats, nine of ten between"):
+        for part in (why.trusted, f"{why.count} of 16 channels go", "nats, 90 % interval: "):
             assert part in text
         for reason in why.reasons:
             told = f"{reason.weight:+.3f}  {reason.kind}" in text
@@ -115,7 +115,7 @@ def test_it_prints_and_travels(fitted: SaliencySelector) -> None:
 def test_a_decision_outside_says_what_is_unusual(fitted: SaliencySelector) -> None:
     decision = next(d for d in unseen() if explain(fitted, d).trusted != fitted.single_best_)
     inside = explain(fitted, decision)
-    assert "within what was learnt from" in str(inside)
+    assert "within the training distribution" in str(inside)
     unlike = replace(decision.facts, log_fan_in=40.0)
     far = Decision(replace(decision.view, facts=unlike), decision.count)
     why = explain(fitted, far)
@@ -123,9 +123,9 @@ def test_a_decision_outside_says_what_is_unusual(fitted: SaliencySelector) -> No
     assert why.novelty > 1 > inside.novelty
     assert why.unusual[0].name == "fan in"
     assert why.unusual[0].value == str(2**40)
-    assert "OUTSIDE of what was learnt from" in str(why)
+    assert "OUTSIDE the training distribution" in str(why)
     if why.credible:
-        assert "but the decision lies outside of what was learnt from" in str(why)
+        assert "but the decision lies outside the training distribution" in str(why)
 
 
 def test_without_a_credible_gain_it_says_so() -> None:

@@ -1,4 +1,4 @@
-"""Laws of novelty: near what was learnt from is inside, far is outside, units do not matter."""
+"""Laws of the training distribution: near is inside, far is outside, units do not matter."""
 
 import json
 from dataclasses import asdict
