@@ -63,7 +63,7 @@ def _check_group(group: GroupRecord, recorded: Mapping[str, frozenset[str]]) -> 
         if not math.isfinite(value):
             raise SelectorError(f"{name} of group {where} is not finite; record the network again")
     for mode, pairs in group.pairs.items():
-        if len(pairs.first) != group.channels or not np.isfinite(pairs.second).all():
+        if len(pairs.first) != group.channels or not np.isfinite(pairs.squares).all():
             raise SelectorError(
                 f"{mode} pairs of group {where} must be finite numbers of {group.channels} "
                 "channels; record the network again"
