@@ -76,6 +76,29 @@ def check_settings(
             raise SelectorError(f"{name}={value!r} must be a finite number, {above:g} or more")
 
 
+def check_teaches(table: TrainingTable) -> None:
+    """Make sure that there is something to learn from a table.
+
+    Raises:
+        SelectorError: Loss changes that are not finite, or that never differ.
+    """
+    if not np.isfinite(table.nats).all():
+        names = sorted(set(table.row_network[~np.isfinite(table.nats)].tolist()))
+        raise SelectorError(
+            f"loss changes of {', '.join(names)} are not finite; check the loss, and record again"
+        )
+    if not float(np.ptp(table.nats)) > 0:
+        raise SelectorError(
+            "every candidate of these records has the same loss change, so there is nothing to "
+            "learn; check the network's weights and the loss"
+        )
+    if not float(np.ptp(table.regret)) > 0:
+        raise SelectorError(
+            "in no decision of these records do two metrics' choices differ in loss change, so "
+            "there is nothing to learn of whom to trust; record larger steps or more metrics"
+        )
+
+
 def fit_booster(
     table: TrainingTable, target: Matrix, rows: Numbers, names: Sequence[str], settings: Settings
 ) -> lgb.Booster:

@@ -11,8 +11,8 @@ from selector.errors import SelectorError
 from selector.learning.comparison import ALONE, SHIPPED, TOGETHER, Comparison
 from selector.learning.evaluation import SBS_NATS, SBS_REGRET, VBS, Grid, Judged, Outcome, joined
 from selector.learning.prediction import Prediction
-from selector.learning.selector import SaliencySelector, names_of
-from selector.learning.table import TrainingTable, single_best, training_table
+from selector.learning.selector import SaliencySelector
+from selector.learning.table import TrainingTable, names_of, single_best, training_table
 from selector.records.records import Records
 from selector.typing import Matrix, Numbers
 

@@ -23,6 +23,7 @@ from selector.learning.boosters import (
     Settings,
     best_weight,
     check_settings,
+    check_teaches,
     excess,
     fit_booster,
     network_folds,
@@ -36,13 +37,14 @@ from selector.learning.table import (
     TrainingTable,
     describe_all,
     log_damage,
+    names_of,
     single_best,
     training_table,
 )
 from selector.learning.uncertainty import Intervals, TrainingDistribution
 from selector.records.decision import Decision
 from selector.records.records import Records
-from selector.saliency.registry import find_metric, known_metrics
+from selector.saliency.registry import known_metrics
 from selector.typing import Matrix
 
 
@@ -132,22 +134,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         networks = sorted(set(table.network.tolist()))
         _check_enough(len(networks))
         check_settings(**self.get_params())
-        if not np.isfinite(table.nats).all():
-            names = sorted(set(table.row_network[~np.isfinite(table.nats)].tolist()))
-            raise SelectorError(
-                f"loss changes of {', '.join(names)} are not finite; check the loss, and record "
-                "again"
-            )
-        if not float(np.ptp(table.nats)) > 0:
-            raise SelectorError(
-                "every candidate of these records has the same loss change, so there is nothing to "
-                "learn; check the network's weights and the loss"
-            )
-        if not float(np.ptp(table.regret)) > 0:
-            raise SelectorError(
-                "in no decision of these records do two metrics' choices differ in loss change, so "
-                "there is nothing to learn of whom to trust; record larger steps or more metrics"
-            )
+        check_teaches(table)
         self.arms_, self.metrics_ = list(table.arms), list(table.metrics)
         self.networks_, self.single_best_ = networks, single_best(table)
         how = Settings(self.trees, self.leaves, self.learning_rate, self.seed)
@@ -392,23 +379,3 @@ def _check_enough(networks: int) -> None:
             f"records of {networks} network cannot teach what carries over to others; "
             "record at least two"
         )
-
-
-def names_of(records: Records) -> tuple[list[str], list[str]]:
-    """The arms that some records measured, and the metrics that they hold scores of.
-
-    Raises:
-        SelectorError: A metric that is not registered, or fewer than two arms.
-    """
-    measured = sorted({row.arm for row in records.candidates})
-    scored = sorted({name for group in records.groups for name in group.scores})
-    known = known_metrics({*measured, *scored})
-    if unknown := [name for name in (*measured, *scored) if name not in known]:
-        raise SelectorError(
-            f"the records hold metric {unknown[0]!r}, which is not in the table; register it "
-            "before learning from them, or record again without it"
-        )
-    arms = [name for name in known_metrics(measured) if find_metric(name).arm]
-    if len(arms) < 2:
-        raise SelectorError(f"records name {len(arms)} known arm; record at least two metrics")
-    return arms, known_metrics(scored)

@@ -10,6 +10,7 @@ from selector.learning.features import Proposals, candidates, describe
 from selector.learning.regret import CAP, regrets
 from selector.records.decision import CONTEXT, FACTS, Decision
 from selector.records.records import Records
+from selector.saliency.registry import find_metric, known_metrics
 from selector.typing import Matrix, Names, Numbers
 
 DAMAGE_OFFSET = 0.005
@@ -210,3 +211,23 @@ def described(decisions: Sequence[Decision]) -> Matrix:
             for one in decisions
         ]
     )
+
+
+def names_of(records: Records) -> tuple[list[str], list[str]]:
+    """The arms that some records measured, and the metrics that they hold scores of.
+
+    Raises:
+        SelectorError: A metric that is not registered, or fewer than two arms.
+    """
+    measured = sorted({row.arm for row in records.candidates})
+    scored = sorted({name for group in records.groups for name in group.scores})
+    known = known_metrics({*measured, *scored})
+    if unknown := [name for name in (*measured, *scored) if name not in known]:
+        raise SelectorError(
+            f"the records hold metric {unknown[0]!r}, which is not in the table; register it "
+            "before learning from them, or record again without it"
+        )
+    arms = [name for name in known_metrics(measured) if find_metric(name).arm]
+    if len(arms) < 2:
+        raise SelectorError(f"records name {len(arms)} known arm; record at least two metrics")
+    return arms, known_metrics(scored)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selector.learning.boosters import WEIGHTS, best_weight, excess
-from selector.learning.selector import SaliencySelector, names_of
-from selector.learning.table import TrainingTable, log_damage, training_table
+from selector.learning.selector import SaliencySelector
+from selector.learning.table import TrainingTable, log_damage, names_of, training_table
 from selector.typing import Matrix
 from tests.made_records import lawful, made
 

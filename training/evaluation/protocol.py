@@ -23,8 +23,8 @@ from selector.learning.evaluation import (
 from selector.learning.features import feature_names
 from selector.learning.prediction import Prediction
 from selector.learning.regret import regrets
-from selector.learning.selector import SaliencySelector, names_of
-from selector.learning.table import TrainingTable, single_best, training_table
+from selector.learning.selector import SaliencySelector
+from selector.learning.table import TrainingTable, names_of, single_best, training_table
 from selector.recording.measure import BASELINES
 from selector.records.decision import CONTEXT, FACTS
 from selector.records.records import Records
