@@ -65,6 +65,8 @@ class ConsumerInput:
     """Its weights that read the group, shape (channels, inputs per channel, weights per input)."""
     statistics: Mapping[str, Tensor]
     """Means over images of statistics by input, each (channels, inputs per channel)."""
+    products: Mapping[str, Tensor] = field(default_factory=dict)
+    """Means over images of statistics by consumer, in the shapes that these give."""
 
     @property
     def mean_square(self) -> Tensor:

@@ -68,6 +68,9 @@ class LayerCall:
     """Their sum, sum of absolutes and sum of squares over positions, (3, images, width)."""
     gradient: Tensor | None = None
     """Gradient of each image's loss with respect to `values`, once it is known."""
+    channels: int = 0
+    """For a statistic by consumer: the group's channels. `values`, `sums` and `gradient` then hold
+    the group's inputs alone, those of one channel next to each other, in the order of channels."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,9 @@ class Statistic:
     where: Where = "consumers"
     by_input: bool = False
     """Whether a consumer's inputs are kept apart: see `ConsumerInput.statistics`."""
+    by_consumer: bool = False
+    """Whether `compute` sees the group's inputs of one consumer and may give any shape: see
+    `ConsumerInput.products`."""
     whole_maps: bool = False
     """Whether `compute` looks at `PointBatch.maps`."""
     expensive: bool = False
@@ -128,6 +134,7 @@ def register_statistic(
     of: Moment = "call",
     where: Where = "consumers",
     by_input: bool = False,
+    by_consumer: bool = False,
     whole_maps: bool = False,
     expensive: bool = False,
     asked_by: Iterable[Need] = (),
@@ -142,12 +149,14 @@ def register_statistic(
         of: When the function runs; see `Statistic.of`.
         where: The measuring point of a statistic of calls.
         by_input: Keep a consumer's inputs apart instead of summing them into channels.
+        by_consumer: Keep consumers apart; what a call adds may have any shape.
         whole_maps: Keep whole maps until the batch is complete.
         expensive: Measure it only for metrics that are asked for by name.
         asked_by: Passes that bring it without its being named.
 
     Raises:
-        SelectorError: The name is taken or no name; unknown `requires`, `of` or `where`.
+        SelectorError: The name is taken or no name; unknown `requires`, `of` or `where`; options
+            that contradict each other.
     """
     needs = checked_needs(requires, "requires")
     if not name.isidentifier():
@@ -159,12 +168,26 @@ def register_statistic(
     for what, value, known in (("of", of, get_args(Moment)), ("where", where, get_args(Where))):
         if value not in known:
             raise SelectorError(f"unknown {what}={value!r}; known: {', '.join(known)}")
+    if by_consumer and (by_input or of == "batch" or where != "consumers"):
+        raise SelectorError(
+            f"statistic {name!r} is by_consumer, so it is of calls or gradients of consumers, and "
+            "not by_input; leave the other options out"
+        )
     if of == "gradient":
         needs |= {"backward"}
 
     def register(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
         STATISTICS[name] = Statistic(
-            name, compute, of, needs, where, by_input, whole_maps, expensive, frozenset(asked_by)
+            name,
+            compute,
+            of,
+            needs,
+            where,
+            by_input=by_input,
+            by_consumer=by_consumer,
+            whole_maps=whole_maps,
+            expensive=expensive,
+            asked_by=frozenset(asked_by),
         )
         return compute
 

@@ -1,6 +1,6 @@
 """What one call of a layer adds to the groups that pass through it, and its gradient later."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -40,6 +40,19 @@ class Tap:
             *values.shape[:-1], self.sums.channels, dtype=torch.float64, device=values.device
         )
         return out.index_add_(-1, self.channels, values.index_select(-1, self.index))
+
+    def restricted(self, call: LayerCall) -> LayerCall:
+        """What a call shows of the group alone, the inputs of one channel next to each other."""
+        if self.one_for_one:
+            return replace(call, channels=self.sums.channels)
+        index = self.index[torch.argsort(self.channels, stable=True)]
+        return replace(
+            call,
+            values=call.values.index_select(1, index),
+            sums=call.sums.index_select(2, index),
+            gradient=None if call.gradient is None else call.gradient.index_select(1, index),
+            channels=self.sums.channels,
+        )
 
     def planes(self, maps: Tensor) -> Tensor:
         """Whole maps (images, width, rows, columns) -> (images, channels, rows, columns).
@@ -100,6 +113,12 @@ def add_statistic(statistic: Statistic, call: LayerCall, taps: list[Tap], layer:
     Raises:
         SelectorError: The statistic gives something other than one number for each input.
     """
+    if statistic.by_consumer:
+        for tap in taps:
+            part = tap.restricted(call)
+            own = _tensor(statistic.compute(part), statistic, layer)
+            tap.sums.add_statistic(f"{statistic.name} of {layer}", own)
+        return
     found: object = statistic.compute(call)
     width = call.values.shape[1]
     if not isinstance(found, Tensor) or found.shape != (width,):
@@ -115,6 +134,15 @@ def add_statistic(statistic: Statistic, call: LayerCall, taps: list[Tap], layer:
             tap.sums.add_statistic(f"{statistic.name} of {layer}", own)
         else:
             tap.sums.add_statistic(statistic.name, tap.per_channel(values))
+
+
+def _tensor(found: object, statistic: Statistic, layer: str) -> Tensor:
+    if not isinstance(found, Tensor):
+        raise SelectorError(
+            f"statistic {statistic.name!r} gives a {type(found).__name__} at layer {layer!r}, not "
+            "a tensor"
+        )
+    return found.detach().double()
 
 
 def add_gradient(held: Held, slopes: Tensor, taps: list[Tap], producer: bool) -> None:

@@ -14,6 +14,7 @@ from selector.network.layers import (
     weight_of,
 )
 from selector.statistics.channel_statistics import ConsumerInput, MeasuringPoint
+from selector.statistics.statistic import STATISTICS
 
 
 def producer_rows(model: nn.Module, group: Group, values: Callable[[str], Tensor]) -> Tensor:
@@ -42,17 +43,22 @@ def consumer_inputs(
         matrix = _input_rows(model.get_submodule(part.layer), weight_of(model, part.layer))
         order = torch.tensor(_by_channel(part.channels, range(len(part.indices))))
         index = torch.tensor(part.indices)[order]
+        measured = _of_layer(part.layer, point)
         yield ConsumerInput(
             weight=matrix[index].view(group.channels, -1, matrix.shape[1]),
             statistics={
                 name: values[order].view(group.channels, -1)
-                for name, values in _of_inputs(part.layer, point).items()
+                for name, values in measured.items()
+                if not STATISTICS[name].by_consumer
+            },
+            products={
+                name: values for name, values in measured.items() if STATISTICS[name].by_consumer
             },
         )
 
 
-def _of_inputs(layer: str, point: MeasuringPoint | None) -> Mapping[str, Tensor]:
-    """The statistics that keep a layer's inputs apart, by name."""
+def _of_layer(layer: str, point: MeasuringPoint | None) -> Mapping[str, Tensor]:
+    """The statistics that were kept for this layer apart, by name."""
     if point is None:
         return {}
     end = f" of {layer}"
