@@ -111,6 +111,20 @@ class Metric:
 METRICS: dict[str, Metric] = {}
 """Name -> metric, in the order in which they are listed."""
 
+RESERVED = frozenset(
+    {
+        "selector",
+        "oracle",
+        "reconstruction",
+        "reconstruction_fisher",
+        "joint_0",
+        "joint_half",
+        "joint_1",
+        "column_subset",
+    }
+)
+"""Other criteria: these names no metric can have."""
+
 
 def register_metric(
     name: str,
@@ -147,7 +161,7 @@ def register_metric(
             raise SelectorError(
                 f"metric name {name!r} must be made of letters, digits and underscores"
             )
-        if name in METRICS or name in ("selector", "oracle"):
+        if name in METRICS or name in RESERVED:
             raise SelectorError(f"metric {name!r} is taken; choose another name")
         METRICS[name] = Metric(name, score, checked, source, arm, twin)
         return score

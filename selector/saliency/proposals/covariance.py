@@ -1,0 +1,174 @@
+r"""Covariance of a group's channels at its consumers, and what its consumers make of it.
+
+A consumer with weights W reads the channels x of a group. Removing a set of channels and refitting
+the weights that read the others leaves an error that depends on two matrices alone:
+
+.. math:: A = \mathrm{Cov}[x], \qquad B = \sum_t W_t M W_t^T
+
+with t over the taps of a convolution. M is the identity for the squared error of the outputs, or
+the covariance of the outputs' gradients for the loss change to second order (the K-FAC form).
+
+Approximations:
+    - Taps of a convolution all see the same A, and products across taps are left out.
+    - A is centred: the refit has an intercept, which a bias or the BatchNorm behind keeps. A
+      consumer with neither loses the mean of what goes, and the error does not count that.
+    - At most `POSITIONS` positions of a map are read, the same ones in every image.
+    - A channel that several inputs stand for (a flattened map) has all of them in A, up to `EXACT`
+      inputs of a consumer; beyond that they are taken for positions of one map.
+    - A consumer that reads other groups too is refitted on this group's channels alone.
+    - The K-FAC form takes the gradients at the consumer's *inputs*, whose covariance is B for a
+      linear layer or a 1 x 1 convolution, and elsewhere if gradients of two positions of the output
+      are uncorrelated.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from selector.errors import SelectorError
+from selector.network.layers import CONVOLUTION
+from selector.statistics.channel_statistics import ConsumerInput, Signals
+from selector.statistics.reductions import precise
+from selector.statistics.statistic import LayerCall, register_statistic
+
+POSITIONS = 64
+"""Positions of a map that are read."""
+
+EXACT = 2048
+"""Inputs of a consumer up to which those of one channel are kept apart."""
+
+WIDEST = 8192
+"""Channels of a group up to which every two are compared: half a gigabyte a consumer."""
+
+RIDGE = 1e-2
+"""Noise that every channel is taken to have of its own, as a share of its variance: a refit cannot
+lean on differences that a few images show by chance."""
+
+CONSTANT = 1e-7
+"""Share of the mean square below which the variance of an input is rounding."""
+
+
+@register_statistic("input_products", by_consumer=True, dear=True)
+def input_products(call: LayerCall) -> Tensor:
+    """Products of every two inputs of a consumer and a constant one, summed over positions.
+
+    Returns:
+        Shape (blocks, inputs + 1, inputs + 1), float64, summed over images; the blocks are the
+        groups of a grouped convolution, whose inputs are read apart.
+    """
+    rows, width = _rows(call.values, call)
+    rows = torch.cat([rows, rows.new_ones(*rows.shape[:2], 1)], 2)
+    positions = call.values.shape[2]
+    return _products(rows) * (positions / min(positions, POSITIONS) / width)
+
+
+@register_statistic("gradient_products", of="gradient", by_consumer=True, dear=True)
+def gradient_products(call: LayerCall) -> Tensor:
+    """Products of the gradients at every two inputs of a consumer, their mean over positions.
+
+    Returns:
+        Shape (blocks, inputs, inputs), float64, summed over images.
+    """
+    assert call.gradient is not None
+    rows, _ = _rows(call.gradient, call)
+    return _products(rows) / min(call.gradient.shape[2], POSITIONS)
+
+
+def _rows(values: Tensor, call: LayerCall) -> tuple[Tensor, int]:
+    """A consumer's inputs as the rows of one matrix for each block.
+
+    Returns:
+        Shape (blocks, rows, inputs), and how many inputs of one channel are taken for positions.
+    """
+    if call.channels > WIDEST:
+        raise SelectorError(
+            f"a group of {call.channels} channels is too wide to compare every two of them (at "
+            f"most {WIDEST}); name it in ignore, or use another criterion"
+        )
+    images, inputs, positions = values.shape
+    if positions > POSITIONS:
+        # Drawn, not evenly spaced: a step that divides the rows would read a few columns alone.
+        drawn = torch.randperm(positions, generator=torch.Generator().manual_seed(0))
+        values = values[:, :, drawn[:POSITIONS].sort().values.to(values.device)]
+    blocks = call.layer.groups if isinstance(call.layer, CONVOLUTION) else 1
+    each = inputs // call.channels // blocks
+    apart = precise(values).reshape(images, call.channels, blocks, each, -1)
+    if call.channels * each > EXACT:
+        return apart.permute(2, 0, 3, 4, 1).reshape(blocks, -1, call.channels), each
+    return apart.permute(2, 0, 4, 1, 3).reshape(blocks, -1, call.channels * each), 1
+
+
+def _products(rows: Tensor) -> Tensor:
+    return torch.bmm(rows.transpose(1, 2), rows).double()
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One consumer's view of a group, in units of every input's standard deviation; float64."""
+
+    inputs: Tensor
+    """A with the ridge on its diagonal, shape (inputs, inputs); an input that is constant has no
+    correlation with others."""
+    outputs: Tensor
+    """B, same shape; zero for an input that is constant."""
+
+    @property
+    def importance(self) -> Tensor:
+        """What each input adds to the outputs by itself, shape (inputs,)."""
+        return self.outputs.diagonal().clamp_min(0)
+
+
+def views_of(signals: Signals, *, by_gradient: bool = False) -> list[View]:
+    """Every consumer's view of a group; of a grouped convolution, every block's.
+
+    Args:
+        signals: Of the group, with `input_products` and, `by_gradient`, `gradient_products`.
+        by_gradient: Whether errors are loss changes to second order, in nats. Otherwise they are
+            squared errors of a consumer's outputs as shares of these outputs' own variance: scaling
+            a layer that the next one undoes changes nothing.
+
+    Raises:
+        SelectorError: The signals lack the statistics.
+    """
+    found: list[View] = []
+    for consumer in signals.consumer_inputs:
+        moments = _measured(consumer, "input_products")
+        others = list(_grams(consumer, moments.shape[0], moments.shape[1] - 1))
+        if by_gradient:
+            others = list(_measured(consumer, "gradient_products") / 2)
+        views = [_view(one, other) for one, other in zip(moments, others, strict=True)]
+        total = 1.0 if by_gradient else sum(float((v.inputs * v.outputs).sum()) for v in views)
+        # A consumer that gives nothing has no error.
+        found += [View(v.inputs, v.outputs / total) if total > 0 else v for v in views]
+    return found
+
+
+def _measured(consumer: ConsumerInput, name: str) -> Tensor:
+    if name not in consumer.products:
+        raise SelectorError(
+            f"these signals hold no {name}; state what the proposal needs where it is registered"
+        )
+    return consumer.products[name]
+
+
+def _grams(consumer: ConsumerInput, blocks: int, inputs: int) -> Iterator[Tensor]:
+    """Products of the weights that read every two inputs, summed over outputs and taps."""
+    channels = len(consumer.weight)
+    weight = consumer.weight.double().reshape(channels, blocks, -1, consumer.weight.shape[2])
+    for block in weight.unbind(1):
+        rows = block.reshape(inputs, -1)
+        yield rows @ rows.T
+
+
+def _view(moments: Tensor, outputs: Tensor) -> View:
+    means = moments[-1, :-1] / moments[-1, -1]
+    squares = moments.diagonal()[:-1]
+    covariance = moments[:-1, :-1] - torch.outer(means, means) * moments[-1, -1]
+    variances = covariance.diagonal()
+    scale = torch.where(variances > CONSTANT * squares, variances, 0.0).sqrt()
+    outer = torch.outer(scale, scale)
+    inputs = torch.where(outer > 0, covariance / outer, 0.0)
+    inputs.diagonal().fill_(1 + RIDGE)
+    return View((inputs + inputs.T) / 2, outputs * outer)

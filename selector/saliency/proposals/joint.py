@@ -1,0 +1,73 @@
+r"""Sets by what their channels do to the loss together, greedily and then by swaps.
+
+.. math:: f(S) = \tfrac{1}{2}\, \mathbb{E}[t_S^2] - w\, \mathbb{E}[t_S], \qquad
+    t_S = \sum_{c \in S} t_c
+
+with t_c the sum over positions of activation x gradient of channel c in one image
+(`selector/statistics/gate_fisher.py`). In nats: the loss change to second order for w = 1.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from selector.statistics.channel_statistics import Signals
+from selector.statistics.gate_fisher import Pairs
+from selector.typing import Matrix
+
+Propose = Callable[[Signals, int], list[int]]
+
+HELPS = 1e-9
+"""A swap helps if it lowers f by more than this share of the set's own terms: not by rounding."""
+
+
+def joint(weight: float) -> Propose:
+    """A proposal by the joint terms, with this weight of the first order."""
+
+    def propose(signals: Signals, count: int) -> list[int]:
+        pairs = signals.pairs["plain"]
+        return swapped(pairs, weight, greedy(pairs, weight, count))
+
+    propose.__doc__ = (
+        f"Greedy by second - {weight:g} x first of the set's joint terms, then swaps that help."
+    )
+    return propose
+
+
+def greedy(pairs: Pairs, weight: float, count: int) -> list[int]:
+    """Channels added one by one, each time the one that raises f least."""
+    own, second = _terms(pairs, weight)
+    with_set = np.zeros(len(own))
+    chosen: list[int] = []
+    for _ in range(count):
+        rise = own + with_set
+        rise[chosen] = np.inf
+        chosen.append(int(rise.argmin()))
+        with_set += second[chosen[-1]]
+    return chosen
+
+
+def swapped(pairs: Pairs, weight: float, chosen: list[int]) -> list[int]:
+    """The set after swaps of one channel for another, the best first, until none lowers f."""
+    own, second = _terms(pairs, weight)
+    inside = np.zeros(len(own), dtype=bool)
+    inside[chosen] = True
+    enough = HELPS * float(np.abs(second[np.ix_(inside, inside)]).sum() + np.abs(own).sum())
+    with_set = second[inside].sum(0)
+    while True:
+        gone, free = np.flatnonzero(inside), np.flatnonzero(~inside)
+        # Taking a channel out also takes out its product with itself, counted in `with_set`.
+        fall = own[gone] + with_set[gone] - second[gone, gone]
+        change = (own + with_set)[free] - second[np.ix_(gone, free)] - fall[:, None]
+        best = int(change.argmin())
+        if change.flat[best] >= -enough:
+            return gone.tolist()
+        out, into = gone[best // len(free)], free[best % len(free)]
+        inside[out], inside[into] = False, True
+        with_set += second[into] - second[out]
+
+
+def _terms(pairs: Pairs, weight: float) -> tuple[Matrix, Matrix]:
+    """What each channel adds to f by itself, and what every two add together."""
+    own: Matrix = np.diag(pairs.second) / 2 - weight * pairs.first
+    return own, pairs.second

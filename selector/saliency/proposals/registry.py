@@ -1,0 +1,166 @@
+"""Proposals as values, and the table of them: `PROPOSALS: name -> proposal`.
+
+A proposal answers what is known of a group, and how many channels go, with a *set*; a metric's
+ranking is the special case. A new one is a function and a decorator:
+
+```python
+@selector.register_proposal("every_other", needs="weights", source="our own")
+def every_other(signals, count):
+    '''Even channels first.'''
+    order = [*range(0, signals.channels, 2), *range(1, signals.channels, 2)]
+    return order[:count]
+```
+
+Then `selector.prune(model, batches, criterion="every_other", ratio=0.3)` uses it.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from selector.errors import SelectorError
+from selector.saliency.proposals.joint import joint
+from selector.saliency.proposals.reconstruction import (
+    column_subset,
+    reconstruction,
+    reconstruction_fisher,
+)
+from selector.saliency.registry import METRICS, RESERVED, Metric
+from selector.saliency.scoring import lowest
+from selector.statistics.channel_statistics import Signals
+from selector.statistics.statistic import Need, checked_needs
+
+Propose = Callable[[Signals, int], Iterable[int]]
+"""(signals, count) -> the channels that go: `count` different ones, in any order."""
+
+Kind = Literal["set", "ranking"]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A way to choose a set of channels: what it proposes, what it needs, where it comes from."""
+
+    name: str
+    propose: Propose
+    needs: frozenset[Need]
+    """Passes and statistics, as of a metric."""
+    source: str
+    kind: Kind = "set"
+    """Whether it chooses whole sets, or the lowest channels of one order."""
+
+    @classmethod
+    def ranking(cls, metric: Metric) -> "Proposal":
+        """The lowest channels of a metric."""
+
+        def propose(signals: Signals, count: int) -> tuple[int, ...]:
+            return lowest(metric(signals), count)
+
+        propose.__doc__ = metric.summary
+        return cls(metric.name, propose, metric.needs, metric.source, "ranking")
+
+    @property
+    def listed_needs(self) -> str:
+        """The needs in words: `input_products`."""
+        return ", ".join(sorted(self.needs))
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return ((self.propose.__doc__ or "").strip().splitlines() or [""])[0]
+
+    def checked(self, group: str, signals: Signals, count: int) -> tuple[int, ...]:
+        """The channels that go from a group, sorted.
+
+        Args:
+            group: Its name, for messages.
+            signals: What is known of it.
+            count: How many go, fewer than the group has.
+
+        Raises:
+            SelectorError: The group lacks what the proposal needs, or the proposal is no set of
+                `count` different channels of the group; both are named.
+        """
+        if "normalisation" in self.needs and signals.normalisation_scale is None:
+            raise SelectorError(
+                f"proposal {self.name!r} needs normalisation, and group {group!r} has none; name "
+                "the group in ignore, or use another criterion"
+            )
+        found = self._channels(self.propose(signals, count), group)
+        wrong = [channel for channel in found if not 0 <= channel < signals.channels]
+        twice = sorted({channel for channel in found if found.count(channel) > 1})
+        if wrong:
+            fault = f"channel {wrong[0]}, and there are 0 to {signals.channels - 1}"
+        elif twice:
+            fault = f"channel {twice[0]} twice"
+        elif len(found) != count:
+            fault = f"{len(found)} channels, and {count} must go"
+        else:
+            return tuple(sorted(found))
+        raise SelectorError(f"proposal {self.name!r} names {fault}, in group {group!r}")
+
+    def _channels(self, found: object, group: str) -> list[int]:
+        values = found.tolist() if isinstance(found, Tensor | np.ndarray) else found
+        listed = list(values) if isinstance(values, Iterable) else None
+        if listed is None or not all(
+            isinstance(v, int | np.integer) and not isinstance(v, bool) for v in listed
+        ):
+            raise SelectorError(
+                f"proposal {self.name!r} gives {found!r} in group {group!r}, not the numbers of "
+                "the channels that go"
+            )
+        return [int(value) for value in listed]
+
+
+PROPOSALS: dict[str, Proposal] = {}
+"""Name -> proposal, in the order in which they are listed."""
+
+
+def register_proposal(
+    name: str, *, needs: Need | Iterable[Need] = "backward", source: str = ""
+) -> Callable[[Propose], Propose]:
+    """Add a proposal to the table: `choose`, `prune` and the command line pick it up.
+
+    Args:
+        name: A new name, letters, digits and underscores.
+        needs: What must be measured, one name or several, as of a metric; `input_products` and
+            `gradient_products` are the statistics that `reconstruction` reads.
+        source: Paper or origin.
+
+    Raises:
+        SelectorError: The name is taken or no name, or a need is unknown.
+    """
+    checked = checked_needs(needs)
+
+    def register(propose: Propose) -> Propose:
+        if not name.isidentifier():
+            raise SelectorError(
+                f"proposal name {name!r} must be made of letters, digits and underscores"
+            )
+        if name in PROPOSALS or name in METRICS or name in RESERVED:
+            raise SelectorError(f"proposal {name!r} is taken; choose another name")
+        _add(name, propose, checked, source)
+        return propose
+
+    return register
+
+
+def _add(name: str, propose: Propose, needs: Need | Iterable[Need], source: str) -> None:
+    PROPOSALS[name] = Proposal(name, propose, checked_needs(needs), source)
+
+
+_PAIRS = ("forward", "pairs")
+_add("reconstruction", reconstruction, "input_products", "arXiv 2403.12983")
+_add(
+    "reconstruction_fisher",
+    reconstruction_fisher,
+    ("input_products", "gradient_products"),
+    "arXiv 1905.05934",
+)
+_add("joint_0", joint(0.0), _PAIRS, "this project")
+_add("joint_half", joint(0.5), _PAIRS, "this project")
+_add("joint_1", joint(1.0), _PAIRS, "this project")
+_add("column_subset", column_subset, "input_products", "arXiv 0812.4293")
+PROPOSALS["rank_mean"] = Proposal.ranking(METRICS["rank_mean"])
