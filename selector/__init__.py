@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from selector.repair.distillation.distil import distil as distil
     from selector.repair.reconstruction import reconstruct as reconstruct
     from selector.saliency.checks import check_metric as check_metric
+    from selector.saliency.proposals.registry import PROPOSALS as PROPOSALS
+    from selector.saliency.proposals.registry import Proposal as Proposal
+    from selector.saliency.proposals.registry import register_proposal as register_proposal
     from selector.saliency.registry import METRICS as METRICS
     from selector.saliency.registry import Metric as Metric
     from selector.saliency.registry import register_metric as register_metric
@@ -46,11 +49,13 @@ __version__: str = _version("saliency-selector")
 
 __all__ = [
     "METRICS",
+    "PROPOSALS",
     "LossChange",
     "Metric",
     "Myopic",
     "Oracle",
     "Plan",
+    "Proposal",
     "PruneResult",
     "PruningError",
     "Records",
@@ -74,6 +79,7 @@ __all__ = [
     "reconstruct",
     "record",
     "register_metric",
+    "register_proposal",
     "register_statistic",
     "save_pruned",
     "score",
@@ -81,11 +87,13 @@ __all__ = [
 
 _MODULES = {
     "METRICS": "saliency.registry",
+    "PROPOSALS": "saliency.proposals.registry",
     "LossChange": "data.loss",
     "Metric": "saliency.registry",
     "Myopic": "planning.composition.myopic",
     "Oracle": "oracle.oracle",
     "Plan": "planning.plan",
+    "Proposal": "saliency.proposals.registry",
     "PruneResult": "pruning.result",
     "PruningError": "pruning.result",
     "Records": "records.records",
@@ -109,6 +117,7 @@ _MODULES = {
     "reconstruct": "repair.reconstruction",
     "record": "recording.record",
     "register_metric": "saliency.registry",
+    "register_proposal": "saliency.proposals.registry",
     "register_statistic": "statistics.statistic",
     "save_pruned": "network.checkpoint",
     "score": "saliency.scoring",

@@ -18,7 +18,8 @@ from selector.cli.outputs import REFUSED, printed, progress_wanted
 from selector.errors import SelectorError
 from selector.saliency.checks import check_metric
 from selector.saliency.grammar import systematic_names
-from selector.saliency.registry import METRICS, find_metric
+from selector.saliency.proposals.registry import PROPOSALS, Proposal
+from selector.saliency.registry import METRICS, Metric, find_metric
 from selector.tables import text_table
 
 app = typer.Typer(
@@ -70,27 +71,39 @@ def metrics(
     ] = None,
     as_json: opt.Json = False,
 ) -> str:
-    """List the saliency metrics: what each computes, what it needs, where it comes from."""
+    """List the saliency metrics, then the proposals of sets: what each does, needs, comes from."""
     if check is not None:
         check_metric(check)
         return json.dumps({"name": check, "laws": "hold"}) if as_json else f"{check}: laws hold"
     found = [find_metric(n) for n in systematic_names()] if grammar else list(METRICS.values())
-    rows = [
-        {
-            "name": m.name,
-            "needs": m.listed_needs,
-            "source": m.source,
-            "arm": m.arm,
-            "summary": m.summary,
-        }
-        for m in found
-    ]
+    rows = [_row(metric, "ranking", metric.arm) for metric in found]
+    if not grammar:
+        sets = [proposal for name, proposal in PROPOSALS.items() if name not in METRICS]
+        rows += [_row(proposal, proposal.kind, False) for proposal in sets]
     if as_json:
         return json.dumps(rows, indent=1)
     if grammar:
-        return text_table(["metric", "needs"], [[m.name, m.listed_needs] for m in found])
-    cells = [[m.name, m.listed_needs, "yes" if m.arm else "no", m.source, m.summary] for m in found]
-    return text_table(["metric", "needs", "selector may choose it", "source", "what it is"], cells)
+        return text_table(["metric", "needs"], [[str(r["name"]), str(r["needs"])] for r in rows])
+    headings = ["name", "kind", "needs", "selector may choose it", "source", "what it is"]
+    cells = [[_cell(value) for value in row.values()] for row in rows]
+    return text_table(headings, cells)
+
+
+def _row(listed: Metric | Proposal, kind: str, arm: bool) -> dict[str, str | bool]:
+    return {
+        "name": listed.name,
+        "kind": kind,
+        "needs": listed.listed_needs,
+        "arm": arm,
+        "source": listed.source,
+        "summary": listed.summary,
+    }
+
+
+def _cell(value: str | bool) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value
 
 
 app.command()(measuring_commands.score)

@@ -1,7 +1,7 @@
 """What one round knows of the network before it decides, and how a criterion proposes channels."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import nn
@@ -14,8 +14,10 @@ from selector.planning.choice import Choice
 from selector.planning.stage import Stage
 from selector.records.decision import GroupView
 from selector.records.describe import describe_network
+from selector.saliency.proposals.registry import Proposal
 from selector.saliency.registry import find_metric
 from selector.saliency.scoring import needs_of, score_signals
+from selector.statistics.channel_statistics import Signals
 from selector.statistics.collect import measure_signals
 from selector.typing import Matrix
 
@@ -38,6 +40,8 @@ class Survey:
     base_loss: float
     """Loss of the network as it is on the scoring images; NaN where no selector asks for it."""
     compensation: Compensation | None
+    signals: Mapping[str, Signals] = field(default_factory=dict)
+    """Group -> what one pass showed of it; empty unless the criterion proposes sets."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,15 @@ class Criterion(Protocol):
 
     @property
     def name(self) -> str:
-        """As callers write it: `selector`, `oracle`, or the name of a metric."""
+        """As callers write it: `selector`, `oracle`, or the name of a metric or a proposal."""
 
     @property
     def metrics(self) -> list[str]:
         """The metrics whose scores it needs."""
+
+    @property
+    def proposals(self) -> list[Proposal]:
+        """The proposals of sets that it asks."""
 
     @property
     def asks_selector(self) -> bool:
@@ -112,6 +120,7 @@ def survey_network(
     prunable = stage.groups.prunable
     scoring, measuring = criterion.images(calibration)
     views: dict[str, GroupView] = {}
+    signals: Mapping[str, Signals] = {}
     base_loss = float("nan")
     if criterion.asks_selector:
         views = describe_network(
@@ -124,10 +133,10 @@ def survey_network(
         scores = {name: view.scores for name, view in views.items()}
         base_loss = next((view.context.base_loss for view in views.values()), base_loss)
     else:
-        signals = measure_signals(
-            model, scoring, prunable, needs=needs_of(criterion.metrics), loss=scoring.loss
-        )
-        found = score_signals(signals, criterion.metrics)
+        needs = needs_of(criterion.metrics).union(*(p.needs for p in criterion.proposals))
+        measured = measure_signals(model, scoring, prunable, needs=needs, loss=scoring.loss)
+        signals = measured if criterion.proposals else {}
+        found = score_signals(measured, criterion.metrics)
         scores = {
             name: {metric: values.numpy() for metric, values in of_group.items()}
             for name, of_group in found.items()
@@ -142,4 +151,5 @@ def survey_network(
         measuring=measuring,
         base_loss=base_loss,
         compensation=compensation,
+        signals=signals,
     )

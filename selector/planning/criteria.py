@@ -1,4 +1,4 @@
-"""The criteria behind the public strings: the selector, one metric, or the oracle over all arms."""
+"""The criteria behind the public strings: the selector, a metric, a proposal, or the oracle."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +14,7 @@ from selector.planning.candidates import Criterion, Decided, Options, Survey, Tr
 from selector.planning.choice import Choice
 from selector.planning.verification import Verifier, composed
 from selector.records.decision import Decision
+from selector.saliency.proposals.registry import PROPOSALS, Proposal
 from selector.saliency.registry import METRICS, arms, find_metric
 
 Verify = int | Literal["all"]
@@ -42,6 +43,11 @@ class SelectorCriterion:
         """
         self.selector.check_fitted()
         return list(self.selector.metrics_)
+
+    @property
+    def proposals(self) -> list[Proposal]:
+        """None."""
+        return []
 
     def images(self, calibration: Calibration) -> tuple[Calibration, Calibration]:
         """All images score; with `verify`, every second batch measures."""
@@ -98,6 +104,11 @@ class MetricCriterion:
         """The metric."""
         return [self.name]
 
+    @property
+    def proposals(self) -> list[Proposal]:
+        """None."""
+        return []
+
     def images(self, calibration: Calibration) -> tuple[Calibration, Calibration]:
         """All images score; nothing is measured."""
         return calibration, calibration
@@ -126,6 +137,52 @@ class MetricCriterion:
 
 
 @dataclass(frozen=True)
+class ProposalCriterion:
+    """Every group by one proposal of sets."""
+
+    proposal: Proposal
+
+    asks_selector = False
+
+    @property
+    def name(self) -> str:
+        """The proposal's name."""
+        return self.proposal.name
+
+    @property
+    def metrics(self) -> list[str]:
+        """None."""
+        return []
+
+    @property
+    def proposals(self) -> list[Proposal]:
+        """The proposal."""
+        return [self.proposal]
+
+    def images(self, calibration: Calibration) -> tuple[Calibration, Calibration]:
+        """All images are read; nothing is measured."""
+        return calibration, calibration
+
+    def options(self, survey: Survey, group: Group, count: int) -> list[Choice]:
+        """The set that is proposed.
+
+        Raises:
+            SelectorError: The group lacks what the proposal needs, or the proposal is no set of
+                so many of its channels.
+        """
+        channels = self.proposal.checked(group.name, survey.signals[group.name], count)
+        return _choices(group, {self.name: channels})
+
+    def decide(self, trial: Trial, options: Options) -> Decided:
+        """The only candidate of every group."""
+        return Decided(tuple(some[0] for some in options.values()))
+
+    def __str__(self) -> str:
+        """As plans and reports name it."""
+        return self.name
+
+
+@dataclass(frozen=True)
 class OracleCriterion:
     """Every arm's candidate is measured, group after group, and the best one taken."""
 
@@ -136,6 +193,11 @@ class OracleCriterion:
     def metrics(self) -> list[str]:
         """The arms."""
         return arms()
+
+    @property
+    def proposals(self) -> list[Proposal]:
+        """None."""
+        return []
 
     def images(self, calibration: Calibration) -> tuple[Calibration, Calibration]:
         """Every second batch scores, the others measure."""
@@ -169,7 +231,7 @@ def criterion_of(
     """The criterion of that name.
 
     Args:
-        name: `selector`, `oracle`, or a metric of the table or the grammar.
+        name: `selector`, `oracle`, a metric of the table or the grammar, or a proposal.
         verify: Candidates that the selector's criterion tries.
         selector: Asked by criterion `selector`; the shipped one by default.
 
@@ -186,10 +248,12 @@ def criterion_of(
                 " nothing; leave it out, or use criterion='selector'"
             )
         return OracleCriterion()
+    proposes = name in PROPOSALS and name not in METRICS
     try:
-        find_metric(name)
+        if not proposes:
+            find_metric(name)
     except SelectorError:
-        known = ", ".join(["selector", "oracle", *METRICS])
+        known = ", ".join(dict.fromkeys(["selector", "oracle", *METRICS, *PROPOSALS]))
         raise SelectorError(
             f"unknown criterion {name!r}; known: {known}; or a combination of the grammar, such as "
             "activation.taylor.l2"
@@ -199,7 +263,7 @@ def criterion_of(
             f"verify={verify!r} compares several metrics' candidates and criterion {name!r} has "
             "one; use criterion='selector', or verify=0"
         )
-    return MetricCriterion(name)
+    return ProposalCriterion(PROPOSALS[name]) if proposes else MetricCriterion(name)
 
 
 def _check_verify(verify: object) -> None:
