@@ -50,7 +50,7 @@ CONSTANT = 1e-7
 """Share of the mean square below which the variance of an input is rounding."""
 
 
-@register_statistic("input_products", by_consumer=True, dear=True)
+@register_statistic("input_products", by_consumer=True, expensive=True)
 def input_products(call: LayerCall) -> Tensor:
     """Products of every two inputs of a consumer and a constant one, summed over positions.
 
@@ -64,7 +64,7 @@ def input_products(call: LayerCall) -> Tensor:
     return _products(rows) * (positions / min(positions, POSITIONS) / width)
 
 
-@register_statistic("gradient_products", of="gradient", by_consumer=True, dear=True)
+@register_statistic("gradient_products", of="gradient", by_consumer=True, expensive=True)
 def gradient_products(call: LayerCall) -> Tensor:
     """Products of the gradients at every two inputs of a consumer, their mean over positions.
 
