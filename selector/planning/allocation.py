@@ -63,7 +63,7 @@ def _largest_saving(stage: Stage) -> float:
     for name in stage.free:
         # The fewer channels the other groups have, the less a step saves.
         saved = running.saved(name, stage.options(name))
-        largest = max(largest, *np.diff(saved).tolist())
+        largest = max([largest, *np.diff(saved).tolist()])
     # A hair more, for rounding.
     return (largest + max(running.jump, 0.0)) * (1 + 1e-9)
 

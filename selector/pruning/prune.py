@@ -87,8 +87,9 @@ def prune(
         recalibrate: Estimate BatchNorm's running statistics again after every cut.
         repair: Refit every layer that is left, in closed form and without labels, so that it gives
             what the unpruned network gives; see `selector.reconstruct`. `auto` does so unless
-            `recalibrate` is off: once after the last round, or, where `finetune` is given, after
-            every cut. Layers whose parameters take no gradient keep their weights.
+            `recalibrate` is off: once after the last round, or, where `finetune` or
+            `max_loss_change` is given, after every cut. Layers whose parameters take no gradient
+            keep their weights.
         distil: Minutes in which the network is then trained, without labels, to give the unpruned
             network's outputs on `batches`; see `selector.distil`.
         compensate: Keep the removed channels' means, measured in every round, as constants in the
@@ -97,7 +98,7 @@ def prune(
             change values, not shapes.
         selector: Asked by criterion `selector` alone; the shipped one by default.
         loss: Mean loss of a batch; cross-entropy by default.
-        max_loss_change: Stop before the loss on `batches`, right after a cut and before
+        max_loss_change: Stop before the loss on `batches`, after cut and repair and before
             fine-tuning, exceeds that of the unpruned network by more than this, in nats; smaller
             steps are tried first. What was reached is returned, and the report says so.
         ignore: Groups that are not pruned, by name; a producer's name stands for its whole group.
@@ -152,7 +153,12 @@ def prune(
         round_to=round_to,
         min_channels=min_channels,
     )
-    when = when_to_repair(repair, recalibrate=recalibrate, finetuned=finetune is not None)
+    when = when_to_repair(
+        repair,
+        recalibrate=recalibrate,
+        finetuned=finetune is not None,
+        limited=max_loss_change is not None,
+    )
     calibration = Calibration(batches, loss)
     test = None if test_batches is None else Calibration(test_batches, loss)
     reporter = Reporter.of(model, calibration, test, needed=max_loss_change is not None)

@@ -18,17 +18,20 @@ RepairOption = Literal["auto"] | bool
 When = Literal["never", "rounds", "end"]
 
 
-def when_to_repair(repair: RepairOption, *, recalibrate: bool, finetuned: bool) -> When:
+def when_to_repair(
+    repair: RepairOption, *, recalibrate: bool, finetuned: bool, limited: bool = False
+) -> When:
     """When a pruning repairs.
 
-    Once at the end, which costs one walk and keeps as much accuracy as a walk after every round;
-    after every round where the caller fine-tunes, so that each fine-tuning starts from the repaired
-    network.
+    Once at the end, which costs one walk. After every round where the caller fine-tunes, so that
+    each fine-tuning starts from the repaired network, and where the loss has a limit, so that what
+    is compared with the limit is the loss that is left.
 
     Args:
         repair: The caller's wish; `auto` repairs unless `recalibrate` is off.
         recalibrate: Whether BatchNorm is recalibrated after a cut.
         finetuned: Whether the caller fine-tunes between rounds.
+        limited: Whether the loss may not rise beyond a limit.
 
     Raises:
         SelectorError: `repair` is neither a truth value nor `auto`.
@@ -37,7 +40,7 @@ def when_to_repair(repair: RepairOption, *, recalibrate: bool, finetuned: bool) 
         raise SelectorError(f"repair={repair!r} must be True, False or 'auto'")
     if repair is False or (repair == "auto" and not recalibrate):
         return "never"
-    return "rounds" if finetuned else "end"
+    return "rounds" if finetuned or limited else "end"
 
 
 class Repairer:

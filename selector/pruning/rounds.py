@@ -16,7 +16,7 @@ from selector.data.forward import probe_inputs
 from selector.data.loss import Evaluation, evaluate
 from selector.network.batchnorm import recalibrate_batchnorm
 from selector.network.checkpoint import load_tensors
-from selector.network.copying import copy_of
+from selector.network.copying import copy_of, uncompiled
 from selector.network.latency import REPEATS, Timed
 from selector.network.surgery import apply_cuts
 from selector.network.tracing import Groups, retrace_groups
@@ -119,7 +119,7 @@ class PruningRun:
         self._calibration, self._first, self._do = calibration, first, procedure
         self._clock = first.clock
         self._probe = probe_inputs(self.model, calibration)
-        self._repairer = Repairer(original, first.groups)
+        self._repairer = Repairer(uncompiled(original), first.groups)
         self.repaired: RepairReport | None = None
         """What the last repair did to every layer."""
         self.unrepaired: Evaluation | None = None

@@ -105,15 +105,15 @@ def reconstruct(
             outputs that change between two runs, unusable batches.
     """
     check_model(original, "original")
-    check_model(pruned, "pruned")
+    if not hasattr(pruned, "cuts"):
+        check_model(pruned, "pruned")
+    model, cuts = parts_of(pruned)
     with torch.inference_mode(False):
         # Else a caller's inference mode would make the copy one that cannot be written to.
-        check_model(original, "original")
-    model, cuts = parts_of(pruned)
-    repaired = copy_of(model)
-    report = reconstruct_in_place(
-        uncompiled(original), repaired, batches, kept=cuts if kept is None else kept, how=how
-    )
+        repaired = copy_of(model)
+        report = reconstruct_in_place(
+            uncompiled(original), repaired, batches, kept=cuts if kept is None else kept, how=how
+        )
     return Reconstructed(repaired, report)
 
 

@@ -362,7 +362,7 @@ def test_without_batchnorm_nothing_is_recalibrated() -> None:
 
 def test_recalibration_is_part_of_pruning_unless_told_otherwise() -> None:
     model, batches = small("plain", 6, norm=True), data()
-    options = {"criterion": "l1", "rounds": 1, "ratio": 0.5}
+    options = {"criterion": "l1", "rounds": 1, "ratio": 0.5, "repair": False}
     plain = prune(model, batches, recalibrate=False, **options)  # type: ignore[arg-type]
     fresh = prune(model, batches, **options)  # type: ignore[arg-type]
     assert shapes(plain.model) == shapes(fresh.model)

@@ -43,7 +43,7 @@ def test_rounds_by_default_and_by_hand() -> None:
     assert len(prune(model, data(), criterion="l1", keep_macs=0.7).rounds) == 4
     assert len(prune(model, data(), criterion="l1", keep_macs=0.7, rounds=2).rounds) == 2
     assert len(prune(model, data(), criterion="l1", ratios={"stem": 0.5}).rounds) == 7
-    result = prune(model, data(), criterion="l1", keep_macs=0.7)
+    result = prune(model, data(), criterion="l1", keep_macs=0.7, repair=False)
     losses = [plan.outcome.loss for plan in result.rounds if plan.outcome is not None]
     assert losses[-1] == pytest.approx(evaluate(result.model, data()).loss, rel=1e-9)
     assert [step.loss for step in result.report.steps] == losses
@@ -71,7 +71,7 @@ def test_masked_is_physical_when_compensated(style: str, norm: bool) -> None:
 
 def test_means_are_measured_anew_in_every_round() -> None:
     model, batches = small("plain", 8), data()
-    options = {"criterion": "l1", "ratio": 0.5}
+    options = {"criterion": "l1", "ratio": 0.5, "repair": False}
     result = prune(model, batches, rounds=2, compensate=True, **options)  # type: ignore[arg-type]
     first, second = result.rounds
     step = apply_plan(model, first, batches, compensate=True)
@@ -172,22 +172,27 @@ def test_the_limit_of_the_loss_is_kept_and_said() -> None:
     model = small("plain", 16, norm=True)
     # Labels are what the network says, so that it can only get worse.
     batches = [(images, model(images).argmax(1)) for images, _ in data()]
-    free = prune(model, batches, criterion="l1", keep_macs=0.3)
+    asked = {"criterion": "l1", "keep_macs": 0.3, "repair": False}
+    free = prune(model, batches, **asked)
     base = evaluate(model, batches).loss
     limit = 0.4 * (evaluate(free.model, batches).loss - base)
     assert limit > 0
-    result = prune(model, batches, criterion="l1", keep_macs=0.3, max_loss_change=limit)
+    result = prune(model, batches, max_loss_change=limit, **asked)
     assert evaluate(result.model, batches).loss - base <= limit
     assert 0.3 < result.report.macs[1] / result.report.macs[0] < 1
     assert f"max_loss_change={limit:.4g}" in str(result.report)
     assert result.plan.goal is not None
     assert result.plan.goal.got > result.plan.goal.asked
-    none = prune(model, batches, criterion="l1", keep_macs=0.3, max_loss_change=1e-12)
+    none = prune(model, batches, max_loss_change=1e-12, **asked)
     assert none.plan.choices == ()
     assert none.report.after == none.report.before
-    roomy = prune(model, batches, criterion="l1", keep_macs=0.3, max_loss_change=1e6)
+    roomy = prune(model, batches, max_loss_change=1e6, **asked)
     assert roomy.plan.removals == free.plan.removals
     assert not any("target" in text for text in roomy.report.warnings)
+    # What is compared with the limit is what repair leaves, so that more can go.
+    repaired = prune(model, batches, max_loss_change=limit, criterion="l1", keep_macs=0.3)
+    assert evaluate(repaired.model, batches).loss - base <= limit
+    assert repaired.report.macs[1] < result.report.macs[1]
 
 
 def test_no_number_any_more_is_rolled_back_with_nothing_lost() -> None:
@@ -202,7 +207,7 @@ def test_no_number_any_more_is_rolled_back_with_nothing_lost() -> None:
         prune(model, batches, criterion="l1", keep_macs=0.5, rounds=4, finetune=diverge)
     assert isinstance(caught.value, SelectorError)
     result = caught.value.result
-    good = prune(model, batches, criterion="l1", keep_macs=0.5, rounds=4)
+    good = prune(model, batches, criterion="l1", keep_macs=0.5, rounds=4, finetune=lambda *_: None)
     assert result.rounds == good.rounds[:2]
     assert math.isfinite(evaluate(result.model, batches).loss)
     replayed = apply_plan(model, result.plan, batches)
@@ -300,7 +305,7 @@ def test_what_is_said_of_classes_needs_classes() -> None:
 
 def test_recalibration_and_compensation_go_together() -> None:
     model, batches = small("plain", 8, norm=True), data()
-    options = {"criterion": "l1", "rounds": 1, "ratio": 0.5, "compensate": True}
+    options = {"criterion": "l1", "rounds": 1, "ratio": 0.5, "compensate": True, "repair": False}
     plain = prune(model, batches, recalibrate=False, **options)  # type: ignore[arg-type]
     fresh = prune(model, batches, **options)  # type: ignore[arg-type]
     recalibrate_batchnorm(plain.model, batches)
