@@ -69,9 +69,8 @@ def test_the_readme_s_commands_run(here: Path) -> None:
     assert (here / "report.html").is_file()
 
 
-def test_the_metric_of_one_s_own_obeys_the_laws(here: Path) -> None:
-    (code,) = blocks("docs/metrics.md", "python")
-    run_python(here, code)
+def test_the_metrics_of_one_s_own_obey_the_laws(here: Path) -> None:
+    run_python(here, "\n".join(blocks("docs/metrics.md", "python")))
 
 
 def own_zoo() -> tuple[str, str, str]:
