@@ -1,5 +1,6 @@
 """The documents name what is there: rooms, files, links; and the README stays short."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -52,3 +53,11 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_public_names_in_the_documents_exist(page: str) -> None:
     for name in re.findall(r"\bselector\.([A-Za-z_]+)\(", read(page)):
         assert name in selector.__all__, f"{page}: selector.{name}"
+
+
+def test_the_readme_lists_every_option_of_prune() -> None:
+    text = read("README.md")
+    listed = set(re.findall(r"`(\w+)`", text[text.index("## Options") :]))
+    parameters = inspect.signature(selector.prune).parameters.values()
+    options = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    assert options <= listed, options - listed
