@@ -29,6 +29,7 @@ class Ours:
     """What it knows of other networks."""
     recalibrate: bool = True
     compensate: bool = False
+    repair: bool = False
     networks: tuple[str, ...] | None = None
     """Run on these only, since it is too slow for the others; None for all."""
     default: bool = True
@@ -37,14 +38,16 @@ class Ours:
     @property
     def options(self) -> dict[str, Any]:
         """Options of `selector.prune`."""
-        names = ("criterion", "verify", "allocation", "recalibrate", "compensate")
+        names = ("criterion", "verify", "allocation", "recalibrate", "compensate", "repair")
         return {name: getattr(self, name) for name in names}
 
     @property
     def what(self) -> tuple[object, ...]:
         """What its runs depend on."""
         verification = (VERIFICATION[self.verify == "all"],) if self.verify else ()
-        return *self.options.values(), self.learnt, *verification
+        # Runs from before there was repair stay valid: they had none.
+        known = [value for name, value in self.options.items() if name != "repair" or value]
+        return *known, self.learnt, *verification
 
 
 @dataclass(frozen=True)
