@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -187,7 +188,8 @@ def _in_double(model: nn.Module) -> Iterator[None]:
 
 
 _lock = threading.Lock()
-_entered: list[tuple[str, bool]] = []
+_inside = 0
+_found: list[tuple[Any, str, object]] = []
 
 
 @contextmanager
@@ -197,22 +199,41 @@ def exact_arithmetic(model: nn.Module) -> Iterator[None]:
     The settings belong to the process: the last thread to leave puts back what the first one found.
     """
     with torch.autocast(device_of(model).type, enabled=False):
-        with _lock:
-            if not _entered:
-                _save_and_refine()
-            else:
-                _entered.append(_entered[0])
+        _enter()
         try:
             yield
         finally:
-            with _lock:
-                precision, tf32 = _entered.pop()
-                if not _entered:
-                    torch.set_float32_matmul_precision(precision)
-                    torch.backends.cudnn.allow_tf32 = tf32
+            _leave()
 
 
-def _save_and_refine() -> None:
-    _entered.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
+def _enter() -> None:
+    global _inside
+    with _lock:
+        _inside += 1
+        if _inside == 1:
+            for place, name, exact in _settings():
+                _found.append((place, name, getattr(place, name)))
+                setattr(place, name, exact)
+
+
+def _leave() -> None:
+    global _inside
+    with _lock:
+        _inside -= 1
+        if not _inside:
+            while _found:
+                setattr(*_found.pop())
+
+
+def _settings() -> list[tuple[Any, str, object]]:
+    """Where PyTorch keeps how exactly it multiplies float32, and the exact value.
+
+    Newer versions have a setting for each kind of operation. They refuse to read the older ones
+    once a user has set one of these.
+    """
+    backends: Any = torch.backends
+    if hasattr(backends.cudnn, "conv"):
+        kinds = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
+        kinds += [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
+        return [(kind, "fp32_precision", "ieee") for kind in kinds]
+    return [(backends.cuda.matmul, "allow_tf32", False), (backends.cudnn, "allow_tf32", False)]

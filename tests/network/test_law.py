@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -218,15 +219,32 @@ def test_judging_leaves_the_network_as_found() -> None:
     assert state_of(model) == before
 
 
-def test_settings_of_arithmetic_come_back_whichever_thread_leaves_last() -> None:
-    model, inside = nn.Linear(1, 1), threading.Barrier(2)
-    torch.set_float32_matmul_precision("medium")
+def kinds() -> list[Any]:
+    backends: Any = torch.backends
+    return [backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul]
+
+
+def settings() -> list[str]:
+    return [kind.fp32_precision for kind in kinds()]
+
+
+@pytest.mark.parametrize("how", ["older", "newer"])
+def test_settings_of_arithmetic_come_back_whichever_thread_leaves_last(how: str) -> None:
+    if not hasattr(torch.backends.cudnn, "conv"):
+        pytest.skip("this version has the older settings only")
+    model, inside, kept = nn.Linear(1, 1), threading.Barrier(2, timeout=20), settings()
+    seen: list[list[str]] = []
     try:
+        if how == "older":
+            torch.set_float32_matmul_precision("medium")
+        else:
+            torch.backends.cuda.matmul.fp32_precision = "tf32"
+        before = settings()
 
         def work(first: bool) -> None:
             with exact_arithmetic(model):
                 inside.wait()
-                assert torch.get_float32_matmul_precision() == "highest"
+                seen.append(settings())
                 if first:
                     inside.wait()
             if not first:
@@ -237,6 +255,11 @@ def test_settings_of_arithmetic_come_back_whichever_thread_leaves_last() -> None
             thread.start()
         for thread in threads:
             thread.join()
-        assert torch.get_float32_matmul_precision() == "medium"
+        assert seen == [["ieee"] * 3] * 2
+        assert settings() == before
+        assert "tf32" in before
+        assert find_groups(small("plain"), data()[0][0]).prunable
+        assert settings() == before
     finally:
-        torch.set_float32_matmul_precision("highest")
+        for kind, value in zip(kinds(), kept, strict=True):
+            kind.fp32_precision = value
