@@ -6,7 +6,6 @@ place, so that every value of a batch can be kept and used again.
 
 import copy
 import operator
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from selector.network.fx_tracing import ThreadedTracer
 from selector.network.layers import CONVOLUTION, NORMALISATION
 
 Values = Mapping[fx.Node, object]
@@ -53,32 +53,6 @@ _OUT_OF_PLACE: Mapping[object, Callable[..., object]] = {
 }
 
 
-_tracing = threading.Lock()
-"""torch.fx replaces how all modules are called while it traces: one network at a time."""
-
-
-class _Tracer(fx.Tracer):
-    """Lets networks that other threads run meanwhile through."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._thread = threading.get_ident()
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]
-    ) -> Any:
-        """A call of a module; one of another thread is no part of the trace."""
-        if threading.get_ident() != self._thread:
-            return forward(*args, **kwargs)
-        return super().call_module(m, forward, args, kwargs)
-
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """An attribute of a module; the same holds."""
-        if threading.get_ident() != self._thread:
-            return attr_val
-        return super().getattr(attr, attr_val, parameter_proxy_cache)
-
-
 def take_apart(model: nn.Module) -> Steps:
     """Trace a network in evaluation mode.
 
@@ -86,8 +60,7 @@ def take_apart(model: nn.Module) -> Steps:
         UntraceableError: Control flow that depends on values, or a tensor written in place.
     """
     try:
-        with _tracing:
-            graph = _Tracer().trace(model)
+        graph = ThreadedTracer().trace(model)
     except Exception as error:
         raise UntraceableError(f"torch.fx cannot trace it: {error}") from error
     layers: dict[str, list[fx.Node]] = {}

@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 
 from selector.data.batches import Batches, batch_size, first_batch, rows
 from selector.data.forward import device_of, read, to_device
+from selector.network.fx_tracing import ThreadedTracer
 from selector.network.layers import CONVOLUTION, NORMALISATION
 from selector.repair.walk import HookWalk, Visit, copied, first_argument
 
@@ -17,7 +18,7 @@ class UnwalkableError(Exception):
     """The networks cannot be walked node by node; the message says why."""
 
 
-class _LayersAsLeaves(fx.Tracer):
+class _LayersAsLeaves(ThreadedTracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module is one node of the graph."""
         layer = isinstance(m, (CONVOLUTION, NORMALISATION, nn.Linear))
