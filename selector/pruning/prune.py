@@ -16,6 +16,7 @@ from selector.data.loss import Loss
 from selector.data.units import BY_BATCH
 from selector.errors import SelectorError
 from selector.learning.selector import SaliencySelector
+from selector.network.copying import uncompiled
 from selector.planning.choose import first_stage
 from selector.planning.composition.myopic import Myopic
 from selector.planning.criteria import Verify
@@ -132,6 +133,7 @@ def prune(
             reached before it.
     """
     check_model(model)
+    model = uncompiled(model)
     check_function("finetune", finetune, "finetune(model, round)")
     wanted = Target.of(target, ratios)
     method = method_of(
