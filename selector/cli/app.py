@@ -13,6 +13,7 @@ from selector.cli import measure as measuring_commands
 from selector.cli import options as opt
 from selector.cli import plan as plan_commands
 from selector.cli import prune as network_commands
+from selector.cli import repair as repair_commands
 from selector.cli.inputs import import_module
 from selector.cli.outputs import REFUSED, printed, progress_wanted
 from selector.errors import SelectorError
@@ -110,6 +111,8 @@ app.command()(measuring_commands.score)
 app.command()(network_commands.choose)
 app.command()(network_commands.prune)
 app.command()(plan_commands.apply)
+app.command()(repair_commands.repair)
+app.command()(repair_commands.distil)
 app.command()(measuring_commands.record)
 app.command()(selector_commands.explain)
 app.command()(selector_commands.fit)

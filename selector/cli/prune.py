@@ -158,6 +158,19 @@ def prune(
     no_recalibrate: Annotated[
         bool, typer.Option("--no-recalibrate", help="Keep BatchNorm's running statistics.")
     ] = False,
+    no_repair: Annotated[
+        bool,
+        typer.Option(
+            "--no-repair", help="Do not refit what is left in closed form, as by default."
+        ),
+    ] = False,
+    distil: Annotated[
+        float | None,
+        typer.Option(
+            help="Minutes in which the network is then trained, without labels, towards the "
+            "unpruned one's outputs."
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Write the small network (safetensors); see load_pruned.")
     ] = None,
@@ -205,6 +218,8 @@ def prune(
         max_loss_change=max_loss_change,
         checkpoint=checkpoint,
         recalibrate=not no_recalibrate,
+        repair=False if no_repair else "auto",
+        distil=distil,
         test_batches=test_batches,
         progress=progress_wanted(),
         **target,

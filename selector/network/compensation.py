@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from selector.data.batches import Batches
 from selector.data.forward import call, evaluating, probe_inputs, read, run_batch
+from selector.network.coupling.law import judging
+from selector.network.coupling.ties import Owner, shared_parameters
 from selector.network.groups import Group, masked
 from selector.network.hooks import Hook, forward_hooks
-from selector.network.law import judging
 from selector.network.layers import (
     CONVOLUTION,
     NORMALISATION,
@@ -25,7 +26,6 @@ from selector.network.layers import (
     layer_width,
     weight_of,
 )
-from selector.network.ties import Owner, shared_parameters
 from selector.typing import ChannelSet
 
 Means = Mapping[str, Tensor]

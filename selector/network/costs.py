@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from selector.data.batches import batch_size
 from selector.data.forward import call, evaluating
+from selector.network.coupling.watching import OperatorWatch, nothing_fused
 from selector.network.groups import Group
 from selector.network.hooks import Hook, forward_hooks
 from selector.network.layers import (
@@ -18,7 +19,6 @@ from selector.network.layers import (
     is_depthwise,
     layer_width,
 )
-from selector.network.watching import OperatorWatch, nothing_fused
 
 Measure = Literal["macs", "parameters", "weights"]
 

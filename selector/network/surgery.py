@@ -11,6 +11,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from selector.errors import SelectorError
+from selector.network.coupling.ties import (
+    Owner,
+    cut_dimension,
+    one_object,
+    shared_parameters,
+    tie_again,
+)
 from selector.network.groups import Group
 from selector.network.layers import (
     CONVOLUTION,
@@ -24,7 +31,6 @@ from selector.network.layers import (
     positions_per_group,
     same_in_every_group,
 )
-from selector.network.ties import Owner, cut_dimension, one_object, shared_parameters, tie_again
 from selector.typing import ChannelSet, Side
 
 

@@ -21,13 +21,13 @@ from selector.data.loss import check_finite
 from selector.errors import SelectorError
 from selector.network.copying import check_usable, uncompiled
 from selector.network.costs import Costs, count_costs, saved_per_channel
-from selector.network.dependency_graph import candidate_groups
+from selector.network.coupling.dependency_graph import candidate_groups
+from selector.network.coupling.idle import with_idle_layers
+from selector.network.coupling.law import LawCheck, exact_arithmetic, judging, largest
+from selector.network.coupling.ties import torn_ties
 from selector.network.groups import Group, masked
 from selector.network.hooks import without_checkpoints
-from selector.network.idle import with_idle_layers
-from selector.network.law import LawCheck, exact_arithmetic, judging, largest
 from selector.network.surgery import temporarily_cut
-from selector.network.ties import torn_ties
 from selector.typing import Side
 
 TOGETHER = 16

@@ -8,8 +8,8 @@ from torch.utils import _pytree as pytree
 
 from selector.data.batches import batch_size, rows
 from selector.data.forward import device_of
+from selector.network.coupling.law import exact, largest
 from selector.network.groups import Group
-from selector.network.law import exact, largest
 from selector.network.layers import CONVOLUTION
 from selector.oracle.fx_steps import StepRunner, Steps, UntraceableError, take_apart
 from selector.oracle.masked_engine import Masked, Removal

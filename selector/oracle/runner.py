@@ -10,8 +10,8 @@ from selector.data.batches import batch_size, rows
 from selector.data.forward import call
 from selector.data.loss import LossChange, Objective, check_finite, summary
 from selector.errors import SelectorError
+from selector.network.coupling.law import exact, largest
 from selector.network.groups import Group
-from selector.network.law import exact, largest
 from selector.oracle.engines import Engine
 from selector.oracle.fast_engine import Fast, same_outputs
 from selector.oracle.masked_engine import Masked, Removal

@@ -12,8 +12,8 @@ from selector.data.forward import probe_inputs
 from selector.errors import SelectorError
 from selector.network.compensation import Compensation, apply_shifts, removed
 from selector.network.copying import copy_of
+from selector.network.coupling.law import difference, judging, rounding
 from selector.network.groups import find_group
-from selector.network.law import difference, judging, rounding
 from selector.network.surgery import Cut, apply_cuts, cuts_of, outputs_gone
 from selector.network.tracing import Groups, find_groups
 from selector.planning.plan import Plan

@@ -15,8 +15,8 @@ from selector.data.forward import read, run_batch
 from selector.data.loss import Objective, check_finite
 from selector.errors import SelectorError
 from selector.network.copying import check_usable
+from selector.network.coupling.law import exact_arithmetic
 from selector.network.groups import Group
-from selector.network.law import exact_arithmetic
 from selector.statistics.accumulators import GroupSums
 from selector.statistics.curvature import output_leaves
 from selector.statistics.gradient_source import GradientSource

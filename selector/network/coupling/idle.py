@@ -16,11 +16,11 @@ from torch import nn
 
 from selector.data.forward import call, device_of, evaluating
 from selector.network.copying import copy_of
-from selector.network.dependency_graph import candidate_groups
+from selector.network.coupling.dependency_graph import candidate_groups
+from selector.network.coupling.watching import OperatorWatch
 from selector.network.groups import Group, Slice
 from selector.network.layers import CONVOLUTION, NORMALISATION, layer_width
 from selector.network.surgery import temporarily_cut
-from selector.network.watching import OperatorWatch
 
 
 def with_idle_layers(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from selector.data.forward import call, device_of, evaluating, float_tensors
-from selector.network.watching import OperatorWatch
+from selector.network.coupling.watching import OperatorWatch
 
 SHARE = 1e-4
 """Largest difference relative to what a removal changes in the outputs."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from selector.network.coupling.traced_graph import Reached, TracedGraph, UnfollowableError
 from selector.network.groups import Group, Slice
 from selector.network.layers import (
     CONVOLUTION,
@@ -22,7 +23,6 @@ from selector.network.layers import (
     same_in_every_group,
 )
 from selector.network.surgery import removable
-from selector.network.traced_graph import Reached, TracedGraph, UnfollowableError
 from selector.typing import Side
 
 _tracing = threading.RLock()

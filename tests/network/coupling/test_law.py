@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from selector.network.law import difference, exact_arithmetic, judging
+from selector.network.coupling.law import difference, exact_arithmetic, judging
 from selector.network.tracing import find_groups
 from selector.oracle.oracle import loss_changes
 from selector.pruning.prune import prune
