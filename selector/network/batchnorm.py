@@ -60,7 +60,7 @@ def recalibrate_batchnorm(
 
 
 @dataclass
-class _Moments:
+class _PooledMoments:
     """Mean and squared deviations of each channel's values, float64, pooled over calls."""
 
     count: int
@@ -70,13 +70,13 @@ class _Moments:
     calls: int = 1
 
     @classmethod
-    def of(cls, values: Tensor) -> "_Moments":
+    def of(cls, values: Tensor) -> "_PooledMoments":
         """Moments of a layer's inputs, shape (images, channels, ...)."""
         rows = values.transpose(0, 1).flatten(1).double()
         mean = rows.mean(1)
         return cls(rows.shape[1], mean, (rows - mean[:, None]).square().sum(1))
 
-    def add(self, other: "_Moments") -> None:
+    def add(self, other: "_PooledMoments") -> None:
         """Take in the moments of other values."""
         count = self.count + other.count
         gap = other.mean - self.mean
@@ -97,14 +97,14 @@ class _Moments:
 
 def _measured(
     model: nn.Module, layers: Mapping[str, nn.Module], batches: Iterator[object]
-) -> dict[str, _Moments]:
+) -> dict[str, _PooledMoments]:
     """Moments of what reaches every layer; layers go by the statistics of the batch at hand."""
-    found: dict[str, _Moments] = {}
+    found: dict[str, _PooledMoments] = {}
     kept = {name: (layer.running_mean, layer.running_var) for name, layer in layers.items()}
 
     def measuring(name: str) -> Hook:
         def measure(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-            moments = _Moments.of(args[0])
+            moments = _PooledMoments.of(args[0])
             alone = moments.count < 2
             # Of one value there is no variance: the layer goes by the statistics that it has.
             layer.running_mean, layer.running_var = kept[name] if alone else (None, None)  # type: ignore[assignment]

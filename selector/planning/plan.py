@@ -30,7 +30,7 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RoundOutcome:
     """What came of a plan that was carried out as one round."""
 
     share: float
@@ -67,7 +67,7 @@ class Plan:
     """What the whole plan does to the loss, where it was verified by `choose`."""
     warnings: tuple[str, ...] = ()
     """Where what was asked is not what will be done."""
-    outcome: Outcome | None = None
+    outcome: RoundOutcome | None = None
     cuts: tuple[Cut, ...] = ()
     """What goes from every layer; empty in plans saved by earlier versions."""
 

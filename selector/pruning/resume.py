@@ -21,7 +21,7 @@ HEADER = "pruning"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class PruningState:
     """How far a pruning has come; the tensors of the network are kept with it."""
 
     plans: tuple[Plan, ...]
@@ -62,7 +62,7 @@ class RoundStore:
         except OSError as error:
             raise SelectorError(f"checkpoint={str(folder)!r} cannot be made: {error}") from error
 
-    def save(self, progress: Progress, model: nn.Module) -> None:
+    def save(self, progress: PruningState, model: nn.Module) -> None:
         """Write the state, whole or not at all.
 
         Raises:
@@ -91,7 +91,7 @@ class RoundStore:
         about = {HEADER: json.dumps(header)}
         write_whole(self._file, lambda partial: save_file(tensors, partial, about))
 
-    def load(self) -> tuple[Progress, dict[str, Tensor]] | None:
+    def load(self) -> tuple[PruningState, dict[str, Tensor]] | None:
         """The state and the network's tensors; None where nothing was written yet.
 
         Raises:
@@ -120,12 +120,12 @@ class RoundStore:
             ) from error
 
 
-def _progress(header: dict[str, Any]) -> Progress:
+def _progress(header: dict[str, Any]) -> PruningState:
     expected, evaluation = header["expected"], header["evaluation"]
     if expected is not None:
         for name in ("loss_change_interval", "accuracy_interval"):
             expected[name] = None if expected[name] is None else tuple(expected[name])
-    return Progress(
+    return PruningState(
         plans=tuple(Plan.from_json(text) for text in header["plans"]),
         done=Fraction(header["done"]),
         step=Fraction(header["step"]),

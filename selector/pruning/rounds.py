@@ -26,13 +26,13 @@ from selector.planning.expectation import Expected
 from selector.planning.forecast import foresee, highest_predicted
 from selector.planning.limits import Widths
 from selector.planning.method import Method
-from selector.planning.plan import Goal, Outcome, Plan
+from selector.planning.plan import Goal, Plan, RoundOutcome
 from selector.planning.stage import Stage
 from selector.planning.target import Target
 from selector.pruning.apply import FineTune, cut_as_promised, fine_tune
 from selector.pruning.merge import combined
 from selector.pruning.repairing import Repairer, When
-from selector.pruning.resume import Progress, RoundStore
+from selector.pruning.resume import PruningState, RoundStore
 from selector.repair.distillation.distil import distil
 from selector.repair.distillation.report import DistillationReport
 from selector.repair.report import RepairReport
@@ -186,7 +186,7 @@ class PruningRun:
         self._finished = True
         self._keep_state()
 
-    def _resume(self, found: Progress, tensors: Mapping[str, Tensor]) -> None:
+    def _resume(self, found: PruningState, tensors: Mapping[str, Tensor]) -> None:
         """Continue from a state that was written after a round."""
         self.plans = list(found.plans)
         apply_cuts(self.model, combined(found.plans, self.start, self.start).cuts)
@@ -206,7 +206,7 @@ class PruningRun:
     def _keep_state(self) -> None:
         """Write the state down, for a call that resumes."""
         if self._do.store is not None:
-            state = Progress(
+            state = PruningState(
                 plans=tuple(self.plans),
                 done=self._done,
                 step=self._step,
@@ -341,7 +341,7 @@ class PruningRun:
         loss = None if self.evaluation is None else self.evaluation.loss
         if survey is not None:
             plan = explained(plan, survey, self._do.method.selector)
-        self.plans.append(replace(plan, outcome=Outcome(share, rise, halved, loss)))
+        self.plans.append(replace(plan, outcome=RoundOutcome(share, rise, halved, loss)))
         return result
 
     def _cut(

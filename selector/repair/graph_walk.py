@@ -77,7 +77,7 @@ class _Side:
 
 
 @dataclass(eq=False)
-class _Held:
+class _HeldValue:
     """What is known of one batch, right before the node where the walk stands."""
 
     start: int
@@ -98,12 +98,12 @@ class GraphWalk:
         self._sides = _Side(original), _Side(pruned)
         _check_alike(*(side.nodes for side in self._sides))
         self._at = 0
-        self._held: list[_Held] = []
+        self._held: list[_HeldValue] = []
         start = 0
         for inputs, _ in read(original, batches):
             stop = start + batch_size(inputs)
             first, second = (side.begin(inputs) for side in self._sides)
-            self._held.append(_Held(start, stop, (first, second)))
+            self._held.append(_HeldValue(start, stop, (first, second)))
             start = stop
         try:
             sizes = self._sizes(original, batches)

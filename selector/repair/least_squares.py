@@ -107,7 +107,7 @@ class NormalEquations:
         total = self.target_squares - self.targets.square() / self.count
         return max(0.0, float(total.sum()))
 
-    def error(self, step: "Step") -> float:
+    def error(self, step: "WeightStep") -> float:
         """Sum of the squares that are left when weights and bias change by this."""
         change, shift = step.change, step.shift
         squares = self.squares - 2 * shift * self.residuals + self.count * shift.square()
@@ -120,7 +120,7 @@ class NormalEquations:
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class WeightStep:
     """A change of a layer's weights and bias."""
 
     change: Tensor | None
@@ -131,17 +131,17 @@ class Step:
     """In units of the mean diagonal; None where the weights stay."""
 
 
-def unchanged(equations: NormalEquations) -> Step:
+def unchanged(equations: NormalEquations) -> WeightStep:
     """The present weights and bias."""
-    return Step(None, torch.zeros_like(equations.residuals))
+    return WeightStep(None, torch.zeros_like(equations.residuals))
 
 
-def shifted(equations: NormalEquations) -> Step:
+def shifted(equations: NormalEquations) -> WeightStep:
     """The present weights with the best bias."""
-    return Step(None, equations.residuals / max(1, equations.count))
+    return WeightStep(None, equations.residuals / max(1, equations.count))
 
 
-def ridge_step(equations: NormalEquations, ridge: float, *, intercept: bool) -> Step | None:
+def ridge_step(equations: NormalEquations, ridge: float, *, intercept: bool) -> WeightStep | None:
     """The change of least squares, pulled towards no change.
 
     Args:
@@ -176,14 +176,14 @@ def ridge_step(equations: NormalEquations, ridge: float, *, intercept: bool) -> 
     if intercept:
         shift = equations.residuals - (change @ equations.inputs.unsqueeze(2)).squeeze(2)
         shift = shift / equations.count
-    return Step(change, shift, ridge)
+    return WeightStep(change, shift, ridge)
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
+class RidgeChoice:
     """The step taken, and what it explains of the held-out targets' variance."""
 
-    step: Step
+    step: WeightStep
     before: float
     """Share explained by the present weights; 1 is all, below 0 worse than the mean."""
     after: float
@@ -192,7 +192,7 @@ class Choice:
 
 def choose_step(
     fitting: NormalEquations, held_out: NormalEquations, *, bias: bool, absorbed: bool
-) -> Choice:
+) -> RidgeChoice:
     """Choose the ridge, or the present weights, by the held-out images; then fit to all of them.
 
     Args:
@@ -220,18 +220,18 @@ def choose_step(
     elif bool(best.shift.any()):
         best = shifted(fitting + held_out)
     share = 1 / variance if variance > 0 else 0.0
-    return Choice(best, 1 - first * share, 1 - lowest * share)
+    return RidgeChoice(best, 1 - first * share, 1 - lowest * share)
 
 
 def _descend(
     fitting: NormalEquations, held_out: NormalEquations, *, intercept: bool, rounding: float
-) -> tuple[Step | None, float]:
+) -> tuple[WeightStep | None, float]:
     """The ridge of least held-out error, found by walking along the ladder from its middle.
 
     Where the fit is all but exact, errors are rounding, and a weaker ridge leaves less of its own.
     """
 
-    def tried(place: int) -> tuple[Step | None, float]:
+    def tried(place: int) -> tuple[WeightStep | None, float]:
         step = ridge_step(fitting, RIDGES[place], intercept=intercept)
         return step, float("inf") if step is None else held_out.error(step)
 

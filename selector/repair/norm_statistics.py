@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 @dataclass
-class Moments:
+class InputMoments:
     """Count, mean and summed squared distance from the mean, for every channel; float64."""
 
     count: int = 0
@@ -40,7 +40,7 @@ class Moments:
 
 
 def carry_over(
-    original: nn.Module, pruned: nn.Module, kept: Tensor, before: Moments, now: Moments
+    original: nn.Module, pruned: nn.Module, kept: Tensor, before: InputMoments, now: InputMoments
 ) -> bool:
     r"""Set a BatchNorm's running statistics for what it reads now, in place.
 

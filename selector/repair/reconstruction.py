@@ -30,7 +30,7 @@ from selector.network.surgery import Cut
 from selector.repair.correspondence import Kept, kept_after_cuts, kept_positions_of
 from selector.repair.graph_walk import GraphWalk, UnwalkableError
 from selector.repair.least_squares import choose_step
-from selector.repair.norm_statistics import Moments, carry_over
+from selector.repair.norm_statistics import InputMoments, carry_over
 from selector.repair.pruned import Pruned, parts_of
 from selector.repair.refitting import (
     NotRowsError,
@@ -200,7 +200,7 @@ class _Reconstruction:
 
     def _statistics(self, name: str, visits: Iterable[Visit]) -> LayerRepair:
         """Set a BatchNorm's statistics."""
-        before, now = Moments(), Moments()
+        before, now = InputMoments(), InputMoments()
         for visit in visits:
             before.add(visit.original_inputs)
             now.add(visit.inputs)

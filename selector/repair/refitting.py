@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from selector.errors import SelectorError
 from selector.network.layers import CONVOLUTION
-from selector.repair.least_squares import NormalEquations, Step
+from selector.repair.least_squares import NormalEquations, WeightStep
 from selector.repair.patches import (
     Positions,
     input_rows,
@@ -174,7 +174,7 @@ def not_finite(name: str) -> SelectorError:
     )
 
 
-def apply_step(layer: nn.Module, step: Step, origin: Tensor) -> None:
+def apply_step(layer: nn.Module, step: WeightStep, origin: Tensor) -> None:
     """Change the layer's weights and bias, in place.
 
     Args:

@@ -39,7 +39,7 @@ class Walk(Protocol):
         """The layer's first call on every batch; to be read to the end."""
 
 
-class _Reached(BaseException):
+class _LayerReached(BaseException):
     """Ends a forward pass early. Not an Exception, so that no network catches it."""
 
 
@@ -82,12 +82,12 @@ def _captured(
             # The network may go on to write in place into what is kept.
             found.append((value.clone(), output.clone()) if every_call else (value, output))
         if not every_call:
-            raise _Reached
+            raise _LayerReached
 
     handle = model.get_submodule(layer).register_forward_hook(hook, with_kwargs=True)
     try:
         run_batch(model, inputs, batch)
-    except _Reached:
+    except _LayerReached:
         pass
     finally:
         handle.remove()

@@ -14,7 +14,7 @@ from selector.errors import SelectorError
 from selector.repair.distillation import training as distillation_training
 from selector.repair.distillation.distil import distil
 from selector.repair.distillation.report import DistillationReport
-from selector.repair.distillation.state import Progress
+from selector.repair.distillation.state import DistillationState
 from selector.repair.distillation.training import Budget, cycle
 from tests.networks import data, small
 
@@ -162,7 +162,7 @@ def test_minutes_are_kept_and_the_schedule_is_finished() -> None:
 @pytest.mark.parametrize("jitter", [0.0, 0.5])
 @pytest.mark.parametrize("each", [0.01, 0.3, 2.0])
 def test_a_budget_in_seconds_is_never_cut_short(each: float, jitter: float) -> None:
-    run = Progress(rate=1.0, batchnorm="frozen", before=1.0, best=1.0)
+    run = DistillationState(rate=1.0, batchnorm="frozen", before=1.0, best=1.0)
     budget, phases = Budget(None, 10.0), []
     while run.phase < 1:
         run.step += 1

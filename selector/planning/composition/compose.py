@@ -97,7 +97,7 @@ def compose_myopically(
     Raises:
         SelectorError: Too few images to draw from; a score or loss that is not finite.
     """
-    walk = _Walk(copy_of(model), groups, draw, myopic, generator, measure, least or {}, loss)
+    walk = _Composition(copy_of(model), groups, draw, myopic, generator, measure, least or {}, loss)
     while True:
         step = walk.step()
         if step is None:
@@ -105,7 +105,7 @@ def compose_myopically(
         yield step
 
 
-class _Walk:
+class _Composition:
     """The network on its way, and what the way has cost."""
 
     def __init__(

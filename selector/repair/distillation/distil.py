@@ -16,13 +16,19 @@ from selector.errors import SelectorError
 from selector.network.copying import copy_of
 from selector.repair.distillation.augmentation import Augment, Augmentation
 from selector.repair.distillation.report import DistillationReport, report_of
-from selector.repair.distillation.state import Progress, State, read_progress, restore, save
+from selector.repair.distillation.state import (
+    DistillationState,
+    State,
+    read_progress,
+    restore,
+    save,
+)
 from selector.repair.distillation.task import Task, make_task
 from selector.repair.distillation.training import (
     RATE,
     BatchNormMode,
     Budget,
-    Recipe,
+    TrainingRecipe,
     chosen_recipe,
     fresh_state,
     is_trained_normalisation,
@@ -150,7 +156,7 @@ class _Call:
                 f"the divergence of the pruned network is {before} on the held-out images: its "
                 "outputs are not all finite; check its weights, or prune less"
             )
-        start = Progress(
+        start = DistillationState(
             rate=RATE,
             batchnorm="frozen",
             before=before,
@@ -162,9 +168,11 @@ class _Call:
         return fresh_state(self.student, recipe, before, start.seconds)
 
     def _resumed(
-        self, progress: Progress, tensors: dict[str, torch.Tensor], seconds: float
+        self, progress: DistillationState, tensors: dict[str, torch.Tensor], seconds: float
     ) -> State:
-        recipe = Recipe(progress.rate, "batch" if progress.batchnorm == "batch" else "frozen")
+        recipe = TrainingRecipe(
+            progress.rate, "batch" if progress.batchnorm == "batch" else "frozen"
+        )
         state = fresh_state(self.student, recipe, progress.before, progress.seconds)
         state.progress = progress
         progress.seconds += seconds
@@ -179,13 +187,13 @@ class _Call:
         return fingerprint([repr(said), *values, *pytree.tree_leaves(task.images.inputs)])
 
 
-def _recipes(student: nn.Module, learning_rate: float | None) -> list[Recipe]:
+def _recipes(student: nn.Module, learning_rate: float | None) -> list[TrainingRecipe]:
     """What the held-out divergence chooses from, the default first."""
     rate = RATE if learning_rate is None else learning_rate
     modes: list[BatchNormMode] = ["frozen"]
     if any(is_trained_normalisation(layer) for layer in student.modules()):
         modes.append("batch")
-    return [Recipe(rate, mode) for mode in modes]
+    return [TrainingRecipe(rate, mode) for mode in modes]
 
 
 def _check_numbers(

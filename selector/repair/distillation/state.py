@@ -16,7 +16,7 @@ FILE = "state.json"
 
 
 @dataclass
-class Progress:
+class DistillationState:
     """Where a training run stands; everything but tensors."""
 
     rate: float
@@ -50,7 +50,7 @@ class State:
 
     student: nn.Module
     optimizer: torch.optim.Adam
-    progress: Progress
+    progress: DistillationState
     best: dict[str, Tensor]
     """Values of the student's state dict where the held-out divergence was least."""
 
@@ -99,7 +99,9 @@ def save(folder: Path, state: State, fingerprint: str) -> None:
             old.unlink(missing_ok=True)
 
 
-def read_progress(folder: Path, fingerprint: str) -> tuple[Progress, dict[str, Tensor]] | None:
+def read_progress(
+    folder: Path, fingerprint: str
+) -> tuple[DistillationState, dict[str, Tensor]] | None:
     """The progress and tensors that a folder holds; None where nothing was saved yet.
 
     Raises:
@@ -110,7 +112,7 @@ def read_progress(folder: Path, fingerprint: str) -> tuple[Progress, dict[str, T
     try:
         about = json.loads((folder / FILE).read_text(encoding="utf-8"))
         tensors = load_file(folder / about["tensors"])
-        progress = Progress(**about["progress"])
+        progress = DistillationState(**about["progress"])
         belongs = about["fingerprint"] == fingerprint
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise SelectorError(

@@ -14,7 +14,7 @@ from torch import nn
 from selector.data.forward import evaluating
 from selector.errors import SelectorError
 from selector.network.layers import NORMALISATION
-from selector.repair.distillation.state import Progress, State, put_values
+from selector.repair.distillation.state import DistillationState, State, put_values
 from selector.repair.distillation.task import Task
 
 BatchNormMode = Literal["frozen", "batch"]
@@ -35,7 +35,7 @@ _FEWEST_PROBE_STEPS = 8
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """What is chosen by the held-out divergence."""
 
     rate: float
@@ -52,7 +52,7 @@ class Budget:
     seconds: float | None
     """Of wall time, from the start of the call."""
 
-    def phase(self, run: Progress) -> float:
+    def phase(self, run: DistillationState) -> float:
         """Share of the cycle that is behind after the step just made.
 
         Of a budget in seconds, what is left of the cycle is spread over the steps that are still
@@ -66,7 +66,7 @@ class Budget:
         steps_left = (self.seconds - run.seconds) / max(each, 1e-9)
         return 1.0 if steps_left < 1 else run.phase + (1 - run.phase) / (steps_left + 1)
 
-    def part(self, share: float, run: Progress) -> "Budget":
+    def part(self, share: float, run: DistillationState) -> "Budget":
         """A share of this budget, from where a run stands."""
         if self.steps is not None:
             return Budget(max(_FEWEST_PROBE_STEPS, round(share * self.steps)), None)
@@ -78,10 +78,10 @@ Report = Callable[[State], None]
 """Called after every look, with the state as it is then."""
 
 
-def fresh_state(student: nn.Module, recipe: Recipe, before: float, seconds: float) -> State:
+def fresh_state(student: nn.Module, recipe: TrainingRecipe, before: float, seconds: float) -> State:
     """A run at its beginning."""
     trained = [p for p in student.parameters() if p.requires_grad]
-    progress = Progress(
+    progress = DistillationState(
         rate=recipe.rate,
         batchnorm=recipe.batchnorm,
         before=before,
@@ -115,8 +115,12 @@ def train(task: Task, state: State, budget: Budget, report: Report | None = None
 
 
 def chosen_recipe(
-    task: Task, pruned: nn.Module, recipes: list[Recipe], budget: Budget, start: Progress
-) -> Recipe:
+    task: Task,
+    pruned: nn.Module,
+    recipes: list[TrainingRecipe],
+    budget: Budget,
+    start: DistillationState,
+) -> TrainingRecipe:
     """The recipe with the least held-out divergence after a short cycle of its own.
 
     Args:
