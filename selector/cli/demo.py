@@ -101,11 +101,19 @@ def network() -> nn.Module:
     return model.eval()
 
 
+NOTE = """\
+Accuracy before and after the repair, which refits what is left in closed form, without labels.
+The selector spends the budget where it predicts the least damage; the others, and the one of the
+same shares, take as much of every layer."""
+
+
 @dataclass(frozen=True)
 class DemoRow:
-    """One way to prune, and what came of it on the test images."""
+    """One way to prune, and what is left of the network on the test images."""
 
     method: str
+    unrepaired_accuracy: float | None
+    """Before the repair; None for the unpruned network."""
     accuracy: float
     loss: float
     macs: float
@@ -127,6 +135,7 @@ class DemoResult:
         cells = [
             [
                 row.method,
+                "-" if row.unrepaired_accuracy is None else f"{row.unrepaired_accuracy:.1%}",
                 f"{row.accuracy:.1%}",
                 f"{row.loss:.3f}",
                 count_text(row.macs),
@@ -136,14 +145,13 @@ class DemoResult:
             ]
             for row in self.rows
         ]
-        columns = ["pruned by", "accuracy", "loss", "MACs", "parameters", "oracle images"]
+        columns = ["pruned by", "not repaired", "repaired", "loss", "MACs", "parameters"]
         return "\n".join(
             [
                 f"A CNN trained on handwritten digits, cut to {KEEP_MACS:.0%} of its MACs in "
                 f"{ROUNDS} rounds, no retraining; 500 test images that nothing else has seen.",
-                text_table([*columns, "seconds"], cells),
-                "The selector spends the budget where it predicts the least damage; the others, "
-                "and the one of the same shares, take as much of every layer.",
+                text_table([*columns, "oracle images", "seconds"], cells),
+                NOTE,
                 "",
                 "Which metric the selector trusted where:",
                 self.routed,
@@ -189,6 +197,7 @@ def run(progress: bool = False) -> DemoResult:
     report = result.report
     first = DemoRow(
         "unpruned",
+        None,
         unpruned.accuracy or 0.0,
         unpruned.loss,
         report.macs[0],
@@ -203,6 +212,7 @@ def _row(name: str, result: PruneResult, seconds: float) -> DemoRow:
     report = result.report
     return DemoRow(
         name,
+        None if report.unrepaired is None else report.unrepaired.accuracy,
         report.after.accuracy or 0.0,
         report.after.loss,
         report.macs[1],
