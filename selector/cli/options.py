@@ -112,7 +112,7 @@ Ratio = Annotated[
 ]
 Criterion = Annotated[
     str,
-    typer.Option(help="selector, oracle, or the name of a metric.", rich_help_panel=_METHOD),
+    typer.Option(help="selector, oracle, or a name that `metrics` lists.", rich_help_panel=_METHOD),
 ]
 VerifyText = Annotated[
     str,

@@ -105,8 +105,9 @@ def check_criterion(criterion: object) -> None:
     """
     if not isinstance(criterion, str):
         raise SelectorError(
-            f"criterion must be a name ('selector', 'oracle', or a metric), not {_kind(criterion)};"
-            " for a metric of your own see selector.register_metric, for a loss pass loss=..."
+            "criterion must be a name ('selector', 'oracle', a metric or a proposal), not "
+            f"{_kind(criterion)}; for a metric of your own see selector.register_metric, for a "
+            "loss pass loss=..."
         )
 
 

@@ -67,8 +67,8 @@ class Criterion(Protocol):
         """The metrics whose scores it needs."""
 
     @property
-    def proposals(self) -> list[Proposal]:
-        """The proposals of sets that it asks."""
+    def proposal(self) -> Proposal | None:
+        """The proposal of sets that it asks, if any."""
 
     @property
     def asks_selector(self) -> bool:
@@ -133,9 +133,16 @@ def survey_network(
         scores = {name: view.scores for name, view in views.items()}
         base_loss = next((view.context.base_loss for view in views.values()), base_loss)
     else:
-        needs = needs_of(criterion.metrics).union(*(p.needs for p in criterion.proposals))
-        measured = measure_signals(model, scoring, prunable, needs=needs, loss=scoring.loss)
-        signals = measured if criterion.proposals else {}
+        proposal = criterion.proposal
+        measured = measure_signals(
+            model,
+            scoring,
+            prunable,
+            needs=proposal.needs if proposal else needs_of(criterion.metrics),
+            loss=scoring.loss,
+            gradients=proposal.gradients if proposal else "labels",
+        )
+        signals = measured if proposal else {}
         found = score_signals(measured, criterion.metrics)
         scores = {
             name: {metric: values.numpy() for metric, values in of_group.items()}

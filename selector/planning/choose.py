@@ -56,8 +56,8 @@ def choose(
         model: A trained network.
         batches: Re-iterable of (inputs, targets). With `verify`, every second batch measures; with
             criterion `oracle`, the others alone score.
-        criterion: `selector`, a metric's name, or `oracle` (group after group, every arm's
-            candidate is removed in turn, and the best measured taken).
+        criterion: `selector`, the name of a metric or of a proposal of sets, or `oracle` (group
+            after group, every arm's candidate is removed in turn, and the best measured taken).
         verify: How many of the selector's candidates are tried in the groups where half of the
             predicted damage is, the whole plan being measured with each: what makes its loss lower
             is taken. With `all`, every arm's candidates are tried in every group. The plan's own

@@ -32,6 +32,7 @@ class SelectorCriterion:
     """Candidates that are tried where most is at stake; `all` for every arm's in every group."""
 
     name = "selector"
+    proposal = None
     asks_selector = True
 
     @property
@@ -43,11 +44,6 @@ class SelectorCriterion:
         """
         self.selector.check_fitted()
         return list(self.selector.metrics_)
-
-    @property
-    def proposals(self) -> list[Proposal]:
-        """None."""
-        return []
 
     def images(self, calibration: Calibration) -> tuple[Calibration, Calibration]:
         """All images score; with `verify`, every second batch measures."""
@@ -97,17 +93,13 @@ class MetricCriterion:
 
     name: str
 
+    proposal = None
     asks_selector = False
 
     @property
     def metrics(self) -> list[str]:
         """The metric."""
         return [self.name]
-
-    @property
-    def proposals(self) -> list[Proposal]:
-        """None."""
-        return []
 
     def images(self, calibration: Calibration) -> tuple[Calibration, Calibration]:
         """All images score; nothing is measured."""
@@ -154,11 +146,6 @@ class ProposalCriterion:
         """None."""
         return []
 
-    @property
-    def proposals(self) -> list[Proposal]:
-        """The proposal."""
-        return [self.proposal]
-
     def images(self, calibration: Calibration) -> tuple[Calibration, Calibration]:
         """All images are read; nothing is measured."""
         return calibration, calibration
@@ -187,17 +174,13 @@ class OracleCriterion:
     """Every arm's candidate is measured, group after group, and the best one taken."""
 
     name = "oracle"
+    proposal = None
     asks_selector = False
 
     @property
     def metrics(self) -> list[str]:
         """The arms."""
         return arms()
-
-    @property
-    def proposals(self) -> list[Proposal]:
-        """None."""
-        return []
 
     def images(self, calibration: Calibration) -> tuple[Calibration, Calibration]:
         """Every second batch scores, the others measure."""

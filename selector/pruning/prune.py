@@ -78,7 +78,8 @@ def prune(
         model: A trained network; a copy is pruned.
         batches: Re-iterable of (inputs, targets), for scores, recalibration and verification; see
             `choose`.
-        criterion: `selector`, a metric's name, or `oracle` (every arm's candidate is measured).
+        criterion: `selector`, the name of a metric or of a proposal of sets, or `oracle` (every
+            arm's candidate is measured).
         rounds: Number of cuts; the network is scored and routed again before each. By default each
             takes about a tenth of what is left (7 rounds for `keep_macs=0.5`, 12 for 0.3). Where
             the loss of what is left is above the selector's predicted interval, the round is undone

@@ -120,6 +120,7 @@ RESERVED = frozenset(
         "joint_0",
         "joint_half",
         "joint_1",
+        "joint_softened",
         "column_subset",
     }
 )

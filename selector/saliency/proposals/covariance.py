@@ -130,7 +130,7 @@ def views_of(signals: Signals, *, by_gradient: bool = False) -> list[View]:
             a layer that the next one undoes changes nothing.
 
     Raises:
-        SelectorError: The signals lack the statistics.
+        SelectorError: The signals lack the statistics, or these are not finite.
     """
     found: list[View] = []
     for consumer in signals.consumer_inputs:
@@ -150,7 +150,10 @@ def _measured(consumer: ConsumerInput, name: str) -> Tensor:
         raise SelectorError(
             f"these signals hold no {name}; state what the proposal needs where it is registered"
         )
-    return consumer.products[name]
+    found = consumer.products[name]
+    if not bool(found.isfinite().all()):
+        raise SelectorError(f"{name} of a consumer are not finite; check the network's weights")
+    return found
 
 
 def _grams(consumer: ConsumerInput, blocks: int, inputs: int) -> Iterator[Tensor]:

@@ -21,16 +21,20 @@ HELPS = 1e-9
 """A swap helps if it lowers f by more than this share of the set's own terms: not by rounding."""
 
 
-def joint(weight: float) -> Propose:
-    """A proposal by the joint terms, with this weight of the first order."""
+def joint(weight: float, loss: str = "loss") -> Propose:
+    """A proposal by the joint terms, with this weight of the first order.
+
+    Args:
+        weight: w in f.
+        loss: What is differentiated, in the docstring that `saliency-selector metrics` lists.
+    """
 
     def propose(signals: Signals, count: int) -> list[int]:
         pairs = signals.pairs["plain"]
         return swapped(pairs, weight, greedy(pairs, weight, count))
 
-    propose.__doc__ = (
-        f"Greedy by second - {weight:g} x first of the set's joint terms, then swaps that help."
-    )
+    effect = f"the set's joint effect on the {loss}"
+    propose.__doc__ = f"Greedy by second - {weight:g} x first order of {effect}, then swaps."
     return propose
 
 

@@ -27,8 +27,9 @@ def reconstruction_fisher(signals: Signals, count: int) -> list[int]:
     .. math:: \tfrac{1}{2} \min_{W'} \mathbb{E}_x \mathbb{E}_g \big( g^T (W_S^T x_S - W'^T (x_K, 1))
         \big)^2
 
-    with inputs x and gradients g of the outputs taken for independent, as in K-FAC; gradients are
-    those of the labels' loss. In nats, summed over consumers.
+    with inputs x and gradients g of the outputs taken for independent, as in K-FAC. The gradients
+    are those of the network's own softened outputs, so that no labels are read. In nats of these,
+    summed over consumers.
 
     Source:
         arXiv 1503.05671 (K-FAC); for channels, arXiv 1905.05934 (EigenDamage).

@@ -16,7 +16,7 @@ Then `selector.prune(model, batches, criterion="every_other", ratio=0.3)` uses i
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from torch import Tensor
@@ -31,6 +31,7 @@ from selector.saliency.proposals.reconstruction import (
 from selector.saliency.registry import METRICS, RESERVED, Metric
 from selector.saliency.scoring import lowest
 from selector.statistics.channel_statistics import Signals
+from selector.statistics.gradient_source import Gradients
 from selector.statistics.statistic import Need, checked_needs
 
 Propose = Callable[[Signals, int], Iterable[int]]
@@ -50,6 +51,8 @@ class Proposal:
     source: str
     kind: Kind = "set"
     """Whether it chooses whole sets, or the lowest channels of one order."""
+    gradients: Gradients = "labels"
+    """What is differentiated where it needs gradients; `softened` needs no labels."""
 
     @classmethod
     def ranking(cls, metric: Metric) -> "Proposal":
@@ -88,7 +91,11 @@ class Proposal:
                 f"proposal {self.name!r} needs normalisation, and group {group!r} has none; name "
                 "the group in ignore, or use another criterion"
             )
-        found = self._channels(self.propose(signals, count), group)
+        try:
+            proposed: object = self.propose(signals, count)
+        except SelectorError as error:
+            raise SelectorError(f"proposal {self.name!r}, in group {group!r}: {error}") from error
+        found = self._channels(proposed, group)
         wrong = [channel for channel in found if not 0 <= channel < signals.channels]
         twice = sorted({channel for channel in found if found.count(channel) > 1})
         if wrong:
@@ -119,7 +126,11 @@ PROPOSALS: dict[str, Proposal] = {}
 
 
 def register_proposal(
-    name: str, *, needs: Need | Iterable[Need] = "backward", source: str = ""
+    name: str,
+    *,
+    needs: Need | Iterable[Need] = "backward",
+    source: str = "",
+    gradients: Gradients = "labels",
 ) -> Callable[[Propose], Propose]:
     """Add a proposal to the table: `choose`, `prune` and the command line pick it up.
 
@@ -128,11 +139,17 @@ def register_proposal(
         needs: What must be measured, one name or several, as of a metric; `input_products` and
             `gradient_products` are the statistics that `reconstruction` reads.
         source: Paper or origin.
+        gradients: What is differentiated: `labels`, the loss, or `softened`, the network's own
+            softened outputs, which needs no labels.
 
     Raises:
-        SelectorError: The name is taken or no name, or a need is unknown.
+        SelectorError: The name is taken or no name; unknown `needs` or `gradients`.
     """
     checked = checked_needs(needs)
+    if gradients not in get_args(Gradients):
+        raise SelectorError(
+            f"unknown gradients={gradients!r}; known: {', '.join(get_args(Gradients))}"
+        )
 
     def register(propose: Propose) -> Propose:
         if not name.isidentifier():
@@ -141,26 +158,35 @@ def register_proposal(
             )
         if name in PROPOSALS or name in METRICS or name in RESERVED:
             raise SelectorError(f"proposal {name!r} is taken; choose another name")
-        _add(name, propose, checked, source)
+        PROPOSALS[name] = Proposal(name, propose, checked, source, gradients=gradients)
         return propose
 
     return register
 
 
-def _add(name: str, propose: Propose, needs: Need | Iterable[Need], source: str) -> None:
-    PROPOSALS[name] = Proposal(name, propose, checked_needs(needs), source)
+def _add(
+    name: str,
+    propose: Propose,
+    needs: Iterable[Need],
+    source: str,
+    gradients: Gradients = "labels",
+) -> None:
+    PROPOSALS[name] = Proposal(name, propose, checked_needs(needs), source, gradients=gradients)
 
 
 _PAIRS = ("forward", "pairs")
-_add("reconstruction", reconstruction, "input_products", "arXiv 2403.12983")
+_INPUTS = ("input_products",)
+_add("reconstruction", reconstruction, _INPUTS, "arXiv 2403.12983")
 _add(
     "reconstruction_fisher",
     reconstruction_fisher,
-    ("input_products", "gradient_products"),
+    (*_INPUTS, "gradient_products"),
     "arXiv 1905.05934",
+    "softened",
 )
 _add("joint_0", joint(0.0), _PAIRS, "this project")
 _add("joint_half", joint(0.5), _PAIRS, "this project")
 _add("joint_1", joint(1.0), _PAIRS, "this project")
-_add("column_subset", column_subset, "input_products", "arXiv 0812.4293")
+_add("joint_softened", joint(0.0, "softened outputs"), _PAIRS, "this project", "softened")
+_add("column_subset", column_subset, _INPUTS, "arXiv 0812.4293")
 PROPOSALS["rank_mean"] = Proposal.ranking(METRICS["rank_mean"])

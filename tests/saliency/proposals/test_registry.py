@@ -11,11 +11,13 @@ from typer.testing import CliRunner
 import selector
 from selector.cli.app import app
 from selector.errors import SelectorError
+from selector.network.tracing import find_groups
 from selector.saliency.proposals.registry import PROPOSALS, Propose, register_proposal
 from selector.saliency.registry import METRICS, RESERVED, register_metric
 from selector.statistics.channel_statistics import Signals
+from selector.statistics.collect import measure_signals
 from selector.statistics.statistic import register_statistic
-from tests.networks import data, small
+from tests.networks import CLASSES, data, small
 
 
 @pytest.fixture
@@ -37,18 +39,38 @@ def test_a_proposal_is_a_criterion(name: str) -> None:
     assert plan.criterion == name
     assert {choice.metric for choice in plan.choices} == {name}
     assert {choice.group: len(choice.remove) for choice in plan.choices} == {"stem": 3, "inner": 3}
-    result = selector.prune(model, batches, criterion=name, keep_macs=0.5)
-    assert result.model.stem.out_channels < 6
+    result = selector.prune(model, batches, criterion=name, ratio=0.5, rounds=1, repair=False)
+    assert result.plan.choices == plan.choices
+    assert result.model.stem.out_channels == 3
 
 
-def test_sets_are_chosen_without_labels() -> None:
+UNLABELLED = ("reconstruction", "reconstruction_fisher", "joint_softened", "column_subset")
+
+
+@pytest.mark.parametrize("name", UNLABELLED)
+def test_sets_are_chosen_without_labels(name: str) -> None:
     model, batches = small("plain", 6, norm=True), data()
     unlabelled = [(images, None) for images, _ in batches]
+    others = [(images, (labels + 1) % CLASSES) for images, labels in batches]
     plans = [
-        selector.choose(model, some, criterion="reconstruction", ratio=0.5)
-        for some in (batches, unlabelled)
+        selector.choose(model, some, criterion=name, ratio=0.5)  # type: ignore[arg-type]
+        for some in (batches, unlabelled, others)
     ]
-    assert plans[0].choices == plans[1].choices
+    assert plans[0].choices == plans[1].choices == plans[2].choices
+
+
+def test_a_network_is_pruned_by_a_set_without_labels() -> None:
+    unlabelled = [(images, None) for images, _ in data()]
+    result = selector.prune(
+        small("plain", 6, norm=True), unlabelled, criterion="reconstruction", keep_macs=0.5
+    )
+    assert result.report.steps[-1].macs_kept == pytest.approx(0.5, abs=0.1)
+
+
+def test_other_proposals_name_what_they_lack_without_labels() -> None:
+    unlabelled = [(images, None) for images, _ in data()]
+    with pytest.raises(SelectorError, match="no targets"):
+        selector.choose(small("plain"), unlabelled, criterion="joint_0", ratio=0.5)
 
 
 def test_a_proposal_of_ones_own_is_used_and_listed(own: Callable[[Propose], str]) -> None:
@@ -129,6 +151,8 @@ def test_names_are_refused_that_are_taken_or_no_names() -> None:
         register_proposal("my set")(propose)
     with pytest.raises(SelectorError, match="unknown needs='labels'"):
         register_proposal("own", needs="labels")
+    with pytest.raises(SelectorError, match="unknown gradients='outputs'; known: labels, softened"):
+        register_proposal("own", gradients="outputs")  # type: ignore[arg-type]
     for name in RESERVED:
         with pytest.raises(SelectorError, match=f"metric '{name}' is taken"):
             register_metric(name)(lambda signals: signals.random)
@@ -155,3 +179,14 @@ def test_a_statistic_by_consumer_is_of_calls_or_gradients_of_consumers() -> None
     for options in ({"of": "batch"}, {"where": "producers"}, {"by_input": True}):
         with pytest.raises(SelectorError, match="statistic 'own' is by_consumer"):
             register_statistic("own", by_consumer=True, **options)  # type: ignore[arg-type]
+
+
+def test_activations_that_are_no_numbers_are_named_with_the_group() -> None:
+    model, batches = small("plain"), data()
+    groups = find_groups(model, batches[0][0]).prunable
+    batches[0][0][0, 0, 0, 0] = torch.inf
+    unlabelled = [(images, None) for images, _ in batches]
+    signals = measure_signals(model, unlabelled, groups, needs="input_products")
+    for name in ("reconstruction", "column_subset"):
+        with pytest.raises(SelectorError, match=rf"'{name}', in group 'stem': .* not finite"):
+            PROPOSALS[name].checked("stem", signals["stem"], 1)
