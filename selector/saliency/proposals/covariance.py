@@ -42,11 +42,11 @@ EXACT = 2048
 WIDEST = 8192
 """Channels of a group up to which every two are compared: half a gigabyte a consumer."""
 
-RIDGE = 1e-2
+RIDGE = 0.1
 """Noise that every channel is taken to have of its own, as a share of its variance: a refit cannot
 lean on differences that a few images show by chance."""
 
-CONSTANT = 1e-7
+CONSTANT = 1e-10
 """Share of the mean square below which the variance of an input is rounding."""
 
 
@@ -59,9 +59,19 @@ def input_products(call: LayerCall) -> Tensor:
         groups of a grouped convolution, whose inputs are read apart.
     """
     rows, width = _rows(call.values, call)
-    rows = torch.cat([rows, rows.new_ones(*rows.shape[:2], 1)], 2)
+    # Around their means, or single precision would lose a spread that is small next to them.
+    means = rows.mean(1, keepdim=True)
+    rows = rows - means
+    sums = rows.sum(1, keepdim=True, dtype=torch.float64)
+    means = means.double()
+    shifts = sums.mT @ means
+    count = rows.shape[1]
+    products = _products(rows) + shifts + shifts.mT + count * means.mT @ means
+    sums = sums + count * means
+    corner = sums.new_full((len(rows), 1, 1), count)
+    found = torch.cat([torch.cat([products, sums], 1), torch.cat([sums.mT, corner], 1)], 2)
     positions = call.values.shape[2]
-    return _products(rows) * (positions / min(positions, POSITIONS) / width)
+    return found * (positions / min(positions, POSITIONS) / width)
 
 
 @register_statistic("gradient_products", of="gradient", by_consumer=True, expensive=True)

@@ -140,6 +140,17 @@ def test_some_positions_of_a_map_stand_for_all(monkeypatch: pytest.MonkeyPatch) 
         assert float((other.sum() / one.sum()).log().abs()) < 0.5
 
 
+def test_a_small_spread_around_a_large_mean_is_kept_in_single_precision() -> None:
+    model, batches = small("plain", 6), data(16, 5)
+    with torch.no_grad():
+        model.stem.bias += 3000.0
+    (exact,) = views_of(measured(model, batches)[1]["stem"])
+    single = [(images.float(), labels) for images, labels in batches]
+    (found,) = views_of(measured(model.float(), single)[1]["stem"])
+    np.testing.assert_allclose(found.inputs, exact.inputs, atol=2e-3)
+    assert float(torch.linalg.eigvalsh(found.inputs)[0]) > 0
+
+
 def test_a_constant_channel_has_no_correlation_and_costs_nothing() -> None:
     model = small("plain", 4)
     with torch.no_grad():
