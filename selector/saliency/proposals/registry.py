@@ -106,7 +106,10 @@ class Proposal:
             fault = f"{len(found)} channels, and {count} must go"
         else:
             return tuple(sorted(found))
-        raise SelectorError(f"proposal {self.name!r} names {fault}, in group {group!r}")
+        raise SelectorError(
+            f"proposal {self.name!r} names {fault}, in group {group!r}; it must give as many "
+            "different channels as it is asked for"
+        )
 
     def _channels(self, found: object, group: str) -> list[int]:
         values = found.tolist() if isinstance(found, Tensor | np.ndarray) else found
