@@ -18,6 +18,7 @@ from training.benchmarks.labels import modes as modes_benchmark
 from training.benchmarks.labels import records as records_benchmark
 from training.benchmarks.networks import report as network_report
 from training.benchmarks.networks.runs import Folders, RunSettings
+from training.benchmarks.repair import report as repair_report
 from training.benchmarks.speed import allocation as allocation_benchmark
 from training.benchmarks.speed import imports as imports_benchmark
 from training.benchmarks.speed import oracle as oracle_benchmark
@@ -263,6 +264,25 @@ def benchmark_networks(
     work(wanted, settings, Folders(data, weights, learnt), results)
     if docs:
         network_report.update_pages(BENCHMARKS, ROOT / "README.md", results)
+
+
+@app.command()
+def benchmark_repair(
+    networks: Annotated[
+        str | None, typer.Option(help="Networks, with commas between them; all by default.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="Begin no run later.")] = None,
+    speed: Annotated[
+        bool, typer.Option(help="Time one repair over one scoring pass instead.")
+    ] = False,
+    results: Annotated[Path, typer.Option(help="Runs and result file.")] = RESULTS,
+    docs: Annotated[bool, typer.Option(help="Put the table into the documents.")] = False,
+) -> None:
+    """Accuracy of third-party networks: pruned, repaired, distilled; resumable."""
+    work = repair_report.run_speed if speed else repair_report.run
+    work(None if networks is None else networks.split(","), minutes, results)
+    if docs:
+        repair_report.update_page(BENCHMARKS, results)
 
 
 @app.command()

@@ -1,0 +1,129 @@
+"""`repair` as it is shown: tables, the result file, the table of the documents."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from selector.errors import SelectorError
+from selector.tables import text_table
+from training.benchmarks.repair import speed
+from training.benchmarks.repair.cases import OWN, chosen_cases, every_case
+from training.benchmarks.repair.runs import FILE, RepairRun, finished, run_missing
+from training.benchmarks.repair.speed import SUBJECTS, SpeedRun
+from training.reporting.markdown import markdown_table
+from training.reporting.marked_part import put
+from training.reporting.result_file import write_result
+
+STATES = ("unpruned", "pruned", "repaired", "distilled")
+COSTS = ("scoring", "prune", "repair", "distil")
+COLUMNS = ("network", "role", "MMACs", "kept", "rounds", *STATES, "passes", *COSTS)
+
+
+def run(networks: Sequence[str] | None, minutes: float | None, results: Path) -> None:
+    """Run the missing networks, then show all finished ones.
+
+    Args:
+        networks: Names; None for all whose images are here.
+        minutes: No run is begun later than this.
+        results: Where runs and result file go.
+    """
+    run_missing(chosen_cases(networks), results / FILE, minutes)
+    show(results)
+
+
+def run_speed(networks: Sequence[str] | None, minutes: float | None, results: Path) -> None:
+    """Time the missing networks, then show all finished runs.
+
+    Raises:
+        SelectorError: An unknown network.
+    """
+    names = list(SUBJECTS) if networks is None else networks
+    for name in names:
+        if name not in SUBJECTS:
+            raise SelectorError(f"unknown network {name!r}; known: {', '.join(SUBJECTS)}")
+    speed.run_missing(names, results / speed.FILE, minutes)
+    show(results)
+
+
+def show(results: Path) -> None:
+    """Print all runs that are there and write the result file."""
+    runs = finished(list(every_case().values()), results / FILE)
+    times = speed.finished(results / speed.FILE)
+    if runs:
+        print(text_table(COLUMNS, [row_of(asdict(one)) for one in runs]))
+    for one in runs:
+        if one.failed is not None:
+            print(f"{one.network}: {one.failed}")
+    if times:
+        print(
+            text_table(list(asdict(times[0])), [[str(v) for v in vars(t).values()] for t in times])
+        )
+    summary = summary_of(runs, times)
+    print("\n".join(f"{key}: {value:g}" for key, value in summary.items()))
+    rows = [*(asdict(one) for one in runs), *(asdict(time) for time in times)]
+    print(write_result("repair", summary, rows, results))
+
+
+def summary_of(runs: Sequence[RepairRun], times: Sequence[SpeedRun]) -> dict[str, float]:
+    """The numbers that the documents quote; what was not measured is absent.
+
+    Gains are differences of accuracies in points, of third-party networks alone: `gain` of the
+    repaired network over the pruned one, `gain_distilled` of the distilled network over the pruned
+    one, `distilled_over_repaired` of the distilled over the repaired one.
+    """
+    summary: dict[str, float] = {}
+    whole = [run for run in runs if run.failed is None]
+    for one in whole:
+        if one.network == OWN and one.accuracies.distilled is not None:
+            summary["distilled_cy_resnet20_30"] = round(100 * one.accuracies.distilled, 2)
+    others = [run for run in whole if run.network != OWN]
+    if others:
+        gains = _gains(others, "pruned", "repaired")
+        summary["third_party_networks"] = len(others)
+        summary["third_party_mean_gain_points"] = round(mean(gains), 3)
+        summary["third_party_worst_points"] = round(min(gains), 3)
+    if taught := [run for run in others if run.accuracies.distilled is not None]:
+        gains = _gains(taught, "pruned", "distilled")
+        more = _gains(taught, "repaired", "distilled")
+        summary["third_party_distilled_networks"] = len(taught)
+        summary["third_party_mean_gain_distilled_points"] = round(mean(gains), 3)
+        summary["third_party_mean_distilled_over_repaired_points"] = round(mean(more), 3)
+    summary |= {f"{time.network}_time_ratio": round(time.ratio, 3) for time in times}
+    return summary
+
+
+def _gains(runs: Sequence[RepairRun], before: str, after: str) -> list[float]:
+    """Points by which one state is more accurate than another, for every run."""
+    return [100 * (vars(run.accuracies)[after] - vars(run.accuracies)[before]) for run in runs]
+
+
+def row_of(run: Mapping[str, Any]) -> list[str]:
+    """A line of the table from a run's fields; accuracies in percent, CPU time in seconds."""
+    shares = [run["accuracies"][state] for state in STATES]
+    percent = ["-" if share is None else f"{100 * share:.1f}" for share in shares]
+    seconds = [f"{run['seconds'][what]:.1f}" for what in COSTS]
+    if not run["passes"]:
+        seconds[-1] = "-"
+    head = [
+        run["network"],
+        run["role"],
+        f"{run['macs'] / 1e6:.1f}",
+        f"{100 * run['keep_macs']:.0f}%",
+    ]
+    return [*head, str(run["rounds"]), *percent, str(run["passes"]), *seconds]
+
+
+def update_page(page: Path, results: Path) -> None:
+    """Put the table of the result file between the marks of the document.
+
+    Raises:
+        SelectorError: No result file, or no marks.
+    """
+    file = results / "repair.json"
+    if not file.exists():
+        raise SelectorError(f"no {file}; run benchmark-repair first")
+    rows = [row for row in json.loads(file.read_text())["rows"] if "accuracies" in row]
+    put(page, "repair", markdown_table(list(COLUMNS), [row_of(row) for row in rows]))
