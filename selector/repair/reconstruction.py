@@ -41,7 +41,7 @@ from selector.repair.refitting import (
     unknowns_of,
 )
 from selector.repair.report import LayerRepair, RepairReport
-from selector.repair.schedule import Schedule, checked_schedule, has_state, why_not
+from selector.repair.schedule import Schedule, checked_schedule, has_state, shared_weights, why_not
 from selector.repair.walk import HookWalk, Visit, Walk
 
 LOG = logging.getLogger("selector")
@@ -159,6 +159,7 @@ class _Reconstruction:
         self._held_out = torch.zeros(self._images, dtype=torch.bool)
         self._held_out[order[: -(-self._images // HELD_OUT) if self._images > 1 else 0]] = True
         self._hooks = HookWalk(self.original, self.pruned, self.batches)
+        self._shared = shared_weights(self.pruned)
         self._notes: list[str] = []
 
     def run(self) -> RepairReport:
@@ -186,7 +187,7 @@ class _Reconstruction:
         return self._hooks
 
     def _layer(self, walk: Walk, name: str, number: int) -> LayerRepair:
-        reason = why_not(self.pruned, name, frozen=self.how.frozen)
+        reason = why_not(self.pruned, name, self._shared, frozen=self.how.frozen)
         if reason is not None:
             return LayerRepair(name, "skipped", reason)
         is_norm = isinstance(self.pruned.get_submodule(name), NORMALISATION)
@@ -256,5 +257,6 @@ class _Reconstruction:
         if norm is None:
             return False
         layer = self.pruned.get_submodule(norm)
-        free = getattr(layer, "running_mean", None) is None
-        return free or why_not(self.pruned, norm, frozen=self.how.frozen) is None
+        if getattr(layer, "running_mean", None) is None:
+            return True
+        return why_not(self.pruned, norm, self._shared, frozen=self.how.frozen) is None

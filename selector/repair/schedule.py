@@ -82,8 +82,15 @@ def has_state(layer: nn.Module) -> bool:
     return own or isinstance(layer, NORMALISATION) or hasattr(layer, "parametrizations")
 
 
-def why_not(model: nn.Module, name: str, *, frozen: bool) -> str | None:
-    """Why a layer cannot be refitted; None if it can."""
+def why_not(model: nn.Module, name: str, shared: Mapping[str, str], *, frozen: bool) -> str | None:
+    """Why a layer cannot be refitted; None if it can.
+
+    Args:
+        model: The pruned network.
+        name: The layer's name in it.
+        shared: What `shared_weights` says of the network.
+        frozen: Whether layers with `requires_grad=False` are refitted, too.
+    """
     layer = model.get_submodule(name)
     kind = type(layer).__name__
     if hasattr(layer, "parametrizations") or (
@@ -106,17 +113,30 @@ def why_not(model: nn.Module, name: str, *, frozen: bool) -> str | None:
         return f"its weight is {weight.dtype}"
     if not weight.requires_grad and not frozen:
         return "frozen (requires_grad=False)"
-    return _shared(model, name, weight)
+    return f"its weight is also {shared[name]}" if name in shared else None
 
 
-def _shared(model: nn.Module, name: str, weight: Tensor) -> str | None:
-    """Which other parameter the weight is, if it is tied."""
-    for other, parameter in model.named_parameters(remove_duplicate=False):
-        layer, _, kind = other.rpartition(".")
-        if parameter is weight and (layer, kind) != (name, "weight"):
-            if model.get_submodule(layer) is not model.get_submodule(name):
-                return f"its weight is also {other}"
-    return None
+def shared_weights(model: nn.Module) -> dict[str, str]:
+    """Which other parameter a layer's weight is, for layers whose weights are tied.
+
+    A layer that is registered under several names shares nothing.
+    """
+    names: dict[int, list[tuple[str, str]]] = {}
+    for full, parameter in model.named_parameters(remove_duplicate=False):
+        layer, _, kind = full.rpartition(".")
+        names.setdefault(id(parameter), []).append((layer, kind))
+    shared = {}
+    for uses in names.values():
+        for layer, kind in uses if len(uses) > 1 else ():
+            own = model.get_submodule(layer)
+            others = (
+                f"{other}.{what}".lstrip(".")
+                for other, what in uses
+                if model.get_submodule(other) is not own
+            )
+            if kind == "weight" and (first := next(others, None)) is not None:
+                shared[layer] = first
+    return shared
 
 
 def checked_schedule(original: nn.Module, pruned: nn.Module, inputs: object) -> Schedule:
