@@ -1,4 +1,4 @@
-"""Ridge regression from sums: what a layer's weights should change by, chosen on held-out images.
+"""Ridge regression from sums: what a layer's weights should change by.
 
 The regression is on *residuals*, what the present weights leave of the target, so its ridge pulls
 towards the present weights, and a layer that fits already stays as it is to the last digits.
@@ -9,14 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""In units of the mean diagonal of the inputs' (co)variance."""
-FIRST = 2
-"""The search starts at this one and goes on in the direction that helps."""
 BLOCK = 128
 """Rows of the matrix of inputs times inputs that are summed at once, up to the diagonal."""
-LEAST_GAIN = 1e-6
-"""Share of the target's variance below which a difference between errors is rounding."""
 
 
 @dataclass
@@ -107,13 +101,18 @@ class NormalEquations:
         total = self.target_squares - self.targets.square() / self.count
         return max(0.0, float(total.sum()))
 
-    def error(self, step: "WeightStep") -> float:
-        """Sum of the squares that are left when weights and bias change by this."""
+    def error(self, step: "WeightStep", gram: Tensor | None = None) -> float:
+        """Sum of the squares that are left when weights and bias change by this.
+
+        Args:
+            step: The change.
+            gram: What `gram` is, where it is known: making it takes as long as using it.
+        """
         change, shift = step.change, step.shift
         squares = self.squares - 2 * shift * self.residuals + self.count * shift.square()
         if change is not None:
             explained = 2 * (self.cross.transpose(1, 2) * change).sum(2)
-            reread = ((change @ self.gram) * change).sum(2)
+            reread = ((change @ (self.gram if gram is None else gram)) * change).sum(2)
             both = 2 * shift * (change @ self.inputs.unsqueeze(2)).squeeze(2)
             squares = squares - explained + reread + both
         return max(0.0, float(squares.sum()))
@@ -152,98 +151,40 @@ def ridge_step(equations: NormalEquations, ridge: float, *, intercept: bool) -> 
     Returns:
         None where all inputs are constant. The ridge is raised tenfold while Cholesky fails.
     """
-    gram, cross = equations.gram, equations.cross
-    if intercept:
-        mean = equations.inputs / equations.count
-        gram = gram - mean.unsqueeze(2) * equations.inputs.unsqueeze(1)
-        cross = cross - mean.unsqueeze(2) * equations.residuals.unsqueeze(1)
-    scale = gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=0)
-    if not bool((scale > 0).any()):
+    return Solver(equations, intercept=intercept).step(ridge)
+
+
+class Solver:
+    """Equations made ready for several ridges."""
+
+    def __init__(self, equations: NormalEquations, *, intercept: bool) -> None:
+        gram, cross = equations.gram, equations.cross
+        if intercept:
+            mean = equations.inputs / equations.count
+            gram = gram - mean.unsqueeze(2) * equations.inputs.unsqueeze(1)
+            cross = cross - mean.unsqueeze(2) * equations.residuals.unsqueeze(1)
+        scale = gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=0)
+        self._constant = not bool((scale > 0).any())
+        self._scale = torch.where(scale > 0, scale, 1.0)
+        self._gram, self._cross = gram, cross
+        self._equations, self._intercept = equations, intercept
+
+    def step(self, ridge: float) -> WeightStep | None:
+        """The change for one ridge, as `ridge_step` says."""
+        for _ in range(0 if self._constant else 12):
+            loaded = self._gram.clone()
+            loaded.diagonal(dim1=1, dim2=2).add_(ridge * self._scale.unsqueeze(1))
+            factor, failed = torch.linalg.cholesky_ex(loaded)
+            if not bool(failed.any()):
+                change = torch.cholesky_solve(self._cross, factor).transpose(1, 2)
+                if bool(torch.isfinite(change).all()):
+                    return WeightStep(change, self._shift(change), ridge)
+            ridge *= 10
         return None
-    scale = torch.where(scale > 0, scale, 1.0)
-    for _ in range(12):
-        loaded = gram.clone()
-        loaded.diagonal(dim1=1, dim2=2).add_(ridge * scale.unsqueeze(1))
-        factor, failed = torch.linalg.cholesky_ex(loaded)
-        if not bool(failed.any()):
-            change = torch.cholesky_solve(cross, factor).transpose(1, 2)
-            if bool(torch.isfinite(change).all()):
-                break
-        ridge *= 10
-    else:
-        return None
-    shift = torch.zeros_like(equations.residuals)
-    if intercept:
+
+    def _shift(self, change: Tensor) -> Tensor:
+        equations = self._equations
+        if not self._intercept:
+            return torch.zeros_like(equations.residuals)
         shift = equations.residuals - (change @ equations.inputs.unsqueeze(2)).squeeze(2)
-        shift = shift / equations.count
-    return WeightStep(change, shift, ridge)
-
-
-@dataclass(frozen=True, eq=False)
-class RidgeChoice:
-    """The step taken, and what it explains of the held-out targets' variance."""
-
-    step: WeightStep
-    before: float
-    """Share explained by the present weights; 1 is all, below 0 worse than the mean."""
-    after: float
-    """Share explained by the weights fitted without the held-out images."""
-
-
-def choose_step(
-    fitting: NormalEquations, held_out: NormalEquations, *, bias: bool, absorbed: bool
-) -> RidgeChoice:
-    """Choose the ridge, or the present weights, by the held-out images; then fit to all of them.
-
-    Args:
-        fitting: Equations of the images that are fitted to.
-        held_out: Equations of the others.
-        bias: Whether the layer has a bias that may change.
-        absorbed: Whether a BatchNorm behind takes up whatever mean the outputs have.
-    """
-    intercept = bias or absorbed
-    best = unchanged(fitting)
-    if absorbed:
-        # With or without a new bias: the BatchNorm's statistics make it the same.
-        best = shifted(fitting)
-    lowest = first = held_out.error(best)
-    variance = held_out.target_variance()
-    threshold = LEAST_GAIN * variance
-    if first > threshold:
-        if bias and (error := held_out.error(shifted(fitting))) < lowest - threshold:
-            best, lowest = shifted(fitting), error
-        step, error = _descend(fitting, held_out, intercept=intercept, rounding=threshold)
-        if step is not None and error < lowest - threshold:
-            best, lowest = step, error
-    if best.ridge is not None:
-        best = ridge_step(fitting + held_out, best.ridge, intercept=intercept) or best
-    elif bool(best.shift.any()):
-        best = shifted(fitting + held_out)
-    share = 1 / variance if variance > 0 else 0.0
-    return RidgeChoice(best, 1 - first * share, 1 - lowest * share)
-
-
-def _descend(
-    fitting: NormalEquations, held_out: NormalEquations, *, intercept: bool, rounding: float
-) -> tuple[WeightStep | None, float]:
-    """The ridge of least held-out error, found by walking along the ladder from its middle.
-
-    Where the fit is all but exact, errors are rounding, and a weaker ridge leaves less of its own.
-    """
-
-    def tried(place: int) -> tuple[WeightStep | None, float]:
-        step = ridge_step(fitting, RIDGES[place], intercept=intercept)
-        return step, float("inf") if step is None else held_out.error(step)
-
-    best, lowest = tried(FIRST)
-    for places in (range(FIRST - 1, -1, -1), range(FIRST + 1, len(RIDGES))):
-        start = best
-        for place in places:
-            exact = place < FIRST and lowest < 100 * rounding
-            step, error = tried(place)
-            if not error < lowest + (rounding if exact else -rounding):
-                break
-            best, lowest = step, min(error, lowest)
-        if best is not start:
-            break
-    return best, lowest
+        return shift / equations.count

@@ -29,7 +29,6 @@ from selector.network.layers import NORMALISATION
 from selector.network.surgery import Cut
 from selector.repair.correspondence import Kept, kept_after_cuts, kept_positions_of
 from selector.repair.graph_walk import GraphWalk, UnwalkableError
-from selector.repair.least_squares import choose_step
 from selector.repair.norm_statistics import InputMoments, carry_over
 from selector.repair.pruned import Pruned, parts_of
 from selector.repair.refitting import (
@@ -41,6 +40,7 @@ from selector.repair.refitting import (
     unknowns_of,
 )
 from selector.repair.report import LayerRepair, RepairReport
+from selector.repair.ridge_choice import choose_step
 from selector.repair.schedule import Schedule, checked_schedule, has_state, shared_weights, why_not
 from selector.repair.walk import HookWalk, Visit, Walk
 

@@ -18,10 +18,11 @@ from selector.errors import SelectorError
 from selector.network.surgery import Cut, apply_cuts, cuts_of
 from selector.network.tracing import find_groups
 from selector.repair.correspondence import kept_after_history
-from selector.repair.least_squares import choose_step, ridge_step
+from selector.repair.least_squares import ridge_step
 from selector.repair.patches import set_weight_matrices, weight_matrices
 from selector.repair.reconstruction import Repair, reconstruct, reconstruct_in_place
 from selector.repair.refitting import Sampling, apply_step, gather
+from selector.repair.ridge_choice import choose_step
 from selector.repair.schedule import record_schedule
 from selector.repair.walk import Visit
 from tests.networks import STYLES, Small, data, randomise, small_networks
