@@ -221,7 +221,8 @@ def test_only_what_is_carried_out_is_explained(
         return contributions(learnt, features)
 
     monkeypatch.setattr(SaliencySelector, "contributions", counted)
-    result = prune(small("plain", 12), data(), keep_macs=0.4, rounds=3, max_loss_change=limit)
+    asked_for = {"keep_macs": 0.4, "rounds": 3, "max_loss_change": limit, "repair": False}
+    result = prune(small("plain", 12), data(), **asked_for)  # type: ignore[arg-type]
     if limit is not None:
         # Steps were tried and taken back.
         assert "max_loss_change" in result.plan.warnings[-1]

@@ -163,14 +163,18 @@ def _double_inputs(inputs: object) -> object:
 
 @contextmanager
 def _in_double(model: nn.Module) -> Iterator[None]:
-    """Context in which parameters and buffers are float64; their own tensors come back."""
-    undo: list[tuple[nn.Parameter, Tensor]] = []
+    """Context in which parameters and buffers are float64; their own tensors come back.
+
+    Gradients are put aside: a parameter takes none of another type than its own.
+    """
+    undo: list[tuple[nn.Parameter, Tensor, Tensor | None]] = []
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     try:
         if sum(p.numel() for p in model.parameters()) <= LARGEST_DOUBLE:
             for parameter in model.parameters():
                 if parameter.dtype in _WIDER:
-                    undo.append((parameter, parameter.data))
+                    undo.append((parameter, parameter.data, parameter.grad))
+                    parameter.grad = None
                     parameter.data = parameter.data.to(_WIDER[parameter.dtype])
             for module, own in buffers:
                 for name, buffer in own.items():
@@ -179,8 +183,9 @@ def _in_double(model: nn.Module) -> Iterator[None]:
         torch.clear_autocast_cache()
         yield
     finally:
-        for parameter, data in undo:
+        for parameter, data, gradient in undo:
             parameter.data = data
+            parameter.grad = gradient
         for module, own in buffers:
             module._buffers.clear()
             module._buffers.update(own)

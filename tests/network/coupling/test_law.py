@@ -263,3 +263,17 @@ def test_settings_of_arithmetic_come_back_whichever_thread_leaves_last(how: str)
     finally:
         for kind, value in zip(kinds(), kept, strict=True):
             kind.fp32_precision = value
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_network_that_was_just_trained_keeps_its_gradients(dtype: torch.dtype) -> None:
+    model = small("residual", 8, norm=True).to(dtype)
+    images, labels = data()[0]
+    expected = find_groups(model, images.to(dtype)).prunable.keys()
+    functional.cross_entropy(model(images.to(dtype)), labels).backward()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    assert all(gradient is not None for gradient in gradients.values())
+    assert find_groups(model, images.to(dtype)).prunable.keys() == expected
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is gradients[name]
+    assert prune(model, [(images.to(dtype), labels)], ratio=0.4, criterion="l1").plan.choices
