@@ -171,6 +171,7 @@ def run(progress: bool = False) -> DemoResult:
     methods: list[tuple[str, str, Verify, AllocationName]] = [
         ("always l1", "l1", 0, "even"),
         (f"single best metric: {best}", best, 0, "even"),
+        ("reconstruction, unlearnt", "reconstruction", 0, "even"),
         ("full oracle", "oracle", 0, "even"),
         ("selector, same shares", "selector", 0, "even"),
         ("selector", "selector", 0, "damage"),
