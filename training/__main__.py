@@ -18,6 +18,7 @@ from training.benchmarks.labels import modes as modes_benchmark
 from training.benchmarks.labels import records as records_benchmark
 from training.benchmarks.networks import report as network_report
 from training.benchmarks.networks.runs import Folders, RunSettings
+from training.benchmarks.repair import criteria as repair_criteria
 from training.benchmarks.repair import report as repair_report
 from training.benchmarks.speed import allocation as allocation_benchmark
 from training.benchmarks.speed import imports as imports_benchmark
@@ -264,6 +265,16 @@ def benchmark_networks(
     work(wanted, settings, Folders(data, weights, learnt), results)
     if docs:
         network_report.update_pages(BENCHMARKS, ROOT / "README.md", results)
+
+
+@app.command()
+def benchmark_repair_criteria(
+    minutes: Annotated[float | None, typer.Option(help="Begin no run later.")] = None,
+    results: Annotated[Path, typer.Option(help="Where runs and result file go.")] = RESULTS,
+    jobs: Annotated[int, typer.Option(help="Processes.")] = 1,
+) -> None:
+    """Accuracy after repair by criterion, all with the same widths; resumable."""
+    repair_criteria.run(minutes, results, jobs)
 
 
 @app.command()
