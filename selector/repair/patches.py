@@ -148,8 +148,10 @@ def input_rows(
     offsets, groups = read.shape[2], layer.groups
     if groups == 1:
         return _wide(rows.view(1, images * count, -1))
-    rows = rows.view(images * count, offsets, groups, -1)
-    return _wide(rows.permute(2, 0, 1, 3).reshape(groups, images * count, -1))
+    # Each input's rows next to each other: products of many narrow matrices are far faster so.
+    rows = rows.view(images * count, -1).t().contiguous()
+    rows = rows.view(offsets, groups, -1, images * count).transpose(0, 1)
+    return _wide(rows.reshape(groups, -1, images * count).transpose(1, 2))
 
 
 def _positions_read(
