@@ -45,7 +45,7 @@ class Subject:
 SUBJECTS: Mapping[str, Subject] = {
     "resnet56": Subject(partial(HeResNet, 56), 32, 10, 256, 64, 3),
     "mobilenet_v2": Subject(torchvision.models.mobilenet_v2, 96, 1000, 256, 32, 3),
-    "resnet50": Subject(torchvision.models.resnet50, 224, 1000, 64, 16, 1),
+    "resnet50": Subject(torchvision.models.resnet50, 224, 1000, 256, 16, 1),
 }
 
 
