@@ -91,7 +91,8 @@ def prune(
             what the unpruned network gives; see `selector.reconstruct`. `auto` does so unless
             `recalibrate` is off: once after the last round, or, where `finetune` or
             `max_loss_change` is given, after every cut. Layers whose parameters take no gradient
-            keep their weights.
+            keep their weights. Where the network cannot be repaired, `auto` leaves it unrepaired
+            and the report warns, while `True` stops with a `PruningError`.
         distil: Minutes in which the network is then trained, without labels, to give the unpruned
             network's outputs on `batches`; see `selector.distil`.
         compensate: Keep the removed channels' means, measured in every round, as constants in the
@@ -184,6 +185,7 @@ def prune(
         progress=progress,
         store=store,
         repair=when,
+        repair_required=repair is True,
         distil=distil,
         judged_on=reporter.judged_on,
     )

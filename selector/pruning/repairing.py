@@ -1,5 +1,6 @@
 """Repair between and after rounds: which network is imitated, and what was cut from it since."""
 
+import logging
 from collections.abc import Sequence
 from typing import Literal
 
@@ -16,6 +17,11 @@ from selector.repair.report import RepairReport
 
 RepairOption = Literal["auto"] | bool
 When = Literal["never", "rounds", "end"]
+
+LOG = logging.getLogger("selector")
+
+NOT_REPAIRED = "the network was pruned and not repaired: {}"
+ALL_SKIPPED = "the repair changed no layer, for every one is skipped: {}"
 
 
 def when_to_repair(
@@ -51,26 +57,44 @@ class Repairer:
     Args:
         target: The network to imitate; it stays as it is.
         groups: Its groups.
+        required: Whether a repair that is impossible is an error, and not a warning.
     """
 
-    def __init__(self, target: nn.Module, groups: Groups) -> None:
+    def __init__(self, target: nn.Module, groups: Groups, *, required: bool = False) -> None:
         self._target, self._groups, self._rounds = target, groups, 0
+        self._required = required
+        self.failed: str | None = None
+        """Why the last repair was impossible; None where it was not."""
 
     def repair(
         self, model: nn.Module, plans: Sequence[Plan], calibration: Calibration
-    ) -> RepairReport:
-        """Refit a network in place.
+    ) -> tuple[nn.Module, RepairReport | None]:
+        """Refit a copy of a network.
 
         Args:
-            model: What is left; where an error is raised, it is half repaired.
+            model: What is left; it stays as it is.
             plans: Of all rounds that were cut from the unpruned network.
             calibration: The images; labels are not read.
 
+        Returns:
+            The copy, and what was done to every layer; the network itself and None where repair is
+            impossible and not required.
+
         Raises:
-            SelectorError: Activations that are not finite, or outputs that change between runs.
+            SelectorError: The repair is required, and impossible: activations that are not finite,
+                or outputs that change between runs.
         """
         since = combined(plans[self._rounds :], self._groups, self._groups)
-        return reconstruct_in_place(self._target, model, calibration, kept=since.cuts)
+        repaired, self.failed = copy_of(model), None
+        try:
+            report = reconstruct_in_place(self._target, repaired, calibration, kept=since.cuts)
+        except SelectorError as error:
+            if self._required:
+                raise
+            self.failed = str(error)
+            LOG.warning("%s", NOT_REPAIRED.format(self.failed))
+            return model, None
+        return repaired, report
 
     def imitate(self, model: nn.Module, groups: Groups, rounds: int) -> None:
         """From now on, repair towards this network.
@@ -81,3 +105,18 @@ class Repairer:
             rounds: Rounds that led to it.
         """
         self._target, self._groups, self._rounds = copy_of(model), groups, rounds
+
+
+def repair_warnings(repaired: RepairReport | None, failed: str | None) -> tuple[str, ...]:
+    """What the report warns of where a repair did nothing.
+
+    Args:
+        repaired: What the last repair did to every layer; None without one.
+        failed: Why it was impossible.
+    """
+    if failed is not None:
+        return (NOT_REPAIRED.format(failed),)
+    if repaired is None or len(repaired.skipped) < len(repaired.layers):
+        return ()
+    reasons = dict.fromkeys(layer.note for layer in repaired.skipped)
+    return (ALL_SKIPPED.format("; ".join(reasons)),)

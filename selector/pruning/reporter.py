@@ -97,9 +97,9 @@ class Reporter:
         what = (
             str(error) if isinstance(error, SelectorError) else f"{type(error).__name__}: {error}"
         )
+        step = "what follows the last round" if run.finishing else f"round {len(run.plans) + 1}"
         stopped = PruningError(
-            f"round {len(run.plans) + 1} was undone: {what}; what had been reached before it is "
-            "this error's result"
+            f"{step} was undone: {what}; what had been reached before it is this error's result"
         )
         stopped.result = self._reported(run, after, on)
         return stopped
@@ -117,8 +117,7 @@ class Reporter:
 
     def _reported(self, run: PruningRun, after: Evaluation, on: str) -> PruneResult:
         whole = combined(run.plans, run.start, run.groups, criterion=str(run.method), goal=run.goal)
-        stopped = () if run.stopped is None else (run.stopped,)
-        warnings = (*self.warnings, *whole.warnings, *stopped)
+        warnings = (*self.warnings, *whole.warnings, *run.warnings)
         whole = replace(whole, expected=run.expected, warnings=warnings)
         report = report_of(run.plans, whole, self.before, after, on, run.timed)
         report = replace(

@@ -39,6 +39,8 @@ class PruningState:
     repaired: RepairReport | None = None
     unrepaired: Evaluation | None = None
     """Of the network before the last repair."""
+    not_repaired: str | None = None
+    """Why the last repair was impossible."""
     distilled: DistillationReport | None = None
     undistilled: Evaluation | None = None
     """Of the network before distillation."""
@@ -83,6 +85,7 @@ class RoundStore:
             "finished": progress.finished,
             "repaired": None if progress.repaired is None else asdict(progress.repaired),
             "unrepaired": None if progress.unrepaired is None else asdict(progress.unrepaired),
+            "not_repaired": progress.not_repaired,
         }
         tensors = {
             name: tensor.detach().cpu().contiguous().clone()
@@ -139,6 +142,7 @@ def _progress(header: dict[str, Any]) -> PruningState:
         undistilled=None if header["undistilled"] is None else Evaluation(**header["undistilled"]),
         repaired=None if header["repaired"] is None else _repair_report(**header["repaired"]),
         unrepaired=None if header["unrepaired"] is None else Evaluation(**header["unrepaired"]),
+        not_repaired=header["not_repaired"],
     )
 
 

@@ -31,7 +31,7 @@ from selector.planning.stage import Stage
 from selector.planning.target import Target
 from selector.pruning.apply import FineTune, cut_as_promised, fine_tune
 from selector.pruning.merge import combined
-from selector.pruning.repairing import Repairer, When
+from selector.pruning.repairing import Repairer, When, repair_warnings
 from selector.pruning.resume import PruningState, RoundStore
 from selector.repair.distillation.distil import distil
 from selector.repair.distillation.report import DistillationReport
@@ -80,6 +80,8 @@ class Procedure:
     """Where the state is written after every round."""
     repair: When = "never"
     """When what is left is refitted towards the network that it was cut from."""
+    repair_required: bool = False
+    """Whether a repair that is impossible stops the run; else it is left out, with a warning."""
     distil: float | None = None
     """Minutes of unlabelled distillation at the end."""
     judged_on: Calibration | None = None
@@ -119,9 +121,13 @@ class PruningRun:
         self._calibration, self._first, self._do = calibration, first, procedure
         self._clock = first.clock
         self._probe = probe_inputs(self.model, calibration)
-        self._repairer = Repairer(uncompiled(original), first.groups)
+        self._repairer = Repairer(
+            uncompiled(original), first.groups, required=procedure.repair_required
+        )
         self.repaired: RepairReport | None = None
         """What the last repair did to every layer."""
+        self.finishing = False
+        """Whether the last round is done, and what comes after it has been begun."""
         self.unrepaired: Evaluation | None = None
         """Of the network before the last repair, on the images of the report."""
         self.distilled: DistillationReport | None = None
@@ -169,11 +175,12 @@ class PruningRun:
     def _finish_network(self) -> None:
         """Repair and distil after the last round; what was there before comes back on failure."""
         kept = copy_of(self.model), self.evaluation
+        self.finishing = True
         try:
             if self._do.repair == "end":
-                self.unrepaired = self._reported()
-                self.repaired = self._repairer.repair(self.model, self.plans, self._calibration)
-                self.evaluation = self._evaluated()
+                unrepaired = self._reported()
+                if self._repair(self.plans):
+                    self.unrepaired, self.evaluation = unrepaired, self._evaluated()
             if self._do.distil is not None:
                 self.undistilled = self._reported()
                 self.model, self.distilled = distil(
@@ -186,6 +193,17 @@ class PruningRun:
         self._finished = True
         self._keep_state()
 
+    def _repair(self, plans: list[Plan]) -> bool:
+        """Repair what is left after these rounds; whether that was possible."""
+        self.model, self.repaired = self._repairer.repair(self.model, plans, self._calibration)
+        return self.repaired is not None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the report warns of: a repair that did nothing, a target that was not met."""
+        stopped = () if self.stopped is None else (self.stopped,)
+        return (*repair_warnings(self.repaired, self._repairer.failed), *stopped)
+
     def _resume(self, found: PruningState, tensors: Mapping[str, Tensor]) -> None:
         """Continue from a state that was written after a round."""
         self.plans = list(found.plans)
@@ -196,6 +214,7 @@ class PruningRun:
         self.expected, self.evaluation = found.expected, found.evaluation
         self.stopped, self._finished = found.stopped, found.finished
         self.repaired, self.unrepaired = found.repaired, found.unrepaired
+        self._repairer.failed = found.not_repaired
         self.distilled, self.undistilled = found.distilled, found.undistilled
         if self._do.finetune is not None:
             self._repairer.imitate(self.model, self.groups, len(self.plans))
@@ -216,6 +235,7 @@ class PruningRun:
                 finished=self._finished,
                 repaired=self.repaired,
                 unrepaired=self.unrepaired,
+                not_repaired=self._repairer.failed,
                 distilled=self.distilled,
                 undistilled=self.undistilled,
             )
@@ -350,11 +370,9 @@ class PruningRun:
         """Cut and recalibrate, and judge by the loss; with its rise, where there is one."""
         compensation = survey.compensation if survey is not None else None
         cut_as_promised(self.model, self.groups, plan, self._probe, compensation)
-        if self._do.repair == "rounds":
-            self.unrepaired = self._reported()
-            self.repaired = self._repairer.repair(
-                self.model, [*self.plans, plan], self._calibration
-            )
+        unrepaired = self._reported()
+        if self._do.repair == "rounds" and self._repair([*self.plans, plan]):
+            self.unrepaired = unrepaired
         elif self._do.method.recalibrate:
             recalibrate_batchnorm(self.model, self._calibration)
         highest = highest_predicted(plan) if halved < HALVINGS else None
