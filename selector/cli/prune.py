@@ -45,7 +45,7 @@ def _chosen(
     criterion: str, verify: str, folder: Path | None, allocation: str, target: Target
 ) -> _Chosen:
     """The options, checked; the selector is loaded before any image is read."""
-    if folder is not None and criterion != "selector":
+    if folder is not None and criterion != "selector" and allocation != "damage":
         raise SelectorError(f"--selector {folder} does nothing with --criterion {criterion}")
     found = _Chosen(
         criterion=criterion,

@@ -8,6 +8,7 @@ from torch import nn
 
 from selector.data.calibration import Calibration
 from selector.data.loss import LossChange
+from selector.learning.selector import SaliencySelector
 from selector.network.compensation import Compensation
 from selector.network.groups import Group
 from selector.planning.choice import Choice
@@ -103,60 +104,76 @@ def survey_network(
     stage: Stage,
     criterion: Criterion,
     *,
+    pricing: SaliencySelector | None = None,
     compensate: bool = False,
 ) -> Survey:
     """Score every group of a network.
 
     One pass over the scoring images, forward and backward where a metric needs it; none for metrics
-    of weights alone. One more forward pass for the means that compensate.
+    of weights alone. One more for a proposal of sets whose widths a selector prices, and one more
+    forward pass for the means that compensate.
 
     Args:
         model: The network; left exactly as found.
         calibration: The user's data.
         stage: Where the network stands.
         criterion: Whose metrics are scored.
+        pricing: The selector whose predictions spend the budget, if any.
         compensate: Whether the removed channels' means will be kept.
     """
-    prunable = stage.groups.prunable
     scoring, measuring = criterion.images(calibration)
     views: dict[str, GroupView] = {}
-    signals: Mapping[str, Signals] = {}
-    base_loss = float("nan")
     if criterion.asks_selector:
-        views = describe_network(
-            model,
-            stage.groups,
-            scoring,
-            [find_metric(name) for name in criterion.metrics],
-            macs_kept=stage.macs_kept,
-        )
-        scores = {name: view.scores for name, view in views.items()}
-        base_loss = next((view.context.base_loss for view in views.values()), base_loss)
-    else:
-        proposal = criterion.proposal
-        measured = measure_signals(
-            model,
-            scoring,
-            prunable,
-            needs=proposal.needs if proposal else needs_of(criterion.metrics),
-            loss=scoring.loss,
-            gradients=proposal.gradients if proposal else "labels",
-        )
-        signals = measured if proposal else {}
-        found = score_signals(measured, criterion.metrics)
-        scores = {
-            name: {metric: values.numpy() for metric, values in of_group.items()}
-            for name, of_group in found.items()
-        }
+        views = _views(model, stage, scoring, criterion.metrics)
+    elif pricing is not None:
+        pricing.check_fitted()
+        views = _views(model, stage, scoring, pricing.metrics_)
+    signals: Mapping[str, Signals] = {}
+    scores: Mapping[str, Mapping[str, Matrix]] = {n: view.scores for n, view in views.items()}
+    if not criterion.asks_selector:
+        scores, signals = _scored(model, stage, scoring, criterion)
     compensation = None
     if compensate:
-        compensation = Compensation.measured(model, calibration, prunable.values())
+        compensation = Compensation.measured(model, calibration, stage.groups.prunable.values())
     return Survey(
         scores=scores,
         views=views,
         scoring=scoring,
         measuring=measuring,
-        base_loss=base_loss,
+        base_loss=next((v.context.base_loss for v in views.values()), float("nan")),
         compensation=compensation,
         signals=signals,
     )
+
+
+def _views(
+    model: nn.Module, stage: Stage, scoring: Calibration, metrics: Sequence[str]
+) -> dict[str, GroupView]:
+    """The groups as a selector sees them."""
+    return describe_network(
+        model,
+        stage.groups,
+        scoring,
+        [find_metric(name) for name in metrics],
+        macs_kept=stage.macs_kept,
+    )
+
+
+def _scored(
+    model: nn.Module, stage: Stage, scoring: Calibration, criterion: Criterion
+) -> tuple[dict[str, dict[str, Matrix]], Mapping[str, Signals]]:
+    """The scores that a criterion needs; and what proposals of sets are made from."""
+    proposal = criterion.proposal
+    measured = measure_signals(
+        model,
+        scoring,
+        stage.groups.prunable,
+        needs=proposal.needs if proposal else needs_of(criterion.metrics),
+        loss=scoring.loss,
+        gradients=proposal.gradients if proposal else "labels",
+    )
+    scores = {
+        name: {metric: values.numpy() for metric, values in of_group.items()}
+        for name, of_group in score_signals(measured, criterion.metrics).items()
+    }
+    return scores, measured if proposal else {}

@@ -66,8 +66,8 @@ def choose(
         loss: Mean loss of a batch; cross-entropy by default.
         ignore: Groups that are not pruned, by name; a layer's name stands for its whole group.
         allocation: `even`, the same share of every group, or `damage`, where the selector predicts
-            the least loss change per unit saved (the default for a budget that the selector
-            spends; `even` for a ratio, and for metrics named by hand), or `myopic`, with criterion
+            the least loss change per unit saved, whichever criterion chooses the channels (the
+            default for criterion `selector` and a budget; else `even`), or `myopic`, with criterion
             `oracle`: one channel at a time over the whole network, as in arXiv 2004.03376.
         myopic: How that goes about it; as in the paper by default.
         compensate: Let the oracle measure with the removed channels' means in their place.
@@ -115,7 +115,12 @@ def choose(
     if method.myopic is not None:
         return plan_stage(model, calibration, stage, method)
     survey = survey_network(
-        model, calibration, stage, method.criterion, compensate=method.compensate
+        model,
+        calibration,
+        stage,
+        method.criterion,
+        pricing=method.pricing,
+        compensate=method.compensate,
     )
     trial = Trial(
         model=model,
@@ -158,7 +163,12 @@ def plan_stage(model: nn.Module, calibration: Calibration, stage: Stage, method:
         plan = plan_myopically(model, calibration, stage, method.myopic, criterion=str(method))
         return _judged(plan, stage)
     survey = survey_network(
-        model, calibration, stage, method.criterion, compensate=method.compensate
+        model,
+        calibration,
+        stage,
+        method.criterion,
+        pricing=method.pricing,
+        compensate=method.compensate,
     )
     trial = Trial(model=model, survey=survey, recalibrate=method.recalibrate)
     return plan_surveyed(trial, stage, method)

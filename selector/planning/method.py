@@ -45,8 +45,13 @@ class Method:
         return ", ".join(parts)
 
     @property
+    def pricing(self) -> SaliencySelector | None:
+        """The selector whose predictions spend the budget; None for even shares."""
+        return self.allocation.selector if isinstance(self.allocation, LeastDamage) else None
+
+    @property
     def selector(self) -> SaliencySelector | None:
-        """The selector that is asked; None for other criteria."""
+        """The selector that chooses the channels; None for other criteria."""
         return self.criterion.selector if isinstance(self.criterion, SelectorCriterion) else None
 
 
@@ -81,15 +86,14 @@ def method_of(
     _check_allocation(criterion, allocation, target)
     _check_myopic(criterion, allocation, myopic, compensate)
     found = criterion_of(criterion, verify=verify, selector=selector)
-    predicts = isinstance(found, SelectorCriterion)
-    spends = allocation == "damage" or (
-        allocation == "auto" and predicts and target.measure != "channels"
-    )
+    routed = isinstance(found, SelectorCriterion)
+    spent: Allocation = EvenShares()
+    if allocation == "damage" or (allocation == "auto" and routed and target.measure != "channels"):
+        asked = found.selector if isinstance(found, SelectorCriterion) else selector
+        spent = LeastDamage(asked or SaliencySelector.shipped())
     return Method(
         criterion=found,
-        allocation=LeastDamage(found.selector)
-        if spends and isinstance(found, SelectorCriterion)
-        else EvenShares(),
+        allocation=spent,
         myopic=(myopic or Myopic()) if allocation == "myopic" else None,
         compensate=compensate,
         recalibrate=recalibrate,
@@ -98,11 +102,6 @@ def method_of(
 
 def _check_allocation(criterion: str, allocation: AllocationName, target: Target) -> None:
     """Refuse an allocation that contradicts the criterion or the target."""
-    if allocation == "damage" and criterion != "selector":
-        raise SelectorError(
-            "allocation='damage' spends the budget by the selector's predictions, and "
-            f"criterion {criterion!r} has none; use criterion='selector', or allocation='even'"
-        )
     if allocation == "myopic" and criterion != OracleCriterion.name:
         raise SelectorError(
             "allocation='myopic' removes what the oracle measures to be least harmful, one "

@@ -270,6 +270,7 @@ class PruningRun:
                 self._calibration,
                 stage,
                 method.criterion,
+                pricing=method.pricing,
                 compensate=method.compensate,
             )
             if not self.plans and self.expected is None:

@@ -133,7 +133,6 @@ def test_what_cannot_be_met_says_how_far_one_gets() -> None:
             {"allocation": "greedy", "keep_macs": 0.5},
             "unknown allocation 'greedy'; known: auto, even",
         ),
-        ({"allocation": "damage", "criterion": "l1", "keep_macs": 0.5}, "criterion 'l1' has none"),
     ],
 )
 def test_allocations_that_are_none(options: dict[str, object], culprit: str) -> None:
@@ -161,3 +160,18 @@ def test_a_budget_goes_where_damage_is_predicted(
 def test_a_ratio_is_even() -> None:
     with pytest.raises(SelectorError, match="ratio takes the same share of every group"):
         method_of("selector", Target.of({"ratio": 0.5}), allocation="damage")
+
+
+@pytest.mark.parametrize("criterion", ["l1", "taylor", "reconstruction"])
+def test_any_criterion_can_have_the_widths_that_the_selector_prices(criterion: str) -> None:
+    model, batches = small("plain", 12, norm=True), data(64, 16)
+    ours = choose(model, batches, keep_macs=0.6)
+    theirs = choose(model, batches, keep_macs=0.6, criterion=criterion, allocation="damage")
+    widths = [
+        {choice.group: len(choice.remove) for choice in plan.choices} for plan in (ours, theirs)
+    ]
+    assert widths[0] == widths[1]
+    assert {choice.metric for choice in theirs.choices} == {criterion}
+    even = choose(model, batches, keep_macs=0.6, criterion=criterion)
+    assert "allocation by damage" in theirs.criterion
+    assert "allocation by damage" not in even.criterion

@@ -6,16 +6,12 @@ from dataclasses import replace
 import pytest
 
 from training.benchmarks.repair.criteria import (
-    CRITERIA,
     KEPT,
-    SELECTOR,
-    SELECTOR_EVEN,
+    NAMES,
     VERSION,
     CriterionRun,
     table_of,
 )
-
-NAMES = (*CRITERIA, SELECTOR_EVEN, SELECTOR)
 
 
 def runs_of(network: str, base: float) -> list[CriterionRun]:

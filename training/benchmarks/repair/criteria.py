@@ -42,7 +42,10 @@ CRITERIA = (
     "reconstruction",
     "reconstruction_fisher",
 )
-SELECTOR, SELECTOR_EVEN = "selector, its own shares and rounds", "selector, even"
+SELECTOR_EVEN, SELECTOR = "selector", "selector, its shares and rounds"
+PRICED = tuple(f"{name}, the selector's shares and rounds" for name in ("l1", "reconstruction"))
+"""Other criteria with the widths and rounds that the selector's predictions lead to."""
+NAMES = (*CRITERIA, SELECTOR_EVEN, *PRICED, SELECTOR)
 KEPT = (0.5, 0.3)
 """Shares of the multiply-accumulates that stay."""
 
@@ -90,7 +93,7 @@ def run(minutes: float | None, results: Path, jobs: int = 1) -> None:
         (case.name, criterion, keep, VERSION): partial(run_one, case, criterion, keep)
         for case in cases_here()
         for keep in KEPT
-        for criterion in (*CRITERIA, SELECTOR_EVEN, SELECTOR)
+        for criterion in NAMES
     }
     runs = RunFile(results / FILE, CriterionRun.of).complete(calls, jobs=jobs, minutes=minutes)
     rows, summary = table_of(runs)
@@ -101,17 +104,17 @@ def run(minutes: float | None, results: Path, jobs: int = 1) -> None:
 def run_one(case: Case, criterion: str, keep_macs: float) -> CriterionRun:
     """Prune once without repair, repair the very same network, and look at both."""
     model, images, test = network_of(case), calibration_of(case), test_batches_of(case)
-    ours = criterion in (SELECTOR, SELECTOR_EVEN)
+    priced = criterion == SELECTOR or criterion in PRICED
     found = CriterionRun(case.name, case.role, criterion, keep_macs, VERSION, None, None, None)
     found = replace(found, unpruned=accuracy(quick(model), test))
     try:
         result = prune(
             model,
             images,
-            criterion="selector" if ours else criterion,
+            criterion=criterion.split(",")[0],
             keep_macs=keep_macs,
-            allocation="auto" if criterion == SELECTOR else "even",
-            rounds=None if criterion == SELECTOR else 1,
+            allocation="damage" if priced else "even",
+            rounds=None if priced else 1,
             repair=False,
         )
         found = replace(found, pruned=accuracy(quick(result.model), test))
@@ -122,23 +125,22 @@ def run_one(case: Case, criterion: str, keep_macs: float) -> CriterionRun:
 
 
 COLUMNS = (
-    "criterion, even shares, one cut",
+    "criterion (even shares, one cut)",
     *(f"{keep:.0%}, {state}" for keep in KEPT for state in ("not repaired", "repaired")),
 )
 
 
 def table_of(runs: Sequence[CriterionRun]) -> tuple[list[list[str]], dict[str, float]]:
     """Mean accuracies over the networks that every criterion was run on, and the summary."""
-    names = (*CRITERIA, SELECTOR_EVEN, SELECTOR)
     done = {(one.network, one.criterion, one.keep_macs): one for one in runs if not one.failed}
     networks = [
         name
         for name in dict.fromkeys(one.network for one in runs)
-        if all((name, criterion, keep) in done for criterion in names for keep in KEPT)
+        if all((name, criterion, keep) in done for criterion in NAMES for keep in KEPT)
     ]
     summary: dict[str, float] = {"networks": len(networks)}
     rows = []
-    for criterion in names:
+    for criterion in NAMES:
         cells = []
         for keep in KEPT:
             for state in ("pruned", "repaired"):
