@@ -31,7 +31,7 @@ IMAGE_SUFFIXES = frozenset(
         ".webp",
     ]
 )
-IGNORED_FOLDERS = frozenset({"__MACOSX", "__pycache__"})
+IGNORED_FOLDERS = frozenset({"__MACOSX", "__pycache__", "@eaDir", "lost+found"})
 """Left by archives and programs; whatever begins with a dot is ignored as well."""
 MOST_CLASSES = 10**6
 _ROWS_PER_READ = 512
@@ -113,7 +113,7 @@ def read_folder(
 
     Classes are sorted by name and files by name within a class; the images then take turns, one
     of each class, so that the first `limit` of them, and every batch, hold all classes. Files and
-    folders whose names begin with a dot, and `__MACOSX`, are ignored.
+    folders whose names begin with a dot, and those of `IGNORED_FOLDERS`, are ignored.
 
     Args:
         path: The folder.

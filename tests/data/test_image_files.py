@@ -226,7 +226,8 @@ def test_what_is_no_image_of_a_class_is_ignored(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "pets", {"cat": 2, "dogs": 3})
     right = read_images(root)
     rubbish = ("._0.png", ".DS_Store", "Thumbs.db", "notes.txt", ".hidden/a.png")
-    for name in (*rubbish, ".ipynb_checkpoints/0-checkpoint.png", "__MACOSX/._0.png"):
+    thumbnails = ("@eaDir/0.png", "lost+found/0.png")
+    for name in (*rubbish, *thumbnails, ".ipynb_checkpoints/0.png", "__MACOSX/._0.png"):
         for folder in ("", "cat", "dogs"):
             if folder or "/" in name or name.startswith("."):
                 file = root / folder / name
