@@ -40,7 +40,8 @@ def checked_logits(outputs: object, targets: object) -> tuple[Tensor, Tensor]:
         )
     if labels.numel():
         classes = outputs.shape[1]
-        low, high = int(labels.min()), int(labels.max())
+        # As int64, for PyTorch has no least and greatest of unsigned 16, 32 and 64 bits.
+        low, high = int(labels.long().min()), int(labels.long().max())
         wrong = high if high >= classes else low
         # cross_entropy's -100, "ignore this one", is refused too: means over images would differ.
         if not 0 <= wrong < classes:

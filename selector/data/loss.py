@@ -86,10 +86,12 @@ class Objective:
     def _value(self, outputs: object, targets: object) -> Tensor:
         assert self.loss is not None
         value = self.loss(outputs, targets)
-        if isinstance(value, Tensor) and value.numel() == 1:
+        if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
             return value.reshape(())
         returned = f"a {type(value).__name__}"
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and value.is_complex():
+            returned = "a complex number"
+        elif isinstance(value, Tensor):
             returned = f"a tensor of shape {tuple(value.shape)}"
         raise SelectorError(
             f"loss(outputs, targets) returned {returned}; it must return one number per batch, a "
