@@ -5,6 +5,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TypeGuard
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
@@ -12,12 +13,25 @@ from selector.errors import SelectorError
 
 
 def check_model(model: object, name: str = "model") -> None:
-    """Make sure that a network is a `torch.nn.Module`.
+    """Make sure that a network is a `torch.nn.Module` with values, and with Python's layers.
 
     Raises:
-        SelectorError: It is a path, a class, a function, a state dict, a result, or anything else.
+        SelectorError: It is a path, a class, a function, a state dict, a result, or anything else;
+            TorchScript, or without values (device meta).
     """
     if isinstance(model, nn.Module):
+        for title, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                part = f"layer {title!r}" if title else name
+                raise SelectorError(
+                    f"{part} is TorchScript, which can be neither hooked nor cut; use the module "
+                    "that it was compiled from"
+                )
+        for title, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if isinstance(tensor, Tensor) and tensor.is_meta:
+                raise SelectorError(
+                    f"{title!r} has no values (device 'meta'); load the weights onto a device first"
+                )
         return
     wanted = f"{name} must be a torch.nn.Module, not"
     if isinstance(model, str | Path):
@@ -138,6 +152,16 @@ def check_mapping(name: str, value: object) -> None:
             f"{name} must be a mapping from names to shares, as in {{'conv1': 0.3}}, not "
             f"{_kind(value)}"
         )
+
+
+def check_path(name: str, value: object) -> None:
+    """Make sure that an argument is a path, or None.
+
+    Raises:
+        SelectorError: It is neither a string nor a path.
+    """
+    if value is not None and not isinstance(value, str | Path):
+        raise SelectorError(f"{name} must be the path of a folder, not {_kind(value)}")
 
 
 def check_names(name: str, value: object) -> tuple[str, ...]:

@@ -33,15 +33,9 @@ def check_usable(model: nn.Module) -> None:
     """Make sure that the weights can be read and changed.
 
     Raises:
-        SelectorError: A tensor without values (device meta), or one made in inference mode.
+        SelectorError: A tensor that was made in inference mode.
     """
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    for name, tensor in tensors:
-        if tensor.is_meta:
-            raise SelectorError(
-                f"{name!r} has no values (device 'meta'); load the weights onto a device first"
-            )
-    for name, tensor in tensors:
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_inference():
             raise SelectorError(
                 f"{name!r} was made under torch.inference_mode, so its gradient and its value "

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -82,9 +83,16 @@ class Group:
         """The set sorted, once it is sure that it can be removed.
 
         Raises:
-            SelectorError: A channel out of range or repeated, or nothing would be left.
+            SelectorError: No whole numbers, a channel out of range or repeated, or nothing would be
+                left.
         """
-        chosen = tuple(sorted(int(channel) for channel in channel_set))
+        numbers = channel_set.tolist() if hasattr(channel_set, "tolist") else channel_set
+        for channel in numbers:
+            if isinstance(channel, bool) or not isinstance(channel, Integral):
+                raise SelectorError(
+                    f"channel {channel!r} of group {self.name!r} must be a whole number"
+                )
+        chosen = tuple(sorted(map(int, numbers)))
         if len(set(chosen)) < len(chosen):
             twice = next(a for a, b in pairwise(chosen) if a == b)
             raise SelectorError(f"channel {twice} of group {self.name!r} is named twice")

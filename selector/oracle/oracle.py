@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from selector.data.batches import Batches, check_repeatable
-from selector.data.checks import check_model
+from selector.data.checks import check_kind, check_model
 from selector.data.forward import evaluating, probe_inputs, read
 from selector.data.loss import Loss, LossChange, Objective
 from selector.errors import SelectorError
@@ -229,7 +229,8 @@ def loss_changes(
     check_model(model)
     _check_sets(channel_sets)
     model = uncompiled(model)
-    if isinstance(group, str):
+    if not isinstance(group, Group):
+        check_kind("group", group, str, "pass the name of a group of find_groups")
         found = find_groups(model, probe_inputs(model, batches)).required()
         group = find_group(found, group)
     if mode == "recalibrated":

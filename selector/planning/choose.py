@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+import torch
 from torch import nn
 from typing_extensions import Unpack
 
@@ -29,6 +30,7 @@ from selector.planning.target import Target, Targets
 from selector.records.decision import Decision
 
 
+@torch.inference_mode(False)
 def choose(
     model: nn.Module,
     batches: Batches,

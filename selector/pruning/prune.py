@@ -5,12 +5,20 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from torch import nn
 from typing_extensions import Unpack
 
 from selector.data.batches import Batches
 from selector.data.calibration import Calibration
-from selector.data.checks import check_function, check_model, is_number, whole_number
+from selector.data.checks import (
+    check_function,
+    check_kind,
+    check_model,
+    check_path,
+    is_number,
+    whole_number,
+)
 from selector.data.fingerprint import fingerprint_of
 from selector.data.loss import Loss
 from selector.data.units import BY_BATCH
@@ -33,6 +41,7 @@ from selector.pruning.rounds import Procedure, PruningRun, default_rounds
 LOG = logging.getLogger("selector")
 
 
+@torch.inference_mode(False)
 def prune(
     model: nn.Module,
     batches: Batches,
@@ -148,7 +157,10 @@ def prune(
         compensate=compensate,
         recalibrate=recalibrate,
     )
+    for name, value in (("recalibrate", recalibrate), ("compensate", compensate)):
+        check_kind(name, value, bool, "pass True or False")
     _check_numbers(rounds, max_loss_change, distil)
+    check_path("checkpoint", checkpoint)
     limits = Limits.of(
         ignore=ignore,
         max_ratio=max_ratio,

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from selector.data.batches import Batches
 from selector.data.calibration import Calibration
-from selector.data.checks import check_model, is_number, whole_number
+from selector.data.checks import check_model, check_path, is_number, whole_number
 from selector.data.fingerprint import fingerprint_of
 from selector.data.forward import device_of, probe_inputs
 from selector.data.loss import Loss, evaluate
@@ -37,6 +37,7 @@ from selector.records.records import Records
 from selector.saliency.registry import first_order_metrics
 
 
+@torch.inference_mode(False)
 def record(
     model: nn.Module,
     batches: Batches,
@@ -78,6 +79,7 @@ def record(
     """
     check_model(model)
     check_network_name(network)
+    check_path("journal", journal)
     ratios = None if ratios is None else _checked(ratios)
     parts = Parts(*Calibration(batches, loss).split(3, "recording"))
     chance = torch.Generator().manual_seed(seed)
@@ -86,7 +88,7 @@ def record(
     macs = whole.costs.total("macs")
     drawn = (
         tuple(contexts)
-        if isinstance(contexts, Sequence)
+        if isinstance(contexts, tuple | list)
         else draw_contexts(whole_number("contexts", contexts, 0), chance, least_macs(whole))
     )
     check_distinct(drawn)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from selector.data.batches import Batches
-from selector.data.checks import check_model, check_names
+from selector.data.checks import check_kind, check_model, check_names
 from selector.data.forward import probe_inputs
 from selector.data.loss import Loss
 from selector.errors import SelectorError
@@ -76,6 +76,8 @@ def score(
             unusable batches; nothing prunable.
     """
     check_model(model)
+    if generator is not None:
+        check_kind("generator", generator, torch.Generator, "pass torch.Generator().manual_seed(0)")
     names = None if metrics is None else list(check_names("metrics", metrics))
     for name in names or ():
         find_metric(name)

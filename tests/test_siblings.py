@@ -1,0 +1,98 @@
+"""Siblings of the faults that people met, through the public face, each with its right value."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from selector import (
+    SelectorError,
+    choose,
+    evaluate,
+    find_groups,
+    loss_changes,
+    prune,
+    record,
+    score,
+)
+from tests.networks import data, small
+
+
+def _complex_loss(outputs: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(outputs, labels) * 1j
+
+
+WRONG: dict[str, tuple[Callable[[nn.Module], object], str]] = {
+    "a channel that is a word": (lambda m: loss_changes(m, data(), "stem", [["a"]]), "whole"),  # type: ignore[list-item]
+    "a channel with a point": (lambda m: loss_changes(m, data(), "stem", [[1.0]]), "1.0"),  # type: ignore[list-item]
+    "a channel that is true": (lambda m: loss_changes(m, data(), "stem", [[True]]), "True"),
+    "a group by number": (lambda m: loss_changes(m, data(), 0, [[0]]), "group"),  # type: ignore[arg-type]
+    "a seed for a generator": (lambda m: score(m, data(), generator=3), "generator"),  # type: ignore[arg-type]
+    "a word for yes": (lambda m: prune(m, data(), ratio=0.3, recalibrate="no"), "recalibrate"),  # type: ignore[arg-type]
+    "one for true": (lambda m: prune(m, data(), ratio=0.3, compensate=1), "compensate"),  # type: ignore[arg-type]
+    "a checkpoint by number": (lambda m: prune(m, data(), ratio=0.3, checkpoint=3), "checkpoint"),  # type: ignore[arg-type]
+    "a journal by number": (lambda m: record(m, data(), network="n", journal=3), "journal"),  # type: ignore[arg-type]
+    "contexts by name": (lambda m: record(m, data(), network="n", contexts="two"), "contexts"),  # type: ignore[arg-type]
+    "TorchScript": (
+        lambda _: find_groups(torch.jit.script(nn.ReLU()), data()[0][0]),
+        "TorchScript",
+    ),
+    "TorchScript inside": (
+        lambda m: choose(nn.Sequential(m, torch.jit.script(nn.ReLU())), data(), ratio=0.3),
+        "layer '1' is TorchScript",
+    ),
+    "no values": (lambda m: prune(m.to("meta"), data(), ratio=0.3), "no values"),
+    "a complex loss": (
+        lambda m: prune(
+            m, data(), ratio=0.3, loss=lambda o, t: functional.cross_entropy(o, t) * 1j
+        ),
+        "complex",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_named(name: str) -> None:
+    action, culprit = WRONG[name]
+    with pytest.raises(SelectorError, match=culprit):
+        action(small("plain").eval())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.uint64])
+def test_labels_without_a_sign_are_labels(dtype: torch.dtype) -> None:
+    model = small("plain").eval()
+    right = evaluate(model, data()).loss
+    unsigned = [(images, labels.to(dtype)) for images, labels in data()]
+    assert evaluate(model, unsigned).loss == right
+
+
+READINGS: dict[str, Callable[[nn.Module], object]] = {
+    "prune": lambda m: prune(m, data(), ratio=0.3, rounds=1, criterion="l1").plan.choices,
+    "choose": lambda m: choose(m, data(), ratio=0.3, criterion="taylor").choices,
+    "score": lambda m: {k: v["taylor"].tolist() for k, v in score(m, data(), ["taylor"]).items()},
+    "find_groups": lambda m: sorted(find_groups(m, data()[0][0]).prunable),
+    "record": lambda m: len(record(m, data(), network="n", contexts=0, ratios=(0.25,)).candidates),
+}
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_inference_mode_around_a_call_changes_nothing(name: str) -> None:
+    model = small("plain").eval()
+    right = READINGS[name](model)
+    with torch.inference_mode():
+        assert READINGS[name](model) == right
+
+
+def test_what_is_pruned_in_inference_mode_can_be_trained() -> None:
+    model = small("plain").eval()
+    with torch.inference_mode():
+        pruned = prune(model, data(), ratio=0.3, rounds=1, criterion="l1").model
+    images, labels = data()[0]
+    functional.cross_entropy(pruned(images), labels).backward()  # type: ignore[no-untyped-call]
+    assert all(
+        math.isfinite(float(p.grad.sum())) for p in pruned.parameters() if p.grad is not None
+    )
