@@ -96,3 +96,28 @@ def test_what_is_pruned_in_inference_mode_can_be_trained() -> None:
     assert all(
         math.isfinite(float(p.grad.sum())) for p in pruned.parameters() if p.grad is not None
     )
+
+
+class _TimeFirst(nn.Module):
+    """Reads series of shape (time, images, channels)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv1d(6, 12, 3), nn.Conv1d(12, 8, 3)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, series: Tensor) -> Tensor:
+        """Logits."""
+        hidden = self.second(self.first(series.permute(1, 2, 0)).relu()).relu()
+        logits: Tensor = self.head(hidden.mean(2))
+        return logits
+
+
+def test_a_repair_counts_images_where_time_comes_first() -> None:
+    torch.manual_seed(1)
+    batches = [(torch.randn(9, 16, 6), torch.randint(0, 5, (16,))) for _ in range(3)]
+    pruned = prune(_TimeFirst().eval(), batches, ratio=0.5, rounds=1, criterion="l1")
+    assert pruned.report.repair is not None
+    assert pruned.report.repair.images == 48
+    assert not pruned.report.repair.skipped

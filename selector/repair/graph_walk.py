@@ -100,8 +100,8 @@ class GraphWalk:
         self._at = 0
         self._held: list[_HeldValue] = []
         start = 0
-        for inputs, _ in read(original, batches):
-            stop = start + batch_size(inputs)
+        for inputs, targets in read(original, batches):
+            stop = start + batch_size(inputs, targets)
             first, second = (side.begin(inputs) for side in self._sides)
             self._held.append(_HeldValue(start, stop, (first, second)))
             start = stop

@@ -154,7 +154,7 @@ class _Reconstruction:
     how: Repair
 
     def __post_init__(self) -> None:
-        self._images = sum(batch_size(inputs) for inputs, _ in self.batches)
+        self._images = sum(batch_size(*batch) for batch in self.batches)
         order = torch.randperm(self._images, generator=torch.Generator().manual_seed(self.how.seed))
         self._held_out = torch.zeros(self._images, dtype=torch.bool)
         self._held_out[order[: -(-self._images // HELD_OUT) if self._images > 1 else 0]] = True

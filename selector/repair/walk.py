@@ -59,8 +59,8 @@ class HookWalk:
 
     def _visits(self, layer: str, *, every_call: bool) -> Iterator[Visit]:
         start = 0
-        for number, (inputs, _) in enumerate(read(self._original, self._batches)):
-            stop = start + batch_size(inputs)
+        for number, (inputs, targets) in enumerate(read(self._original, self._batches)):
+            stop = start + batch_size(inputs, targets)
             first, second = (
                 _captured(model, layer, copied(inputs), number, every_call=every_call)
                 for model in (self._original, self._pruned)
