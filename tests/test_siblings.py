@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional
 from selector import (
     SelectorError,
     choose,
+    distil,
     evaluate,
     find_groups,
     loss_changes,
@@ -121,3 +123,31 @@ def test_a_repair_counts_images_where_time_comes_first() -> None:
     assert pruned.report.repair is not None
     assert pruned.report.repair.images == 48
     assert not pruned.report.repair.skipped
+
+
+@dataclass
+class _Answer:
+    """What many networks of libraries return."""
+
+    logits: Tensor
+
+
+class _Answering(nn.Module):
+    """Gives its logits inside an object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = small("plain")
+
+    def forward(self, images: Tensor) -> _Answer:
+        """Logits."""
+        return _Answer(self.inner(images))
+
+
+def test_logits_inside_an_object_are_imitated() -> None:
+    model = _Answering().float().eval()
+    batches = [(images.float(), None) for images, _ in data()]
+    student = prune(model, batches, ratio=0.3, rounds=1, criterion="l1", repair=False).model
+    report = distil(model, student, batches, passes=2).report
+    plain = distil(model.inner, student.inner, batches, passes=2).report
+    assert report.divergence_before == plain.divergence_before

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils import _pytree as pytree
 
+from selector.data.forward import float_tensors as numbers_in
 from selector.errors import SelectorError
 
 TEMPERATURE = 4.0
@@ -67,8 +67,7 @@ class Divergence:
 
 def float_tensors(outputs: object) -> list[Tensor]:
     """The tensors of floats with an image dimension, in a fixed order."""
-    leaves = pytree.tree_leaves(outputs)
-    return [x for x in leaves if isinstance(x, Tensor) and x.is_floating_point() and x.ndim]
+    return [x for x in numbers_in(outputs) if x.is_floating_point() and x.ndim]
 
 
 def check_same_shapes(outputs: object, reference: object) -> None:
