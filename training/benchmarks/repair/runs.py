@@ -145,7 +145,7 @@ def run_one(case: Case) -> RepairRun:
         rounds=trial.rounds,
         passes=passes_for(case),
         accuracies=Accuracies(**trial.accuracies),
-        seconds=Seconds(**{what: round(s, 2) for what, s in trial.seconds.items()}),
+        seconds=Seconds(**{what: round(s, 3) for what, s in trial.seconds.items()}),
         repair=trial.said.get("repair", ""),
         distillation=trial.said.get("distil", ""),
         failed=failed,
