@@ -1,7 +1,11 @@
 """A user's calibration data as one value: batches that were checked once, and the loss."""
 
-from selector.data.batches import Batches, CheckedBatches, split_batches
-from selector.data.loss import Loss, Objective
+import math
+
+from torch import nn
+
+from selector.data.batches import Batches, CheckedBatches, batch_size, split_batches
+from selector.data.loss import Evaluation, Loss, Objective, evaluate
 
 
 class Calibration(CheckedBatches):
@@ -48,3 +52,11 @@ class Calibration(CheckedBatches):
             part.repeatable = True  # As the whole is, which was compared.
             part.objective = self.objective
         return found
+
+
+def evaluated(model: nn.Module, calibration: Calibration) -> Evaluation:
+    """How a network does on some images; its loss is NaN where they have no labels."""
+    if calibration.unlabelled:
+        images = sum(batch_size(inputs) for inputs, _ in calibration)
+        return Evaluation(math.nan, None, images)
+    return evaluate(model, calibration, calibration.loss)

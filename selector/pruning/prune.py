@@ -32,11 +32,12 @@ from selector.planning.limits import Limits, Shares
 from selector.planning.method import AllocationName, method_of
 from selector.planning.target import Target, Targets
 from selector.pruning.apply import FineTune
+from selector.pruning.procedure import Procedure, default_rounds
 from selector.pruning.repairing import RepairOption, when_to_repair
 from selector.pruning.reporter import Reporter
 from selector.pruning.result import PruneResult
 from selector.pruning.resume import RoundStore
-from selector.pruning.rounds import Procedure, PruningRun, default_rounds
+from selector.pruning.rounds import PruningRun
 
 LOG = logging.getLogger("selector")
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from selector.data.calibration import Calibration
+from selector.data.calibration import Calibration, evaluated
 from selector.data.loss import Evaluation
 from selector.data.quality import data_warnings
 from selector.errors import SelectorError
 from selector.pruning.merge import combined
 from selector.pruning.report import report_of
 from selector.pruning.result import PruneResult, PruningError
-from selector.pruning.rounds import PruningRun, evaluated
+from selector.pruning.rounds import PruningRun
 
 CALIBRATION_IMAGES, TEST_IMAGES = "calibration images", "test images"
 """Which images a report is about."""

@@ -1,17 +1,15 @@
 """Rounds of plan, cut, recalibrate: how far each one goes, and what is undone."""
 
 import logging
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import Literal
 
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from selector.data.batches import batch_size
-from selector.data.calibration import Calibration
+from selector.data.calibration import Calibration, evaluated
 from selector.data.forward import probe_inputs
 from selector.data.loss import Evaluation, evaluate
 from selector.network.batchnorm import recalibrate_batchnorm
@@ -24,23 +22,19 @@ from selector.planning.candidates import Survey, Trial, survey_network
 from selector.planning.choose import explained, goal_of, plan_stage, plan_surveyed
 from selector.planning.expectation import Expected
 from selector.planning.forecast import foresee, highest_predicted
-from selector.planning.limits import Widths
 from selector.planning.method import Method
 from selector.planning.plan import Goal, Plan, RoundOutcome
 from selector.planning.stage import Stage
-from selector.planning.target import Target
-from selector.pruning.apply import FineTune, cut_as_promised, fine_tune
+from selector.pruning.apply import cut_as_promised, fine_tune
 from selector.pruning.merge import combined
-from selector.pruning.repairing import Repairer, When, repair_warnings
-from selector.pruning.resume import PruningState, RoundStore
+from selector.pruning.procedure import Procedure
+from selector.pruning.repairing import Repairer, repair_warnings
+from selector.pruning.resume import PruningState
 from selector.repair.distillation.distil import distil
 from selector.repair.distillation.report import DistillationReport
 from selector.repair.report import RepairReport
 
 LOG = logging.getLogger("selector")
-
-STEP = 0.1
-"""By default a round takes this share of what the one before it left."""
 
 EXTRA_ROUNDS = 3
 NEAR_ENOUGH = 0.02
@@ -53,39 +47,6 @@ HALVINGS = 2
 
 CutResult = Literal["kept", "above the limit", "above the prediction"]
 """Whether a cut was kept, or why it was undone."""
-
-
-def default_rounds(target: Target, widths: Widths) -> int:
-    """So many rounds that each takes about a tenth of what the one before it left.
-
-    >>> default_rounds(Target("macs", 0.5), Widths({}, 0.9, 1))
-    7
-    """
-    shares = [target.keep, *(1 - ratio for ratio in widths.ratios.values())]
-    return max(1, math.ceil(math.log(min(shares)) / math.log(1 - STEP) - 1e-9))
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Procedure:
-    """What is done in every round, and when to stop."""
-
-    method: Method
-    rounds: int
-    finetune: FineTune | None = None
-    max_loss_change: float | None = None
-    base_loss: float | None = None
-    """Loss of the unpruned network on the calibration images; None where they have no targets."""
-    progress: bool = False
-    store: RoundStore | None = None
-    """Where the state is written after every round."""
-    repair: When = "never"
-    """When what is left is refitted towards the network that it was cut from."""
-    repair_required: bool = False
-    """Whether a repair that is impossible stops the run; else it is left out, with a warning."""
-    distil: float | None = None
-    """Minutes of unlabelled distillation at the end."""
-    judged_on: Calibration | None = None
-    """Images on which the network is evaluated before the last repair, for the report."""
 
 
 class PruningRun:
@@ -406,11 +367,3 @@ class PruningRun:
         """Loss that the round before has left."""
         last = self.plans[-1].outcome if self.plans else None
         return self._do.base_loss if last is None else last.loss
-
-
-def evaluated(model: nn.Module, calibration: Calibration) -> Evaluation:
-    """How a network does on some images; its loss is NaN where they have no labels."""
-    if calibration.unlabelled:
-        images = sum(batch_size(inputs) for inputs, _ in calibration)
-        return Evaluation(math.nan, None, images)
-    return evaluate(model, calibration, calibration.loss)

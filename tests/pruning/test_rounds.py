@@ -25,9 +25,9 @@ from selector.planning.limits import Widths
 from selector.planning.plan import Plan
 from selector.planning.target import Target
 from selector.pruning.apply import apply_plan
+from selector.pruning.procedure import default_rounds
 from selector.pruning.prune import prune
 from selector.pruning.result import PruningError
-from selector.pruning.rounds import default_rounds
 from tests.networks import STYLES, data, small, state_of
 
 
