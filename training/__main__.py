@@ -272,9 +272,12 @@ def benchmark_repair_criteria(
     minutes: Annotated[float | None, typer.Option(help="Begin no run later.")] = None,
     results: Annotated[Path, typer.Option(help="Where runs and result file go.")] = RESULTS,
     jobs: Annotated[int, typer.Option(help="Processes.")] = 1,
+    docs: Annotated[bool, typer.Option(help="Put the table into the documents.")] = False,
 ) -> None:
     """Accuracy after repair by criterion, all with the same widths; resumable."""
     repair_criteria.run(minutes, results, jobs)
+    if docs:
+        repair_criteria.update_page(BENCHMARKS, results)
 
 
 @app.command()

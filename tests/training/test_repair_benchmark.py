@@ -14,7 +14,7 @@ from selector.errors import SelectorError
 from training.benchmarks.repair import cases, report, runs, speed
 from training.benchmarks.repair.cases import IMAGENET, OWN, Case
 from training.benchmarks.repair.runs import Accuracies, RepairRun, Seconds
-from training.benchmarks.repair.speed import SpeedRun, Subject
+from training.benchmarks.repair.speed import SpeedRun, TimedNetwork
 from training.zoo.shared_third_party import third_party_folder, third_party_networks
 
 needs_folder = pytest.mark.skipif(
@@ -204,7 +204,7 @@ def test_speed_is_measured_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 5)
         )
 
-    monkeypatch.setattr(speed, "SUBJECTS", {"plain": Subject(plain, 8, 5, 24, 12, 2)})
+    monkeypatch.setattr(speed, "SUBJECTS", {"plain": TimedNetwork(plain, 8, 5, 24, 12, 2)})
     order: list[str] = []
     clock = iter(range(100))
 

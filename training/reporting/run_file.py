@@ -75,7 +75,7 @@ class RunFile(Generic[Run]):
 
 
 def _in_time(call: Callable[[], Run], end: float | None) -> Run | None:
-    if end is not None and os.times().elapsed > end:
+    if end is not None and os.times().elapsed >= end:
         return None
     torch.set_num_threads(1)
     return call()

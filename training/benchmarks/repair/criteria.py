@@ -25,6 +25,8 @@ from training.benchmarks.repair.cases import (
     test_batches_of,
 )
 from training.reporting.accuracy import accuracy, quick
+from training.reporting.markdown import markdown_table
+from training.reporting.marked_part import put
 from training.reporting.result_file import write_result
 from training.reporting.run_file import Key, RunFile
 
@@ -99,6 +101,14 @@ def run(minutes: float | None, results: Path, jobs: int = 1) -> None:
     rows, summary = table_of(runs)
     print(text_table(COLUMNS, rows))
     write_result("repair_criteria", summary, [asdict(one) for one in runs], results)
+
+
+def update_page(page: Path, results: Path) -> None:
+    """Put the table of the result file between the marks of a page."""
+    runs = RunFile(results / FILE, CriterionRun.of).read().values()
+    rows, summary = table_of(list(runs))
+    text = f"Mean accuracy in percent over {summary['networks']:.0f} networks.\n\n"
+    put(page, "repair-criteria", text + markdown_table(COLUMNS, rows))
 
 
 def run_one(case: Case, criterion: str, keep_macs: float) -> CriterionRun:

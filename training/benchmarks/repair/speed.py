@@ -30,7 +30,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Subject:
+class TimedNetwork:
     """A network whose repair is timed."""
 
     build: Callable[[], nn.Module]
@@ -42,10 +42,10 @@ class Subject:
     repeats: int
 
 
-SUBJECTS: Mapping[str, Subject] = {
-    "resnet56": Subject(partial(HeResNet, 56), 32, 10, 256, 64, 3),
-    "mobilenet_v2": Subject(torchvision.models.mobilenet_v2, 96, 1000, 256, 32, 3),
-    "resnet50": Subject(torchvision.models.resnet50, 224, 1000, 256, 16, 1),
+SUBJECTS: Mapping[str, TimedNetwork] = {
+    "resnet56": TimedNetwork(partial(HeResNet, 56), 32, 10, 256, 64, 3),
+    "mobilenet_v2": TimedNetwork(torchvision.models.mobilenet_v2, 96, 1000, 256, 32, 3),
+    "resnet50": TimedNetwork(torchvision.models.resnet50, 224, 1000, 256, 16, 1),
 }
 
 
@@ -103,7 +103,7 @@ def run_one(name: str) -> SpeedRun:
     return SpeedRun(name, subject.size, subject.images, subject.repeats, VERSION, *times)
 
 
-def set_up(subject: Subject) -> tuple[nn.Module, list[tuple[Tensor, Tensor]], PruneResult]:
+def set_up(subject: TimedNetwork) -> tuple[nn.Module, list[tuple[Tensor, Tensor]], PruneResult]:
     """The unpruned network, labelled images in batches, and the pruned network."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
