@@ -1,7 +1,7 @@
 """Rounds of plan, cut, recalibrate: how far each one goes, and what is undone."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from typing import Literal
@@ -135,13 +135,11 @@ class PruningRun:
 
     def _finish_network(self) -> None:
         """Repair and distil after the last round; what was there before comes back on failure."""
-        kept = copy_of(self.model), self.evaluation
+        put_back = self._restorer()
         self.finishing = True
         try:
-            if self._do.repair == "end":
-                unrepaired = self._reported()
-                if self._repair(self.plans):
-                    self.unrepaired, self.evaluation = unrepaired, self._evaluated()
+            if self._do.repair == "end" and self._repair(self.plans, self._reported()):
+                self.evaluation = self._evaluated()
             if self._do.distil is not None:
                 self.undistilled = self._reported()
                 self.model, self.distilled = distil(
@@ -149,15 +147,32 @@ class PruningRun:
                 )
                 self.evaluation = self._evaluated()
         except BaseException:
-            self.model, self.evaluation = kept
+            put_back()
             raise
         self._finished = True
         self._keep_state()
 
-    def _repair(self, plans: list[Plan]) -> bool:
-        """Repair what is left after these rounds; whether that was possible."""
+    def _repair(self, plans: list[Plan], unrepaired: Evaluation | None) -> bool:
+        """Repair what is left after these rounds; whether that was possible.
+
+        Args:
+            plans: Of the rounds.
+            unrepaired: How the network does as it is, on the images of the report.
+        """
         self.model, self.repaired = self._repairer.repair(self.model, plans, self._calibration)
+        self.unrepaired = None if self.repaired is None else unrepaired
         return self.repaired is not None
+
+    def _restorer(self) -> Callable[[], None]:
+        """What puts the network, and all that is reported of it, back as they are now."""
+        model, groups, evaluation = copy_of(self.model), self.groups, self.evaluation
+        repaired, unrepaired, failed = self.repaired, self.unrepaired, self._repairer.failed
+
+        def put_back() -> None:
+            self.model, self.groups, self.evaluation = model, groups, evaluation
+            self.repaired, self.unrepaired, self._repairer.failed = repaired, unrepaired, failed
+
+        return put_back
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -303,7 +318,7 @@ class PruningRun:
         Raises:
             Exception: Anything that failed; all is as before.
         """
-        kept = copy_of(self.model), self.groups, self.evaluation
+        put_back = self._restorer()
         self.cut = True
         try:
             result, rise = self._cut(plan, survey, halved)
@@ -315,10 +330,10 @@ class PruningRun:
                 if self._do.finetune is not None:
                     self._repairer.imitate(self.model, self.groups, len(self.plans) + 1)
         except BaseException:
-            self.model, self.groups, self.evaluation = kept
+            put_back()
             raise
         if result != "kept":
-            self.model, self.groups, self.evaluation = kept
+            put_back()
             return result
         loss = None if self.evaluation is None else self.evaluation.loss
         if survey is not None:
@@ -332,10 +347,10 @@ class PruningRun:
         """Cut and recalibrate, and judge by the loss; with its rise, where there is one."""
         compensation = survey.compensation if survey is not None else None
         cut_as_promised(self.model, self.groups, plan, self._probe, compensation)
-        unrepaired = self._reported()
-        if self._do.repair == "rounds" and self._repair([*self.plans, plan]):
-            self.unrepaired = unrepaired
-        elif self._do.method.recalibrate:
+        repaired = self._do.repair == "rounds" and self._repair(
+            [*self.plans, plan], self._measured()
+        )
+        if not repaired and self._do.method.recalibrate:
             recalibrate_batchnorm(self.model, self._calibration)
         highest = highest_predicted(plan) if halved < HALVINGS else None
         before, self.evaluation = self._loss_before(), self._evaluated()
@@ -358,9 +373,15 @@ class PruningRun:
 
     def _reported(self) -> Evaluation | None:
         """How the network does on the images of the report, the last evaluation where it holds."""
+        if self._do.judged_on is self._calibration:
+            return self.evaluation
+        return self._measured()
+
+    def _measured(self) -> Evaluation | None:
+        """How the network does on the images of the report, read now."""
         images = self._do.judged_on
         if images is self._calibration:
-            return self.evaluation
+            return self._evaluated()
         return None if images is None else evaluated(self.model, images)
 
     def _loss_before(self) -> float | None:

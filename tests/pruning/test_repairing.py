@@ -1,13 +1,19 @@
 """Repair inside `prune`: the same as alone, towards the right network, and reported honestly."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import nn
 
 import selector
+from selector.data.calibration import Calibration
 from selector.errors import SelectorError
-from selector.pruning.repairing import when_to_repair
+from selector.planning.plan import Plan
+from selector.pruning.repairing import Repairer, when_to_repair
+from selector.repair.report import RepairReport
 from tests.networks import data, small
+from tests.pruning.test_resume import Counted
 
 TARGET = {"keep_macs": 0.6, "rounds": 2, "criterion": "l1"}
 
@@ -72,6 +78,53 @@ def test_fine_tuned_networks_are_repaired_towards_themselves() -> None:
     ]
     assert scale[0] > 4 * scale[2]
     assert scale[0] == pytest.approx(scale[1], rel=0.5)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_not_repaired_is_the_network_after_the_cut(apart: bool) -> None:
+    model, batches = small("residual", 12), data(64, 16)
+    asked = {**TARGET, "rounds": 1, "test_batches": data(32, 16) if apart else None}
+    bare = selector.prune(model, batches, repair=False, **asked).report
+    for wish in ({"max_loss_change": 100.0}, {"finetune": lambda network, number: None}):
+        report = selector.prune(model, batches, **asked, **wish).report
+        assert report.unrepaired == bare.after
+        assert report.unrepaired not in (report.before, report.after)
+
+
+def test_an_undone_round_leaves_no_trace_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batches = small("residual", 12), data(64, 16)
+    made: list[tuple[dict[str, list[float]], RepairReport | None]] = []
+    repair = Repairer.repair
+
+    def noted(
+        self: Repairer, network: nn.Module, plans: Sequence[Plan], calibration: Calibration
+    ) -> tuple[nn.Module, RepairReport | None]:
+        repaired, report = repair(self, network, plans, calibration)
+        made.append((values(repaired), report))  # Now, for the next cut is made in place.
+        return repaired, report
+
+    monkeypatch.setattr(Repairer, "repair", noted)
+    asked = {"keep_macs": 0.2, "rounds": 3, "criterion": "l1"}
+    whole = selector.prune(model, batches, **asked, max_loss_change=100.0).report
+    first, *_, last = [cut.loss for cut in whole.steps]
+    assert first is not None
+    assert last is not None
+    made.clear()
+    limit = (first + last) / 2 - whole.before.loss
+    result = selector.prune(model, batches, **asked, max_loss_change=limit)
+    kept = [report for left, report in made if left == values(result.model)]
+    assert kept == [result.report.repair]
+    assert made[-1][1] != result.report.repair
+
+
+def test_test_images_are_read_as_often_however_many_rounds() -> None:
+    model, batches = small("residual", 12), data(64, 16)
+    reads = []
+    for rounds in (1, 3):
+        images = Counted(data(32, 16))
+        selector.prune(model, batches, **{**TARGET, "rounds": rounds}, test_batches=images)
+        reads.append(images.starts)
+    assert reads[0] == reads[1]
 
 
 @pytest.mark.parametrize("criterion", ["l1", "mean_activation"])
