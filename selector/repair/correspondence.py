@@ -1,6 +1,5 @@
 """Which channels of the unpruned network the pruned one still has, layer by layer."""
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from selector.data.forward import evaluating
 from selector.errors import SelectorError
+from selector.network.copying import copy_of
 from selector.network.layers import CONVOLUTION, NORMALISATION, layer_width
 from selector.network.surgery import Cut
 
@@ -50,7 +50,7 @@ def kept_after_history(
         history: What `pruner.pruning_history()` or `DependencyGraph.pruning_history()` returned.
         inputs: What the network is called with, for Torch-Pruning's tracing.
     """
-    numbered = copy.deepcopy(original)
+    numbered = copy_of(original)
     for layer in numbered.modules():
         weight = dict(layer.named_parameters(recurse=False)).get("weight")
         dimension = _output_dimension(layer)

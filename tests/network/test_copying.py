@@ -12,6 +12,7 @@ from selector.network.copying import copy_of, uncompiled
 from selector.network.tracing import find_groups
 from selector.oracle.oracle import loss_changes
 from selector.pruning.prune import prune
+from selector.repair.correspondence import kept_after_history
 from tests.networks import data, small, state_of
 
 
@@ -51,6 +52,20 @@ def test_a_network_that_keeps_an_activation_is_copied_and_pruned(where: str) -> 
     result = prune(model, batches, ratio=0.5, rounds=2, criterion="fisher")
     assert result.model.inner.stem.out_channels == 3
     assert model.inner.stem.out_channels == 6
+
+
+@pytest.mark.parametrize("where", ["attribute", "list", "child"])
+def test_a_network_that_keeps_an_activation_is_distilled(where: str) -> None:
+    model, batches = Keeping(where).float().eval(), [(images.float(), y) for images, y in data()]
+    pruned = prune(model, batches, ratio=0.5, rounds=1, criterion="l1", repair=False).model
+    inputs = batches[0][0]
+    assert model(inputs).grad_fn is not None
+    assert pruned(inputs).grad_fn is not None
+    report = selector.distil(model, pruned, batches, passes=2).report
+    plain = selector.distil(model.inner, pruned.inner, batches, passes=2).report
+    assert report.divergence_before == plain.divergence_before
+    kept = kept_after_history(model, [], inputs)
+    assert kept["inner.stem"] == tuple(range(6))
 
 
 def test_a_copy_shares_nothing_and_keeps_ties() -> None:

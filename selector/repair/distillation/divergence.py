@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from selector.data.forward import float_tensors as numbers_in
+from selector.data.forward import float_tensors
 from selector.errors import SelectorError
 
 TEMPERATURE = 4.0
@@ -28,7 +28,7 @@ class Divergence:
         Raises:
             SelectorError: The outputs hold no tensor of floats, or are not finite.
         """
-        tensors = float_tensors(reference)
+        tensors = real_tensors(reference)
         if not tensors:
             raise SelectorError(
                 "the unpruned network returns no tensor of floats, so there is nothing to imitate; "
@@ -56,7 +56,7 @@ class Divergence:
             Hinton et al., arXiv 1503.02531, section 2.
         """
         total = torch.zeros((), device=_device(outputs))
-        pairs = zip(float_tensors(outputs), float_tensors(reference), self.variances, strict=True)
+        pairs = zip(real_tensors(outputs), real_tensors(reference), self.variances, strict=True)
         for ours, theirs, variance in pairs:
             if variance is None:
                 total = total + _softened(ours, theirs)
@@ -65,9 +65,9 @@ class Divergence:
         return total
 
 
-def float_tensors(outputs: object) -> list[Tensor]:
+def real_tensors(outputs: object) -> list[Tensor]:
     """The tensors of floats with an image dimension, in a fixed order."""
-    return [x for x in numbers_in(outputs) if x.is_floating_point() and x.ndim]
+    return [x for x in float_tensors(outputs) if x.is_floating_point() and x.ndim]
 
 
 def check_same_shapes(outputs: object, reference: object) -> None:
@@ -76,7 +76,7 @@ def check_same_shapes(outputs: object, reference: object) -> None:
     Raises:
         SelectorError: The number of outputs or a shape differs; both are named.
     """
-    ours, theirs = ([tuple(t.shape) for t in float_tensors(o)] for o in (outputs, reference))
+    ours, theirs = ([tuple(t.shape) for t in real_tensors(o)] for o in (outputs, reference))
     if ours != theirs:
         raise SelectorError(
             f"the pruned network returns {_shapes(ours)} where the unpruned one returns "
@@ -107,5 +107,5 @@ def _variance(tensor: Tensor) -> float:
 
 
 def _device(outputs: object) -> torch.device:
-    tensors = float_tensors(outputs)
+    tensors = real_tensors(outputs)
     return tensors[0].device if tensors else torch.device("cpu")

@@ -1,6 +1,5 @@
 """What a distillation works on: the unpruned network, the images, and the distance to it."""
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -10,9 +9,10 @@ from torch import Tensor, nn
 
 from selector.data.forward import device_of, evaluating, run_batch
 from selector.errors import SelectorError
+from selector.network.copying import copy_of
 from selector.network.surgery import Cut
 from selector.repair.distillation.augmentation import Augmentation
-from selector.repair.distillation.divergence import Divergence, check_same_shapes, float_tensors
+from selector.repair.distillation.divergence import Divergence, check_same_shapes, real_tensors
 from selector.repair.distillation.layer_imitation import (
     LayerImitation,
     Tapped,
@@ -115,7 +115,7 @@ class Task:
         total = images = 0.0
         with evaluating(student):
             for sample in self.held_out:
-                count = len(float_tensors(sample.outputs)[0])
+                count = len(real_tensors(sample.outputs)[0])
                 outputs = run_batch(student, sample.inputs, 0)
                 total += float(self.divergence(outputs, sample.outputs)) * count
                 images += count
@@ -144,7 +144,7 @@ def make_task(
     Raises:
         SelectorError: The networks do not fit together, or the original is not deterministic.
     """
-    teacher = copy.deepcopy(original).to(device_of(pruned)).eval()
+    teacher = copy_of(original).to(device_of(pruned)).eval()
     training, held = images.split(seed)
     parts = [images.rows(rows) for rows in torch.split(held, _READ_AT_ONCE)]
     seen = tuple(seen_by(teacher, part, number) for number, part in enumerate(parts))
@@ -174,7 +174,7 @@ def chance(seed: int, purpose: int, number: int) -> int:
 
 def _check_deterministic(teacher: nn.Module, first: Sample) -> None:
     again = seen_by(teacher, first.inputs, 0)
-    pairs = zip(float_tensors(first.outputs), float_tensors(again.outputs), strict=True)
+    pairs = zip(real_tensors(first.outputs), real_tensors(again.outputs), strict=True)
     for one, other in pairs:
         if float((one - other).abs().max()) > _SAME * float(one.abs().max()):
             raise SelectorError(

@@ -1,6 +1,5 @@
 """The training itself: one-cycle Adam, looks at the held-out images, the best values kept."""
 
-import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from torch import nn
 
 from selector.data.forward import evaluating
 from selector.errors import SelectorError
+from selector.network.copying import copy_of
 from selector.network.layers import NORMALISATION
 from selector.repair.distillation.state import DistillationState, State, put_values
 from selector.repair.distillation.task import Task
@@ -134,7 +134,7 @@ def chosen_recipe(
         return recipes[0]
     readings = []
     for recipe in recipes:
-        state = fresh_state(copy.deepcopy(pruned), recipe, start.before, start.seconds)
+        state = fresh_state(copy_of(pruned), recipe, start.before, start.seconds)
         train(task, state, budget.part(_PROBE, start))
         began = perf_counter()
         reading = task.reading(state.student)
