@@ -116,14 +116,7 @@ def choose(
     stage = first_stage(model, calibration, wanted, limits, latency_inputs)
     if method.myopic is not None:
         return plan_stage(model, calibration, stage, method)
-    survey = survey_network(
-        model,
-        calibration,
-        stage,
-        method.criterion,
-        pricing=method.pricing,
-        compensate=method.compensate,
-    )
+    survey = surveyed(model, calibration, stage, method)
     trial = Trial(
         model=model,
         survey=survey,
@@ -164,7 +157,14 @@ def plan_stage(model: nn.Module, calibration: Calibration, stage: Stage, method:
     if method.myopic is not None:
         plan = plan_myopically(model, calibration, stage, method.myopic, criterion=str(method))
         return _judged(plan, stage)
-    survey = survey_network(
+    survey = surveyed(model, calibration, stage, method)
+    trial = Trial(model=model, survey=survey, recalibrate=method.recalibrate)
+    return plan_surveyed(trial, stage, method)
+
+
+def surveyed(model: nn.Module, calibration: Calibration, stage: Stage, method: Method) -> Survey:
+    """What this way of choosing has to know of the network before it can plan."""
+    return survey_network(
         model,
         calibration,
         stage,
@@ -172,8 +172,6 @@ def plan_stage(model: nn.Module, calibration: Calibration, stage: Stage, method:
         pricing=method.pricing,
         compensate=method.compensate,
     )
-    trial = Trial(model=model, survey=survey, recalibrate=method.recalibrate)
-    return plan_surveyed(trial, stage, method)
 
 
 def plan_surveyed(trial: Trial, stage: Stage, method: Method) -> Plan:

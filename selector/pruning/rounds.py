@@ -18,8 +18,8 @@ from selector.network.copying import copy_of, uncompiled
 from selector.network.latency import REPEATS, Timed
 from selector.network.surgery import apply_cuts
 from selector.network.tracing import Groups, retrace_groups
-from selector.planning.candidates import Survey, Trial, survey_network
-from selector.planning.choose import explained, goal_of, plan_stage, plan_surveyed
+from selector.planning.candidates import Survey, Trial
+from selector.planning.choose import explained, goal_of, plan_stage, plan_surveyed, surveyed
 from selector.planning.expectation import Expected
 from selector.planning.forecast import foresee, highest_predicted
 from selector.planning.method import Method
@@ -241,14 +241,7 @@ class PruningRun:
         method, survey = self._do.method, None
         if method.myopic is None:
             stage = self._stage(self._step)
-            survey = survey_network(
-                self.model,
-                self._calibration,
-                stage,
-                method.criterion,
-                pricing=method.pricing,
-                compensate=method.compensate,
-            )
+            survey = surveyed(self.model, self._calibration, stage, method)
             if not self.plans and self.expected is None:
                 self._announce(survey, stage)
         halved = images = 0
