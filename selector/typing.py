@@ -13,7 +13,7 @@ Names = npt.NDArray[np.str_]
 
 Channels = tuple[int, ...]
 
-Mode = Literal["plain", "compensated"]
+Mode = Literal["plain", "compensated", "repaired"]
 
 Side = Literal["out", "in", "both"]
 ChannelSet = Sequence[int]

@@ -14,6 +14,7 @@ from torch import nn
 
 from selector.data.forward import call, device_of
 from selector.network.compensation import shifted
+from selector.network.folding import folded
 from selector.network.groups import Group
 from selector.network.surgery import cuts_of, outputs_gone, temporarily_cut
 from selector.oracle.fast_engine import Fast
@@ -47,25 +48,35 @@ class Reference:
     def outputs(self, group: Group, removals: Sequence[Removal]) -> list[object]:
         """The batch's outputs after each of some removals from one group."""
         found = []
-        for channels, shifts in removals:
-            gone = outputs_gone(cuts_of([(group, channels)]))
+        for removal in removals:
+            cuts = cuts_of([(group, removal.channels)])
             with (
-                temporarily_cut(self._model, [(group, channels)]),
-                shifted(self._model, shifts, gone),
+                temporarily_cut(self._model, [(group, removal.channels)]),
+                folded(self._model, removal.folds, cuts),
+                shifted(self._model, removal.shifts, outputs_gone(cuts)),
             ):
                 found.append(call(self._model, self._inputs))
         return found
 
 
-def make_engine(model: nn.Module, name: EngineName, *, check: bool = True) -> Engine:
-    """The engine of that name; where `fast` cannot trace the network, `masked` and a warning."""
+def make_engine(
+    model: nn.Module, name: EngineName, *, check: bool = True, alone: bool = False
+) -> Engine:
+    """The engine of that name; where `fast` cannot trace the network, `masked` and a warning.
+
+    Args:
+        model: The network, in evaluation mode.
+        name: Which.
+        check: Try groups again that earlier engines of this network have tried.
+        alone: Never run several candidates as one batch: images of a batch see each other.
+    """
     if name == "reference":
         return Reference(model)
     if name == "masked":
         return Masked(model)
     try:
         on_cpu = device_of(model).type == "cpu"
-        return Fast(model, together=1 if on_cpu else 16, check=check)
+        return Fast(model, together=1 if on_cpu or alone else 16, check=check)
     except UntraceableError as error:
         if model not in _told:
             _told[model] = True

@@ -117,9 +117,13 @@ class StepRunner(fx.Interpreter):
         self._layers = {name: _out_of_place(model.get_submodule(name)) for name in steps.layers}
         self._weights: dict[fx.Node, tuple[Tensor, Tensor]] = {}
         self._scales: dict[str, Tensor] = {}
+        self._folded: dict[fx.Node, fx.Node] = {}
         for norm_node, node in steps.folded.items():
             layer = cast(nn.Conv2d, model.get_submodule(cast(str, node.target)))
             norm = cast(nn.BatchNorm2d, model.get_submodule(cast(str, norm_node.target)))
+            if norm.running_mean is None:
+                continue  # It goes by every batch's own statistics.
+            self._folded[norm_node] = node
             self._weights[node] = _fold(layer, norm)
             self._scales[cast(str, node.target)] = _scale(norm)
 
@@ -155,8 +159,8 @@ class StepRunner(fx.Interpreter):
 
     def value(self, node: fx.Node, values: Values) -> object:
         """The value of one node, from those of the nodes before it."""
-        if node in self.steps.folded:
-            return values[self.steps.folded[node]]
+        if node in self._folded:
+            return values[self._folded[node]]
         if node in self._weights:
             weight, bias = self._weights[node]
             return apply_layer(

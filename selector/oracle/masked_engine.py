@@ -2,15 +2,24 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import NamedTuple
 
 from torch import nn
 
 from selector.data.forward import call
 from selector.network.compensation import Shift, shifted
+from selector.network.folding import Fold, folded
 from selector.network.groups import Group, masked
 
-Removal = tuple[tuple[int, ...], tuple[Shift, ...]]
-"""Channels removed from a group, and what their means add to the consumers' outputs."""
+
+class Removal(NamedTuple):
+    """Channels removed from a group, and what stands for them."""
+
+    channels: tuple[int, ...]
+    shifts: tuple[Shift, ...] = ()
+    """What is added to the consumers' outputs."""
+    folds: tuple[Fold, ...] = ()
+    """The consumers' weights with what went folded into what stays."""
 
 
 class Masked:
@@ -31,9 +40,10 @@ class Masked:
     def outputs(self, group: Group, removals: Sequence[Removal]) -> list[object]:
         """The batch's outputs after each of some removals from one group."""
         found = []
-        for channels, shifts in removals:
+        for removal in removals:
             with ExitStack() as stack:
-                stack.enter_context(masked(self._model, group, channels))
-                stack.enter_context(shifted(self._model, shifts))
+                stack.enter_context(masked(self._model, group, removal.channels))
+                stack.enter_context(folded(self._model, removal.folds))
+                stack.enter_context(shifted(self._model, removal.shifts))
                 found.append(call(self._model, self._inputs))
         return found

@@ -5,30 +5,37 @@ and differences to the whole network are paired image by image.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import torch
 from torch import nn
 
-from selector.data.batches import Batches, check_repeatable
+from selector.data.batches import Batches, batch_size, check_repeatable
 from selector.data.checks import check_kind, check_model
 from selector.data.forward import evaluating, probe_inputs, read
 from selector.data.loss import Loss, LossChange, Objective
 from selector.errors import SelectorError
+from selector.network.batchnorm import batch_statistics
 from selector.network.compensation import Means, find_absorbers, measure_means, shifts_of
 from selector.network.copying import uncompiled
+from selector.network.folding import Prediction
 from selector.network.groups import Group, find_group
+from selector.network.layers import NORMALISATION
 from selector.network.tracing import find_groups
 from selector.oracle.engines import EngineName, make_engine
 from selector.oracle.masked_engine import Removal
 from selector.oracle.racing import Race
 from selector.oracle.recalibrated import recalibrated_changes
-from selector.oracle.runner import Runner, UnitChangedError
+from selector.oracle.runner import Reading, Runner, UnitChangedError
 from selector.typing import Channels, ChannelSet, Mode
 
 MEMORY_BYTES = 2**31
 """What the fast engine may keep of a batch by default."""
+
+LEAST_BATCH = 16
+"""Fewer images do not have the statistics that BatchNorm will have after recalibration."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,9 @@ class Measured:
     """Images times networks evaluated, the whole network included."""
     image_forwards_saved: int
     """What early stopping did without."""
+    divergences: Mapping[Group, list[LossChange]] = field(default_factory=dict)
+    """How much further the outputs are from the reference network's, where one was given: nats
+    times the square of the temperature for logits, shares of the variance for others."""
 
 
 class OracleError(SelectorError):
@@ -55,9 +65,15 @@ class Oracle:
 
     mode: Mode = "plain"
     """`plain`: a removed channel is gone; `compensated`: it is replaced by its mean, which the
-    consumers' biases, or the BatchNorm behind them, absorb."""
+    consumers' biases, or the BatchNorm behind them, absorb; `repaired`: by what the channels that
+    stay predict, which the consumers' weights absorb."""
     means: Means | None = None
     """Mean inputs of the consumers, for the mode `compensated`; see `measure_means`."""
+    prediction: Prediction | None = None
+    """How channels predict each other, for the mode `repaired`; see `Prediction.measured`."""
+    batch_statistics: bool = False
+    """Read losses with every batch's own BatchNorm statistics, as recalibration and repair leave
+    them; not where a batch has fewer than `LEAST_BATCH` images."""
     engine: EngineName = "fast"
     """`fast` computes again only what depends on the channels, `masked` runs the whole network,
     `reference` cuts the channels out physically: one answer."""
@@ -72,13 +88,19 @@ class Oracle:
 
     def __post_init__(self) -> None:
         """Refuse options that have no meaning."""
-        if self.mode not in ("plain", "compensated"):
-            raise SelectorError(f"unknown mode {self.mode!r}; known: plain, compensated")
+        if self.mode not in get_args(Mode):
+            known = ", ".join(get_args(Mode))
+            raise SelectorError(f"unknown mode {self.mode!r}; known: {known}")
         if self.engine not in ("fast", "masked", "reference"):
             raise SelectorError(f"unknown engine {self.engine!r}; known: fast, masked, reference")
         if (self.mode == "compensated") != (self.means is not None):
             raise SelectorError(
                 "means belong to mode='compensated', and that mode needs them; see measure_means"
+            )
+        if (self.mode == "repaired") != (self.prediction is not None):
+            raise SelectorError(
+                "prediction belongs to mode='repaired', and that mode needs it; see "
+                "Prediction.measured"
             )
         if self.stop is not None and not self.stop > 0:
             raise SelectorError(f"stop={self.stop} must be a number of standard errors above zero")
@@ -92,6 +114,7 @@ class Oracle:
         candidates: Mapping[Group, Sequence[ChannelSet]],
         *,
         loss: Loss | None = None,
+        reference: nn.Module | None = None,
         progress: bool = False,
     ) -> Measured:
         """Measure what each channel set does to the loss, over one reading of the data.
@@ -101,6 +124,7 @@ class Oracle:
             batches: Re-iterable of (inputs, targets), the same images on every reading.
             candidates: Group -> channel sets; equal sets are measured once.
             loss: Mean loss of a batch; cross-entropy by default.
+            reference: The unpruned network, whose softened outputs the divergences are from.
             progress: Show a progress bar.
 
         Raises:
@@ -114,17 +138,23 @@ class Oracle:
         distinct = {g: list(dict.fromkeys(s for s in asked if s)) for g, asked in sets.items()}
         model = uncompiled(model)
         race = Race(distinct, self.stop)
-        with torch.no_grad(), evaluating(model):
-            removals = self._removals(model, batches, distinct)
+        by_batch = self._goes_by_batches(model, batches)
+        with torch.no_grad(), ExitStack() as stack:
+            for network in (model, reference):
+                if network is not None:
+                    stack.enter_context(evaluating(network))
+            removals = self._removals(model, batches, distinct, by_batch=by_batch)
+            if by_batch:
+                stack.enter_context(batch_statistics(model))
             runner = Runner(
                 model,
-                make_engine(model, self.engine, check=self.check),
+                make_engine(model, self.engine, check=self.check, alone=by_batch),
                 Objective(loss),
                 race,
                 removals,
-                memory_bytes=self.memory_bytes,
-                check=self.check,
-                progress=progress,
+                reading=Reading(
+                    self.memory_bytes, self.check, progress, whole=by_batch, reference=reference
+                ),
             )
             try:
                 _read_through(model, batches, runner)
@@ -134,22 +164,47 @@ class Oracle:
             raise SelectorError("one image has no standard error; pass at least two to the oracle")
         changes = {group: [runner.change(group, s) for s in asked] for group, asked in sets.items()}
         saved = runner.images * (1 + race.count) - runner.image_forwards
-        return Measured(changes, runner.image_forwards, saved)
+        divergences = {
+            group: [runner.divergence(group, s) for s in asked]
+            for group, asked in sets.items()
+            if reference is not None
+        }
+        return Measured(changes, runner.image_forwards, saved, divergences)
+
+    def _goes_by_batches(self, model: nn.Module, batches: Batches) -> bool:
+        """Whether BatchNorm goes by every batch's own statistics."""
+        return (
+            self.batch_statistics
+            and any(isinstance(layer, NORMALISATION) for layer in model.modules())
+            and all(batch_size(*batch) >= LEAST_BATCH for batch in batches)
+        )
 
     def _removals(
-        self, model: nn.Module, batches: Batches, candidates: Mapping[Group, Sequence[Channels]]
+        self,
+        model: nn.Module,
+        batches: Batches,
+        candidates: Mapping[Group, Sequence[Channels]],
+        *,
+        by_batch: bool,
     ) -> dict[tuple[Group, Channels], Removal]:
+        """What stands for every candidate; a BatchNorm that goes by batches takes up constants."""
         absorbers = {}
         if self.means is not None:
             absorbers = find_absorbers(model, probe_inputs(model, batches))
+
+        def removal(group: Group, channels: Channels) -> Removal:
+            if self.prediction is not None:
+                folds, shifts = self.prediction.of(model, group, channels)
+                if by_batch:
+                    shifts = tuple(s for s in shifts if s.absorber == s.layer)
+                return Removal(channels, shifts, folds)
+            if self.means is not None:
+                return Removal(channels, shifts_of(model, group, channels, self.means, absorbers))
+            return Removal(channels)
+
         return {
-            (group, channels): (
-                channels,
-                ()
-                if self.means is None
-                else shifts_of(model, group, channels, self.means, absorbers),
-            )
-            for group, sets in candidates.items()
+            (g, channels): removal(g, channels)
+            for g, sets in candidates.items()
             for channels in sets
         }
 
@@ -214,8 +269,10 @@ def loss_changes(
         channel_sets: Channels to remove, one sequence for each candidate.
         loss: Mean loss of a batch; cross-entropy by default.
         mode: `plain` removes the channels; `compensated` puts their means in their place;
-            `recalibrated` estimates the BatchNorm statistics again after each removal (slow).
-        calibration: Images for the means or the statistics; `batches` by default.
+            `repaired` puts in their place what the channels that stay predict, and reads losses
+            with every batch's own BatchNorm statistics; `recalibrated` estimates the BatchNorm
+            statistics again after each removal (slow).
+        calibration: Images for means, predictions or statistics; `batches` by default.
         engine: `fast`, `masked` or `reference`; they give the same numbers.
 
     Returns:
@@ -237,8 +294,10 @@ def loss_changes(
         return recalibrated_changes(
             model, batches, group, channel_sets, calibration=calibration or batches, loss=loss
         )
-    means = None
+    means = prediction = None
     if mode == "compensated":
         means = measure_means(model, calibration or batches, [group])
-    oracle = Oracle(mode, means, engine)
+    if mode == "repaired":
+        prediction = Prediction.measured(model, calibration or batches, [group])
+    oracle = Oracle(mode, means, prediction, mode == "repaired", engine)
     return oracle.measure(model, batches, {group: channel_sets}, loss=loss).changes[group]

@@ -1,6 +1,7 @@
 """What must be computed again of a network when channels of one group go, and how."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -41,18 +42,50 @@ class Recomputation:
 
     def _consumer(self, node: fx.Node, known: "Overlay", removals: Sequence[Removal]) -> Tensor:
         source = source_of(node)
-        if source not in self._changed:
+        if any(fold.layer == node.target for removal in removals for fold in removal.folds):
+            outputs = [self._with_fold(node, known, r, k) for k, r in enumerate(removals)]
+            output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+        elif source not in self._changed:
             inputs, whole = known.base[source], known.base[node]
             assert isinstance(inputs, Tensor)
             assert isinstance(whole, Tensor)
-            outputs = [self._alone(node, inputs, channels, whole) for channels, _ in removals]
+            outputs = [self._alone(node, inputs, r.channels, whole) for r in removals]
             output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
         elif len(removals) == 1:
-            output = self._alone(node, known.tensor(source), removals[0][0], None)
+            output = self._alone(node, known.tensor(source), removals[0].channels, None)
         else:
             output = self._together(node, known.tensor(source), removals)
         shift = self._shift(node, removals, output)
         return output if shift is None else output + shift
+
+    def _with_fold(self, node: fx.Node, known: "Overlay", removal: Removal, place: int) -> Tensor:
+        """A consumer's outputs with the weight that stands for one candidate.
+
+        Args:
+            node: The consumer.
+            known: The values.
+            removal: The candidate.
+            place: Its place among those that run together.
+        """
+        source, (_, bias) = source_of(node), self._runner.weight(node)
+        layer, name = self._runner.layer(node), str(node.target)
+        if source in self._changed:
+            inputs = known.tensor(source)
+            inputs = inputs.chunk(known.times)[place] if known.times > 1 else inputs
+        else:
+            inputs = cast(Tensor, known.base[source])
+        weight = next(fold.weight for fold in removal.folds if fold.layer == name)
+        scale = self._runner.scale(name)
+        if scale is not None:
+            weight = weight * scale.to(weight).view(-1, *[1] * (weight.ndim - 1))
+        weight = weight.to(inputs.dtype)
+        gone = set(self._indices(name, removal.channels))
+        width = inputs.shape[channel_dimension(layer, inputs)]
+        grouped = isinstance(layer, CONVOLUTION) and layer.groups > 1
+        if grouped or len(gone) < WORTH_GATHERING * width:
+            return apply_layer(layer, inputs, weight, bias)
+        left = [index for index in range(width) if index not in gone]
+        return self._of_some(layer, inputs, left, weight, bias)
 
     def _alone(
         self, node: fx.Node, inputs: Tensor, channels: Sequence[int], whole: Tensor | None
@@ -101,7 +134,7 @@ class Recomputation:
     def _together(self, node: fx.Node, inputs: Tensor, removals: Sequence[Removal]) -> Tensor:
         """A consumer's outputs for several candidates that have changed its inputs."""
         layer, (weight, bias) = self._runner.layer(node), self._runner.weight(node)
-        kept = [self._kept(str(node.target), channels, inputs) for channels, _ in removals]
+        kept = [self._kept(str(node.target), r.channels, inputs) for r in removals]
         masks = torch.stack(kept).repeat_interleave(len(inputs) // len(removals), 0)
         shape = [len(inputs), *[1] * (inputs.ndim - 1)]
         shape[channel_dimension(layer, inputs)] = -1
@@ -120,13 +153,13 @@ class Recomputation:
 
     def _shift(self, node: fx.Node, removals: Sequence[Removal], output: Tensor) -> Tensor | None:
         name = str(node.target)
-        if not any(shift.layer == name for _, shifts in removals for shift in shifts):
+        if not any(shift.layer == name for removal in removals for shift in removal.shifts):
             return None
         width = self._runner.weight(node)[0].shape[0]
         rows = []
-        for _, shifts in removals:
+        for removal in removals:
             row = output.new_zeros(width)
-            for shift in shifts:
+            for shift in removal.shifts:
                 if shift.layer == name:
                     row = row + shift.values.to(row)
             scale = self._runner.scale(name)

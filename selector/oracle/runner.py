@@ -1,6 +1,7 @@
 """Candidates on an engine, batch after batch, within a budget of memory."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,30 @@ from selector.oracle.engines import Engine
 from selector.oracle.fast_engine import Fast, same_outputs
 from selector.oracle.masked_engine import Masked, Removal
 from selector.oracle.racing import Race
+from selector.repair.distillation.divergence import Divergence
 from selector.typing import Channels
+
+TEMPERATURE = 2.0
+"""What logits are divided by before outputs are compared."""
 
 
 class UnitChangedError(Exception):
     """A batch has shown that the loss is measured by batch: what was measured does not fit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """How batches are read."""
+
+    memory_bytes: int
+    """What the fast engine may keep; larger batches go in parts."""
+    check: bool
+    """Make sure that the network is deterministic and that its trace holds."""
+    progress: bool
+    whole: bool = False
+    """Never take a batch apart: its images see each other."""
+    reference: nn.Module | None = None
+    """The network whose outputs the divergences are from."""
 
 
 class Runner:
@@ -34,21 +54,20 @@ class Runner:
         race: Race,
         removals: Mapping[tuple[Group, Channels], Removal],
         *,
-        memory_bytes: int,
-        check: bool,
-        progress: bool,
+        reading: Reading,
     ) -> None:
         self._model, self._engine, self._objective = model, engine, objective
-        self._race, self._removals = race, removals
-        self._memory_bytes, self._check, self._progress = memory_bytes, check, progress
+        self._race, self._removals, self._reading = race, removals, reading
         self.images = self.image_forwards = 0
         self._sizes: list[int] = []
-        self._whole = False
+        self._whole = reading.whole
+        self._divergence: Divergence | None = None
+        self._further: dict[tuple[Group, Channels], list[Tensor]] = {}
 
     def start_over(self) -> None:
         """Forget what was measured, to measure it batch by batch."""
         self.images = self.image_forwards = 0
-        self._sizes = []
+        self._sizes, self._further = [], {}
         self._race.start_over()
 
     def change(self, group: Group, channels: Channels) -> LossChange:
@@ -57,6 +76,11 @@ class Runner:
         sizes = torch.tensor(self._sizes[: len(differences)])
         by_batch = self._objective.unit == "batch"
         return summary(differences, self.images, sizes if by_batch else None)
+
+    def divergence(self, group: Group, channels: Channels) -> LossChange:
+        """How much further a candidate's outputs are from the reference's."""
+        found = self._further.get((group, channels))
+        return summary(torch.cat(found) if found else torch.zeros(0), self.images)
 
     def change_so_far(self, group: Group, channels: Channels) -> LossChange | None:
         """What was measured of a candidate; None where that has no standard error yet."""
@@ -71,16 +95,21 @@ class Runner:
         """
         images = batch_size(inputs, targets)
         outputs: object = None
-        if number == 0 and self._check:
+        if number == 0 and self._reading.check:
             outputs = check_deterministic(self._model, inputs)
             self._engine = self._checked_engine(inputs, outputs, images)
         self._look_at_loss(inputs, targets, outputs, number)
         found: dict[tuple[Group, Channels], list[Tensor]] = {}
+        further: dict[tuple[Group, Channels], list[Tensor]] = {}
         left = self._race.left()
         for some, wanted in self._parts(inputs, targets):
-            before = self._losses(self._engine.load(some), wanted, number)
+            whole, theirs = self._engine.load(some), self._theirs(some)
+            before, apart = self._losses(whole, wanted, number), self._apart(whole, theirs)
             groups = tqdm(
-                left.items(), f"oracle, batch {number}", disable=not self._progress, leave=False
+                left.items(),
+                f"oracle, batch {number}",
+                disable=not self._reading.progress,
+                leave=False,
             )
             for group, sets in groups:
                 asked = [self._removals[group, channels] for channels in sets]
@@ -88,13 +117,33 @@ class Runner:
                 for channels, output in zip(sets, outputs, strict=True):
                     after = self._losses(output, wanted, number)
                     found.setdefault((group, channels), []).append((after - before).cpu())
+                    if apart is not None and (now := self._apart(output, theirs)) is not None:
+                        further.setdefault((group, channels), []).append((now - apart).cpu())
         # Only whole batches count, so that all candidates have seen the same images.
         for (group, channels), differences in found.items():
             self._race.add(group, channels, torch.cat(differences))
+        for candidate, gaps in further.items():
+            self._further.setdefault(candidate, []).extend(gaps)
         self.images += images
         self._sizes.append(images)
         self.image_forwards += images * (1 + sum(map(len, left.values())))
         self._race.finish_batch()
+
+    def _theirs(self, inputs: object) -> object:
+        """The outputs of the reference network, if there is one."""
+        reference = self._reading.reference
+        if reference is None:
+            return None
+        outputs = call(reference, inputs)
+        if self._divergence is None:
+            self._divergence = Divergence.measured(outputs, TEMPERATURE)
+        return outputs
+
+    def _apart(self, outputs: object, theirs: object) -> Tensor | None:
+        """How far every image's outputs are from the reference's, float64."""
+        if self._divergence is None:
+            return None
+        return self._divergence.each(outputs, theirs).double()
 
     def _losses(self, outputs: object, targets: object, number: int) -> Tensor:
         unit = self._objective.unit
@@ -118,7 +167,9 @@ class Runner:
         if not isinstance(self._engine, Fast):
             return self._engine
         few = min(2, images)
-        if _gives(self._engine, rows(inputs, 0, few, images), rows(outputs, 0, few, images)):
+        if not self._whole and _gives(
+            self._engine, rows(inputs, 0, few, images), rows(outputs, 0, few, images)
+        ):
             return self._engine
         # A fixed batch size, or inputs that do not come one an image.
         self._whole = True
@@ -130,7 +181,7 @@ class Runner:
         if self._whole or self._objective.unit == "batch":
             yield inputs, targets
             return
-        size = _images_that_fit(self._engine, inputs, images, self._memory_bytes)
+        size = _images_that_fit(self._engine, inputs, images, self._reading.memory_bytes)
         if size >= images:
             yield inputs, targets
             return

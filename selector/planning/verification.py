@@ -16,15 +16,12 @@ from selector.network.batchnorm import batch_statistics
 from selector.network.compensation import removed
 from selector.network.groups import Group
 from selector.network.layers import NORMALISATION
-from selector.oracle.oracle import Oracle
+from selector.oracle.oracle import LEAST_BATCH, Oracle
 from selector.planning.candidates import Options, Trial
 from selector.planning.choice import Choice
 
 AT_STAKE = 0.5
 """Groups are verified, the most damaging first, up to this share of the predicted damage."""
-
-LEAST_BATCH = 16
-"""Fewer images do not have the statistics that BatchNorm will have after recalibration."""
 
 
 class Verifier:

@@ -21,7 +21,7 @@ from selector.network.tracing import find_groups
 from selector.oracle.engines import Reference
 from selector.oracle.fast_engine import Fast
 from selector.oracle.fx_steps import take_apart
-from selector.oracle.masked_engine import Masked
+from selector.oracle.masked_engine import Masked, Removal
 from selector.oracle.oracle import Measured, Oracle, OracleError, loss_changes
 from tests.networks import STYLES, data, randomise, small, small_networks, state_of
 
@@ -57,7 +57,7 @@ def judged(model: nn.Module, batches: Batches, sets: Sets, relative: float = 1e-
     for mode in ("plain", "compensated"):
         means = measure_means(model, batches, sets) if mode == "compensated" else None
         found = [
-            Oracle(mode, means, engine).measure(model, batches, sets)  # type: ignore[arg-type]
+            Oracle(mode, means, engine=engine).measure(model, batches, sets)  # type: ignore[arg-type]
             for engine in ("reference", "masked", "fast")
         ]
         agree(found[1], found[0], relative)
@@ -66,7 +66,7 @@ def judged(model: nn.Module, batches: Batches, sets: Sets, relative: float = 1e-
         engine = Fast(model)
         engine.load(batches[0][0])
         for group, some in sets.items():
-            engine.outputs(group, [(channels, ()) for channels in some])
+            engine.outputs(group, [Removal(channels) for channels in some])
     assert not engine.fallen_back
 
 
@@ -122,7 +122,7 @@ def test_candidates_together_equal_candidates_one_by_one(style: str) -> None:
             engine.load(images)
         for group in sets:
             removals = [
-                ((c,), shifts_of(model, group, (c,), means, absorbers) if c else ())
+                Removal((c,), shifts_of(model, group, (c,), means, absorbers) if c else ())
                 for c in range(group.channels - 1)
             ]
             found = [e.outputs(group, removals) for e in (alone, together, masked)]
@@ -197,7 +197,7 @@ def test_a_trace_that_does_not_hold_is_found_out() -> None:
         engine, masked = Fast(model, together=2), Masked(model)
         engine.load(images)
         masked.load(images)
-        removals = [((0,), ()), ((1,), ()), ((2, 3), ())]
+        removals = [Removal((0,)), Removal((1,)), Removal((2, 3))]
         for mine, right in zip(
             engine.outputs(group, removals), masked.outputs(group, removals), strict=True
         ):
@@ -343,7 +343,7 @@ def test_the_reference_engine_cuts() -> None:
     handle = model.register_forward_pre_hook(lambda m, _: seen.append(m.stem.weight.shape))
     with torch.no_grad():
         engine.load(data()[0][0])
-        engine.outputs(group, [((0, 3), ())])
+        engine.outputs(group, [Removal((0, 3))])
     handle.remove()
     assert [shape[0] for shape in seen] == [4, 2]
 

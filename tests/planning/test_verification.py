@@ -14,6 +14,7 @@ from selector.network.batchnorm import batch_statistics, recalibrate_batchnorm
 from selector.network.compensation import removed
 from selector.network.groups import Group
 from selector.network.tracing import find_groups
+from selector.oracle.oracle import LEAST_BATCH
 from selector.planning.candidates import Trial, survey_network
 from selector.planning.choice import Choice
 from selector.planning.choose import choose, first_stage
@@ -21,7 +22,7 @@ from selector.planning.criteria import SelectorCriterion, Verify
 from selector.planning.limits import Limits
 from selector.planning.plan import Plan
 from selector.planning.target import Target
-from selector.planning.verification import AT_STAKE, LEAST_BATCH, Verifier, most_damaging
+from selector.planning.verification import AT_STAKE, Verifier, most_damaging
 from selector.pruning.apply import apply_plan
 from tests.networks import data, small, state_of
 

@@ -20,9 +20,10 @@ class Divergence:
     variances: tuple[float | None, ...]
     """Of every float tensor among the outputs: None for logits, else the reference's variance
     over images, mean over positions."""
+    temperature: float = TEMPERATURE
 
     @classmethod
-    def measured(cls, reference: object) -> "Divergence":
+    def measured(cls, reference: object, temperature: float = TEMPERATURE) -> "Divergence":
         """Tell logits, of shape (images, classes), from other outputs, and take their variance.
 
         Raises:
@@ -40,28 +41,35 @@ class Divergence:
                     "the unpruned network's outputs are not all finite; check its weights and "
                     "the normalisation of the inputs"
                 )
-        return cls(tuple(None if _are_logits(t) else _variance(t) for t in tensors))
+        variances = tuple(None if _are_logits(t) else _variance(t) for t in tensors)
+        return cls(variances, temperature)
 
     def __call__(self, outputs: object, reference: object) -> Tensor:
         r"""Mean over images of the distance to the reference; a scalar that can be differentiated.
 
         .. math:: T^2 \, \mathrm{KL}\big(\mathrm{softmax}(z / T) \,\|\, \mathrm{softmax}(\hat z / T)
-            \big) \quad \text{for logits, with } T = 4, \qquad
+            \big) \quad \text{for logits}, \qquad
             \overline{(z - \hat z)^2} / \mathrm{Var}(z) \quad \text{for other outputs}
 
         Returns:
-            Nats (times 16) for logits, a share of the variance for others.
+            Nats times T^2 for logits, a share of the variance for others.
 
         Source:
             Hinton et al., arXiv 1503.02531, section 2.
         """
-        total = torch.zeros((), device=_device(outputs))
+        return self.each(outputs, reference).mean()
+
+    def each(self, outputs: object, reference: object) -> Tensor:
+        """The distance of every image, shape (images,)."""
         pairs = zip(real_tensors(outputs), real_tensors(reference), self.variances, strict=True)
+        total = torch.zeros((), device=_device(outputs))
         for ours, theirs, variance in pairs:
             if variance is None:
-                total = total + _softened(ours, theirs)
+                total = total + _softened(ours, theirs, self.temperature)
             else:
-                total = total + functional.mse_loss(ours, theirs) / variance
+                gap = functional.mse_loss(ours, theirs, reduction="none")
+                gap = gap.flatten(1).mean(1) if gap.ndim > 1 else gap
+                total = total + gap / variance
         return total
 
 
@@ -88,11 +96,11 @@ def _shapes(shapes: list[tuple[int, ...]]) -> str:
     return " and ".join(map(str, shapes)) or "no tensors"
 
 
-def _softened(ours: Tensor, theirs: Tensor) -> Tensor:
-    logs = functional.log_softmax(ours / TEMPERATURE, 1)
-    reference = functional.log_softmax(theirs / TEMPERATURE, 1)
-    divergence = functional.kl_div(logs, reference, reduction="batchmean", log_target=True)
-    return TEMPERATURE**2 * divergence
+def _softened(ours: Tensor, theirs: Tensor, temperature: float) -> Tensor:
+    logs = functional.log_softmax(ours / temperature, 1)
+    reference = functional.log_softmax(theirs / temperature, 1)
+    divergence = functional.kl_div(logs, reference, reduction="none", log_target=True).sum(1)
+    return temperature**2 * divergence
 
 
 def _are_logits(tensor: Tensor) -> bool:

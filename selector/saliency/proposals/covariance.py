@@ -28,16 +28,16 @@ import torch
 from torch import Tensor
 
 from selector.errors import SelectorError
+from selector.network.input_products import (
+    centred,
+    products_with_constant,
+    rows_by_channel,
+    sampled,
+)
 from selector.network.layers import CONVOLUTION
 from selector.statistics.channel_statistics import ConsumerInput, Signals
 from selector.statistics.reductions import precise
 from selector.statistics.statistic import LayerCall, register_statistic
-
-POSITIONS = 64
-"""Positions of a map that are read."""
-
-EXACT = 2048
-"""Inputs of a consumer up to which those of one channel are kept apart."""
 
 WIDEST = 8192
 """Channels of a group up to which every two are compared: half a gigabyte a consumer."""
@@ -45,9 +45,6 @@ WIDEST = 8192
 RIDGE = 0.1
 """Noise that every channel is taken to have of its own, as a share of its variance: a refit cannot
 lean on differences that a few images show by chance."""
-
-CONSTANT = 1e-10
-"""Share of the mean square below which the variance of an input is rounding."""
 
 
 @register_statistic("input_products", by_consumer=True, expensive=True)
@@ -58,20 +55,10 @@ def input_products(call: LayerCall) -> Tensor:
         Shape (blocks, inputs + 1, inputs + 1), float64, summed over images; the blocks are the
         groups of a grouped convolution, whose inputs are read apart.
     """
-    rows, width = _rows(call.values, call)
-    # Around their means, or single precision would lose a spread that is small next to them.
-    means = rows.mean(1, keepdim=True)
-    rows = rows - means
-    sums = rows.sum(1, keepdim=True, dtype=torch.float64)
-    means = means.double()
-    shifts = sums.mT @ means
-    count = rows.shape[1]
-    products = _products(rows) + shifts + shifts.mT + count * means.mT @ means
-    sums = sums + count * means
-    corner = sums.new_full((len(rows), 1, 1), count)
-    found = torch.cat([torch.cat([products, sums], 1), torch.cat([sums.mT, corner], 1)], 2)
-    positions = call.values.shape[2]
-    return found * (positions / min(positions, POSITIONS) / width)
+    read = sampled(call.values)
+    rows, width = _rows(read, call)
+    share = read.shape[2] / call.values.shape[2]
+    return products_with_constant(rows) / (share * width)
 
 
 @register_statistic("gradient_products", of="gradient", by_consumer=True, expensive=True)
@@ -82,8 +69,9 @@ def gradient_products(call: LayerCall) -> Tensor:
         Shape (blocks, inputs, inputs), float64, summed over images.
     """
     assert call.gradient is not None
-    rows, _ = _rows(call.gradient, call)
-    return _products(rows) / min(call.gradient.shape[2], POSITIONS)
+    read = sampled(call.gradient)
+    rows, _ = _rows(read, call)
+    return torch.bmm(rows.transpose(1, 2), rows).double() / read.shape[2]
 
 
 def _rows(values: Tensor, call: LayerCall) -> tuple[Tensor, int]:
@@ -98,20 +86,10 @@ def _rows(values: Tensor, call: LayerCall) -> tuple[Tensor, int]:
             f"most {WIDEST}); name it in ignore, or use another criterion"
         )
     images, inputs, positions = values.shape
-    if positions > POSITIONS:
-        # Drawn, not evenly spaced: a step that divides the rows would read a few columns alone.
-        drawn = torch.randperm(positions, generator=torch.Generator().manual_seed(0))
-        values = values[:, :, drawn[:POSITIONS].sort().values.to(values.device)]
     blocks = call.layer.groups if isinstance(call.layer, CONVOLUTION) else 1
     each = inputs // call.channels // blocks
-    apart = precise(values).reshape(images, call.channels, blocks, each, -1)
-    if call.channels * each > EXACT:
-        return apart.permute(2, 0, 3, 4, 1).reshape(blocks, -1, call.channels), each
-    return apart.permute(2, 0, 4, 1, 3).reshape(blocks, -1, call.channels * each), 1
-
-
-def _products(rows: Tensor) -> Tensor:
-    return torch.bmm(rows.transpose(1, 2), rows).double()
+    apart = precise(values).reshape(images, call.channels, blocks, each, positions)
+    return rows_by_channel(apart.transpose(1, 2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,11 +154,7 @@ def _grams(consumer: ConsumerInput, blocks: int, inputs: int) -> Iterator[Tensor
 
 
 def _view(moments: Tensor, outputs: Tensor) -> View:
-    means = moments[-1, :-1] / moments[-1, -1]
-    squares = moments.diagonal()[:-1]
-    covariance = moments[:-1, :-1] - torch.outer(means, means) * moments[-1, -1]
-    variances = covariance.diagonal()
-    scale = torch.where(variances > CONSTANT * squares, variances, 0.0).sqrt()
+    covariance, _, scale = centred(moments)
     outer = torch.outer(scale, scale)
     inputs = torch.where(outer > 0, covariance / outer, 0.0)
     inputs.diagonal().fill_(1 + RIDGE)

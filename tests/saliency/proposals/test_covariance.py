@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from selector.errors import SelectorError
+from selector.network import input_products
 from selector.network.groups import Group
 from selector.network.layers import CONVOLUTION
 from selector.network.tracing import find_groups
@@ -107,7 +108,7 @@ def test_inputs_of_a_channel_are_positions_where_there_are_too_many(
     model, batches = small("flatten", 4), data(9, 4)
     exact = views_of(measured(model, batches)[1]["stem"])[0]
     assert exact.inputs.shape == (16, 16)
-    monkeypatch.setattr(module, "EXACT", 15)
+    monkeypatch.setattr(input_products, "EXACT", 15)
     groups, signals = measured(model, batches)
     (rough,) = views_of(signals["stem"])
     inputs, _ = seen(model, "hidden", batches)
@@ -130,7 +131,7 @@ def test_inputs_of_a_channel_are_positions_where_there_are_too_many(
 def test_some_positions_of_a_map_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batches = small("plain", 4), data(9, 4)
     whole = measured(model, batches)[1]["stem"].consumer_inputs[0].products
-    monkeypatch.setattr(module, "POSITIONS", 16)
+    monkeypatch.setattr(input_products, "POSITIONS", 16)
     some = measured(model, batches)[1]["stem"].consumer_inputs[0].products
     # The corner counts positions: 64 in an image, however many are read.
     assert float(some["input_products"][0, -1, -1]) == pytest.approx(64)
