@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from training.benchmarks.networks import finetuning
 from training.benchmarks.networks import runs as networks
 from training.benchmarks.networks.learnt import learn_without
 from training.benchmarks.networks.methods import (
+    DRAWS,
     METHODS,
     MYOPIC,
     PORTFOLIO,
@@ -127,8 +129,9 @@ def test_torch_pruning_meets_every_limit_and_keeps_the_outputs(
     assert [share <= 0.4 ** (n / 3) for n, share in enumerate(kept, 1)] == [True] * 3
     # No further than a few channels: the limit is approached in small steps.
     assert kept[-1] > 0.3
-    assert kept[-1] == count_costs(pruned, images[0][0]).total("macs") / whole
-    assert pruned(images[0][0]).shape == (4, CLASSES)
+    assert kept[-1] == count_costs(pruned.model, images[0][0]).total("macs") / whole
+    assert pruned.model(images[0][0]).shape == (4, CLASSES)
+    assert len(pruned.histories) == 3
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -139,7 +142,7 @@ def test_channels_that_cannot_be_cut_are_kept_from_torch_pruning() -> None:
     model, images = FAMILIES["option_a"](shape).eval(), data(8, 4, dtype=torch.float32)
     refused = find_groups(model, images[0][0]).refused
     assert len(refused) > 1
-    small = prune_with_torch_pruning(model, images, "l2", "global", keep_macs=0.7, rounds=2)
+    small = prune_with_torch_pruning(model, images, "l2", "global", keep_macs=0.7, rounds=2).model
     assert small(images[0][0]).shape == (4, CLASSES)
     for name in refused:
         before, after = model.get_submodule(name), small.get_submodule(name)
@@ -181,6 +184,9 @@ def test_one_pruning_gives_the_whole_curve(method: str, folders: Folders) -> Non
     assert macs == sorted(macs, reverse=True)
     assert macs[-1] <= 0.3
     assert area(run.points) is not None
+    # Repair changes weights, and no widths.
+    assert [point.macs_kept for point in run.repaired] == macs
+    assert area(run.repaired) > area(run.points)
     assert (run.oracle_forwards > 0) == (method in (VERIFY3, PORTFOLIO, MYOPIC))
     assert run.seconds > 0
 
@@ -188,32 +194,37 @@ def test_one_pruning_gives_the_whole_curve(method: str, folders: Folders) -> Non
 def test_no_run_is_made_twice_until_something_changes(
     folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[str] = []
+    made: list[tuple[str, int]] = []
 
     def pretend(task: PruningTask) -> CurveRun:
-        made.append(task.method)
-        return CurveRun(*task.key, [CurvePoint(1.0, 0.0, 0.9)], 0, 1.0)
+        made.append((task.method, task.settings.draw))
+        points = [CurvePoint(1.0, 0.0, 0.9)]
+        return CurveRun(*task.key, points, points, 0, 1.0, 0.1, task.settings.draw)
 
     monkeypatch.setattr(networks, "run_one", pretend)
-    file, names = tmp_path / "runs.jsonl", [always("l1"), SELECTOR]
+    file, names = tmp_path / "runs.jsonl", [always("l2"), always("l1"), SELECTOR]
+    # Those of every draw come first.
+    drawn = [(name, draw) for draw in range(DRAWS) for name in (SELECTOR, always("l1"))]
+    every = [*drawn, (always("l2"), 0)]
     tasks = tasks_for([SUBJECT], names, FEW, folders)
     first = run_missing(tasks, file, 1, None)
-    assert made == names
+    assert made == every
+    assert len({run.key for run in first}) == len(every)
     assert run_missing(tasks, file, 1, None) == first == networks.finished(tasks, file)
-    assert made == names
+    assert made == every
     more = tasks_for([SUBJECT], names, RunSettings(rounds=5), folders)
     assert networks.finished(more, file) == []
     run_missing(more, file, 1, None)
-    assert made == names * 2
+    assert made == every * 2
     # Another selector changes the runs that it advises, and no others.
-    with (Path(tasks[1].learnt.selector) / "selector.json").open("a") as stream:
+    with (Path(tasks[0].learnt.selector) / "selector.json").open("a") as stream:
         stream.write("\n")
     run_missing(tasks, file, 1, None)
-    assert made == [*names * 2, SELECTOR]
+    assert made == [*every * 2, *((SELECTOR, draw) for draw in range(DRAWS))]
 
 
 def test_unknown_networks_and_methods_are_named(folders: Folders) -> None:
-    with pytest.raises(SelectorError, match="unknown method 'fish'; known: selector; always l1"):
+    with pytest.raises(SelectorError, match="unknown method 'fish'; known: selector; always rec"):
         tasks_for([SUBJECT], ["fish"], FEW, folders)
     with pytest.raises(SelectorError, match="unknown network 'lenet'; known: founding_lenet-5"):
         subjects.find_subjects(folders.data, ["lenet"])
@@ -279,7 +290,8 @@ def run_of(network: str, method: str, accuracy: float, forwards: int = 0) -> Cur
         CurvePoint(0.9, 0.1, accuracy),
         CurvePoint(0.3, 0.7, accuracy),
     ]
-    return CurveRun(network, method, "", points, forwards, 1.0)
+    better = [replace(point, accuracy=point.accuracy + 0.05) for point in points]
+    return CurveRun(network, method, "", points, better, forwards, 1.0, 0.1)
 
 
 def test_the_summary_counts_networks_and_takes_the_best_in_hindsight() -> None:

@@ -29,8 +29,10 @@ HELD_OUT = ("cifar10", "cifar100", "gtsrb", "fashion-mnist")
 MAX_RATIO = 0.9
 BATCH = 64
 """Calibration images at a time."""
-KEPT = 1000
+KEPT = 5000
 """First training images of foreign networks that are kept for calibration, never tuned on."""
+DRAW = 1024
+"""Images from the first of one draw of calibration images to the first of the next."""
 
 
 @dataclass(frozen=True)
@@ -107,16 +109,24 @@ def find_subjects(data: Path, names: Iterable[str] | None = None) -> list[Subjec
 
 
 @cache
-def calibration(subject: Subject, count: int) -> TensorBatches:
-    """Images to score, measure and recalibrate on.
+def calibration(subject: Subject, count: int, draw: int = 0) -> TensorBatches:
+    """Images to score, measure, recalibrate and repair on.
 
     A network of the zoo has never seen them; of foreign networks, all but the test images may have
     been trained on, and these are the first training images.
+
+    Args:
+        subject: The network.
+        count: Images.
+        draw: Which images; those of two draws differ.
     """
+    first = draw * DRAW
     if subject.spec is None:
-        return foreign_batches(subject.name, load("cifar10", "train", limit=count), BATCH)
+        images = load("cifar10", "train", offset=first, limit=count)
+        return foreign_batches(subject.name, images, BATCH)
     info = DATASETS[subject.spec.dataset]
-    unseen = load(subject.spec.dataset, "train", offset=subject.spec.train_images, limit=count)
+    offset = subject.spec.train_images + first
+    unseen = load(subject.spec.dataset, "train", offset=offset, limit=count)
     return TensorBatches(unseen, batch_size=BATCH, mean=info.mean, std=info.std)
 
 

@@ -79,7 +79,7 @@ def _key(task: PruningTask) -> tuple[str, str, str]:
 def tune(task: PruningTask) -> Tuned:
     """Prune, read the test images, train, read them again."""
     model = task.subject.model(task.folders.weights)
-    small, _ = task.prune(model)
+    small = task.prune(model).model
     tests = test_images(task.subject, task.settings.test_images)
     probe = probe_inputs(model, tests)
     macs = [count_costs(network, probe).total("macs") for network in (model, small)]

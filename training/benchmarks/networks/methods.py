@@ -29,7 +29,6 @@ class Ours:
     """What it knows of other networks."""
     recalibrate: bool = True
     compensate: bool = False
-    repair: bool = False
     networks: tuple[str, ...] | None = None
     """Run on these only, since it is too slow for the others; None for all."""
     default: bool = True
@@ -38,16 +37,14 @@ class Ours:
     @property
     def options(self) -> dict[str, Any]:
         """Options of `selector.prune`."""
-        names = ("criterion", "verify", "allocation", "recalibrate", "compensate", "repair")
+        names = ("criterion", "verify", "allocation", "recalibrate", "compensate")
         return {name: getattr(self, name) for name in names}
 
     @property
     def what(self) -> tuple[object, ...]:
         """What its runs depend on."""
         verification = (VERIFICATION[self.verify == "all"],) if self.verify else ()
-        # Runs from before there was repair stay valid: they had none.
-        known = [value for name, value in self.options.items() if name != "repair" or value]
-        return *known, self.learnt, *verification
+        return *self.options.values(), self.learnt, *verification
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,20 @@ class Theirs:
         return self.importance, self.ranking, version("torch-pruning")
 
 
-Method = Ours | Theirs
+@dataclass(frozen=True)
+class Reconstructing:
+    """Channels by the lasso, what reads them refitted by least squares, layer by layer."""
+
+    networks: tuple[str, ...] | None = None
+    default: bool = True
+
+    @property
+    def what(self) -> tuple[object, ...]:
+        """What its runs depend on."""
+        return (RECONSTRUCTING,)
+
+
+Method = Ours | Theirs | Reconstructing
 
 RANDOM, RANK_MEAN, PORTFOLIO, MYOPIC = (
     "random",
@@ -73,6 +83,7 @@ RANDOM, RANK_MEAN, PORTFOLIO, MYOPIC = (
     "fixed portfolio of 3 + oracle",
     "myopic oracle",
 )
+RECONSTRUCTING = "lasso and least squares (arXiv 1707.06168)"
 SELECTOR, VERIFY3 = "selector", "selector, verify=3"
 COMPOSITION = "composition of arXiv 2004.03376"
 _SMALL = ("founding_lenet-5", "founding_cifar10")
@@ -91,6 +102,15 @@ def _selector(verify: Verify, allocation: AllocationName = OWN_ALLOCATION) -> Ou
 
 
 SINGLES: Mapping[str, Ours] = {always(arm): Ours(arm) for arm in arms()}
+SETS: Mapping[str, Ours] = {
+    always(name): Ours(name)
+    for name in ("reconstruction", "reconstruction_fisher", "joint_half", "column_subset")
+}
+PRICED: Mapping[str, Ours] = {
+    f"{criterion}, the selector's shares": Ours(criterion, 0, OWN_ALLOCATION, "selector")
+    for criterion in ("l1", "rank_mean", "taylor", "reconstruction", "reconstruction_fisher")
+}
+"""Other criteria with the widths that the selector's predictions lead to."""
 RIVALS: Mapping[str, Theirs] = {
     f"torch-pruning {name} {ranking}": Theirs(name, ranking, default=name != "hessian")
     for name in IMPORTANCES
@@ -98,8 +118,11 @@ RIVALS: Mapping[str, Theirs] = {
 }
 METHODS: Mapping[str, Method] = {
     SELECTOR: _SELECTOR,
+    **SETS,
+    **PRICED,
     **SINGLES,
     "selector, even": _selector(0, "even"),
+    RECONSTRUCTING: Reconstructing(),
     "selector, compensated": replace(_SELECTOR, compensate=True),
     "selector, not recalibrated": replace(_SELECTOR, recalibrate=False),
     **RIVALS,
@@ -114,3 +137,26 @@ METHODS: Mapping[str, Method] = {
     COMPOSITION: Ours("oracle", allocation="myopic", networks=_SMALL),
 }
 """Name -> method, in the order in which they are run: the cheap and the telling ones first."""
+
+DRAWS = 3
+"""Draws of calibration images."""
+DRAWN = (
+    SELECTOR,
+    always("reconstruction"),
+    "reconstruction, the selector's shares",
+    always("l1"),
+    "selector, even",
+    "l1, the selector's shares",
+    "rank_mean, the selector's shares",
+    RANK_MEAN,
+    always("taylor"),
+    always("fisher"),
+    "torch-pruning taylor global",
+    "torch-pruning l1 global",
+    always("reconstruction_fisher"),
+    "reconstruction_fisher, the selector's shares",
+    RECONSTRUCTING,
+    RANDOM,
+    VERIFY3,
+)
+"""Methods that are run with every draw, the others with the first alone."""

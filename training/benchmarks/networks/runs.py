@@ -2,24 +2,34 @@
 
 Foreign networks and held-out ones of the zoo, pruned in rounds by every method, without retraining:
 one pruning of each network by each method gives its whole curve of accuracy over MACs, read on test
-images after every round. Every finished run is a line of a file, and is not run again.
+images after every round. What is left after each round is also repaired, by `reconstruct` with the
+same images for every method, which gives a second curve. Every finished run is a line of a file,
+and is not run again.
 """
 
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from selector.data.batches import Batches
 from selector.data.forward import probe_inputs
+from selector.data.image_data import TensorBatches
 from selector.errors import SelectorError
+from selector.network.copying import copy_of
 from selector.network.costs import count_costs
+from selector.network.tracing import find_groups
+from selector.planning.plan import Plan
 from selector.pruning.apply import FineTune
+from selector.pruning.merge import combined
 from selector.pruning.prune import prune
+from selector.repair.correspondence import Kept, kept_after_cuts, kept_after_history
+from selector.repair.reconstruction import reconstruct
 from training.benchmarks.common.curves import LOW, CurvePoint
 from training.benchmarks.common.subjects import (
     MAX_RATIO,
@@ -29,8 +39,15 @@ from training.benchmarks.common.subjects import (
     test_images,
 )
 from training.benchmarks.networks.learnt import Learnt, digest_of, learn_without, opened
-from training.benchmarks.networks.methods import METHODS, Ours
-from training.benchmarks.networks.torch_pruning_rival import prune_with_torch_pruning
+from training.benchmarks.networks.methods import (
+    DRAWN,
+    DRAWS,
+    METHODS,
+    Ours,
+    Reconstructing,
+)
+from training.benchmarks.networks.reconstructing_rival import prune_and_reconstruct
+from training.benchmarks.networks.torch_pruning_rival import History, prune_with_torch_pruning
 from training.reporting.accuracy import accuracy, quick
 from training.reporting.run_file import Key, RunFile
 
@@ -46,7 +63,9 @@ class RunSettings:
     calibration_images: int = 256
     test_images: int = 1000
     keep_macs: float = LOW
-    version: int = 1
+    draw: int = 0
+    """Which calibration images."""
+    version: int = 2
     """Changes when pruning does, so that runs made before are not taken for new ones."""
 
 
@@ -72,10 +91,15 @@ class CurveRun:
     """Changes with whatever the run depends on."""
     points: list[CurvePoint]
     """From the unpruned network on."""
+    repaired: list[CurvePoint]
+    """The same networks after repair."""
     oracle_forwards: int
     """Images times networks evaluated by the oracle in all."""
     seconds: float
-    """Of one core, without reading the test images."""
+    """Of one core, without repair and without reading the test images."""
+    repair_seconds: float
+    """Of one core, for one repair in the mean."""
+    draw: int = 0
     failed: str | None = None
     """Why it did not reach the end."""
 
@@ -87,7 +111,33 @@ class CurveRun:
     @classmethod
     def of(cls, fields: dict[str, Any]) -> "CurveRun":
         """Read a line of the file."""
-        return cls(**{**fields, "points": [CurvePoint(**point) for point in fields["points"]]})
+        curves = {
+            name: [CurvePoint(**point) for point in fields[name]] for name in ("points", "repaired")
+        }
+        return cls(**{**fields, **curves})
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """What a method left of a network."""
+
+    model: nn.Module
+    kept: Callable[[], Sequence[Kept]]
+    """The outputs that every layer still had, after each round."""
+    oracle_forwards: int = 0
+
+
+def _kept_after_plans(model: nn.Module, batches: Batches, plans: Sequence[Plan]) -> list[Kept]:
+    groups = find_groups(model, probe_inputs(model, batches))
+    wholes = [combined(plans[:count], groups, groups) for count in range(1, len(plans) + 1)]
+    return [kept_after_cuts(model, whole.cuts) for whole in wholes]
+
+
+def _kept_after_histories(
+    model: nn.Module, batches: Batches, histories: Sequence[History]
+) -> list[Kept]:
+    probe = probe_inputs(model, batches)
+    return [kept_after_history(model, history, probe) for history in histories]
 
 
 @dataclass(frozen=True)
@@ -115,34 +165,53 @@ class PruningTask:
             parts.append(folder and digest_of(folder))
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
-    def prune(self, model: nn.Module, finetune: FineTune | None = None) -> tuple[nn.Module, int]:
-        """The pruned copy, and the oracle's image forwards."""
-        method, images = METHODS[self.method], self.settings.calibration_images
-        batches = calibration(self.subject, images)
-        if not isinstance(method, Ours):
-            small = prune_with_torch_pruning(
-                model,
-                batches,
-                method.importance,
-                method.ranking,
-                keep_macs=self.settings.keep_macs,
-                rounds=self.settings.rounds,
-                max_ratio=MAX_RATIO,
-                finetune=finetune,
-            )
-            return small, 0
+    @property
+    def batches(self) -> TensorBatches:
+        """The calibration images."""
+        return calibration(self.subject, self.settings.calibration_images, self.settings.draw)
+
+    def prune(self, model: nn.Module, look: FineTune | None = None) -> Pruned:
+        """Prune a copy.
+
+        Args:
+            model: The trained network.
+            look: Called with the network and the number of the round after each.
+
+        Raises:
+            SelectorError: The method does not get to the end.
+        """
+        method = METHODS[self.method]
+        if isinstance(method, Ours):
+            return self._by_us(model, method, look)
+        ways: dict[str, Any] = {
+            "keep_macs": self.settings.keep_macs,
+            "rounds": self.settings.rounds,
+            "max_ratio": MAX_RATIO,
+        }
+        if isinstance(method, Reconstructing):
+            small, plans = prune_and_reconstruct(model, self.batches, look=look, **ways)
+            return Pruned(small, partial(_kept_after_plans, model, self.batches, plans))
+        found = prune_with_torch_pruning(
+            model, self.batches, method.importance, method.ranking, finetune=look, **ways
+        )
+        kept = partial(_kept_after_histories, model, self.batches, found.histories)
+        return Pruned(found.model, kept)
+
+    def _by_us(self, model: nn.Module, method: Ours, look: FineTune | None) -> Pruned:
         folder = self._advised_by(method)
         result = prune(
             model,
-            batches,
+            self.batches,
             selector=None if folder is None else opened(folder),
             rounds=self.settings.rounds,
             max_ratio=MAX_RATIO,
-            finetune=finetune,
+            finetune=look,
             keep_macs=self.settings.keep_macs,
+            repair=False,
             **method.options,
         )
-        return result.model, result.report.oracle_images
+        kept = partial(_kept_after_plans, model, self.batches, result.rounds)
+        return Pruned(result.model, kept, result.report.oracle_images)
 
     def _advised_by(self, method: Ours) -> Path | None:
         advisers = {"selector": self.learnt.selector, "portfolio": self.learnt.portfolio}
@@ -152,7 +221,7 @@ class PruningTask:
 def tasks_for(
     subjects: Sequence[Subject], methods: Sequence[str], settings: RunSettings, folders: Folders
 ) -> list[PruningTask]:
-    """Every network by every method, method after method.
+    """Every network by every method, method after method; those of `DRAWN` first, draw after draw.
 
     Raises:
         SelectorError: An unknown method.
@@ -164,9 +233,12 @@ def tasks_for(
     for subject in subjects:
         subject.model(folders.weights)  # Trained here if at all, and not by two runs at a time.
     learnt = {s: learn_without(s, judged, folders.data, folders.learnt) for s in subjects}
+    drawn = [method for method in DRAWN if method in methods]
+    again = [(method, draw) for draw in range(DRAWS) for method in drawn]
+    once = [(method, 0) for method in methods if method not in drawn]
     return [
-        PruningTask(subject, method, learnt[subject], settings, folders)
-        for method in methods
+        PruningTask(subject, method, learnt[subject], replace(settings, draw=draw), folders)
+        for method, draw in again + once
         for subject in subjects
         if (only := METHODS[method].networks) is None or subject.name in only
     ]
@@ -192,21 +264,26 @@ def finished(tasks: Sequence[PruningTask], file: Path) -> list[CurveRun]:
 
 
 def run_one(task: PruningTask) -> CurveRun:
-    """Prune once, from the unpruned network to the end of the curve."""
+    """Prune once, from the unpruned network to the end of the curve, and repair every round's."""
     model = task.subject.model(task.folders.weights)
     watch = Watch(task, model)
-    failed, forwards = None, 0
+    failed, forwards, repaired, seconds = None, 0, list[CurvePoint](), 0.0
     try:
-        _, forwards = task.prune(model, watch.look)
+        pruned = task.prune(model, watch.look)
+        forwards, pruning_seconds = pruned.oracle_forwards, watch.seconds
+        repaired, seconds = watch.repaired(model, pruned.kept())
     except SelectorError as error:
-        failed = str(error)
+        failed, pruning_seconds = str(error), watch.seconds
     return CurveRun(
         network=task.subject.name,
         method=task.method,
         settings=task.fingerprint,
         points=watch.points,
+        repaired=repaired,
         oracle_forwards=forwards,
-        seconds=round(watch.seconds, 2),
+        seconds=round(pruning_seconds, 2),
+        repair_seconds=round(seconds, 2),
+        draw=task.settings.draw,
         failed=failed,
     )
 
@@ -221,13 +298,14 @@ class Watch:
     """Looks at a network after every round, and stops the clock meanwhile."""
 
     def __init__(self, task: PruningTask, model: nn.Module) -> None:
-        settings = task.settings
-        self._probe = probe_inputs(model, calibration(task.subject, settings.calibration_images))
+        settings, self._batches = task.settings, task.batches
+        self._probe = probe_inputs(model, self._batches)
         self._images = test_images(task.subject, settings.test_images)
         self._start = count_costs(model, self._probe)
         self.points = [
             CurvePoint(1.0, 0.0, _unpruned_accuracy(task.subject, settings, task.folders))
         ]
+        self._left: list[nn.Module] = []
         self._began = time.process_time()
 
     @property
@@ -242,4 +320,19 @@ class Watch:
         kept, left = (costs.total(m) / self._start.total(m) for m in ("macs", "weights"))
         right = accuracy(quick(model), self._images)
         self.points.append(CurvePoint(round(kept, 6), round(1 - left, 6), right))
+        self._left.append(copy_of(model))
         self._began += time.process_time() - stopped
+
+    def repaired(self, original: nn.Module, kept: Sequence[Kept]) -> tuple[list[CurvePoint], float]:
+        """The curve of the networks that were looked at, each repaired; seconds of one repair.
+
+        Raises:
+            SelectorError: A network that cannot be repaired.
+        """
+        seconds, curve = 0.0, self.points[:1]
+        for left, outputs, point in zip(self._left, kept, self.points[1:], strict=True):
+            began = time.process_time()
+            found = reconstruct(original, left, self._batches, kept=outputs).model
+            seconds += time.process_time() - began
+            curve.append(replace(point, accuracy=accuracy(quick(found), self._images)))
+        return curve, seconds / max(1, len(self._left))

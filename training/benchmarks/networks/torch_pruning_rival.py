@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch_pruning as tp
@@ -33,6 +33,18 @@ class Importance:
     needs: Literal["weights", "gradient", "gradient of each image"] = "weights"
 
 
+History = tuple[Any, ...]
+"""What was pruned so far, as Torch-Pruning writes it down."""
+
+
+class TorchPruned(NamedTuple):
+    """A network that Torch-Pruning made smaller."""
+
+    model: nn.Module
+    histories: list[History]
+    """After each round, from the unpruned network on."""
+
+
 IMPORTANCES: Mapping[str, Importance] = {
     "l1": Importance(lambda: tp.importance.MagnitudeImportance(p=1)),
     "l2": Importance(lambda: tp.importance.MagnitudeImportance(p=2)),
@@ -54,7 +66,7 @@ def prune_with_torch_pruning(
     rounds: int,
     max_ratio: float = 0.9,
     finetune: FineTune | None = None,
-) -> nn.Module:
+) -> TorchPruned:
     """Prune a copy as `selector.prune` would: the same rounds, recalibration and MACs.
 
     Before each round the gradients are measured again; within it the pruner takes small steps
@@ -71,6 +83,9 @@ def prune_with_torch_pruning(
         max_ratio: Largest share of a layer's channels that may go.
         finetune: Called with the network and the number of the round after each.
 
+    Returns:
+        The pruned copy, and Torch-Pruning's history after each round.
+
     Raises:
         SelectorError: An unknown importance, a target that it does not reach, or an error of
             Torch-Pruning's own on this network.
@@ -79,7 +94,7 @@ def prune_with_torch_pruning(
         known = ", ".join(IMPORTANCES)
         raise SelectorError(f"unknown importance {importance!r} of Torch-Pruning; known: {known}")
     own = IMPORTANCES[importance]
-    small = copy_of(model)
+    small, histories = copy_of(model), list[History]()
     probe = probe_inputs(small, batches)
     with _faults_named(f"torch-pruning {importance} {ranking}"):
         walk = _StepwisePruner(small, probe, own.make(), ranking, max_ratio)
@@ -87,10 +102,11 @@ def prune_with_torch_pruning(
             _measure(small, batches, walk.pruner.importance, own)
             walk.until(keep_macs ** (number / rounds))
             recalibrate_batchnorm(small, batches)
+            histories.append(tuple(walk.pruner.pruning_history()))
             if finetune is not None:
                 finetune(small, number)
     small.zero_grad(set_to_none=True)
-    return small
+    return TorchPruned(small, histories)
 
 
 class _StepwisePruner:

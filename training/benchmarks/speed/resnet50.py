@@ -47,7 +47,7 @@ def run(
     def theirs() -> nn.Module:
         return prune_with_torch_pruning(
             model, batches, "taylor", "global", keep_macs=KEEP_MACS, rounds=rounds[0]
-        )
+        ).model
 
     rows = [_timed("selector", ours), _timed("torch-pruning taylor", theirs)]
     print(text_table(list(rows[0]), [[f"{value}" for value in row.values()] for row in rows]))
