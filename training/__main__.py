@@ -17,9 +17,10 @@ from training.benchmarks.founding.methods import METHODS
 from training.benchmarks.labels import modes as modes_benchmark
 from training.benchmarks.labels import records as records_benchmark
 from training.benchmarks.networks import report as network_report
-from training.benchmarks.networks.runs import Folders, RunSettings
+from training.benchmarks.networks.pruning_task import Folders, RunSettings
 from training.benchmarks.repair import criteria as repair_criteria
 from training.benchmarks.repair import report as repair_report
+from training.benchmarks.repair import rounds as repair_rounds
 from training.benchmarks.speed import allocation as allocation_benchmark
 from training.benchmarks.speed import imports as imports_benchmark
 from training.benchmarks.speed import oracle as oracle_benchmark
@@ -211,9 +212,16 @@ def benchmark_allocation() -> None:
 
 
 @app.command()
-def benchmark_modes(jobs: Annotated[int, typer.Option(help="Processes.")] = 2) -> None:
-    """How well plain and compensated removal forecast the loss after recalibration."""
-    modes_benchmark.run(jobs=jobs)
+def benchmark_modes(
+    minutes: Annotated[float | None, typer.Option(help="Begin no run later.")] = None,
+    jobs: Annotated[int, typer.Option(help="Processes.")] = 1,
+    results: Annotated[Path, typer.Option(help="Runs and result file.")] = RESULTS,
+    docs: Annotated[bool, typer.Option(help="Put the table into the documents.")] = False,
+) -> None:
+    """Which way of measuring a removal tells what is left after repair; resumable."""
+    modes_benchmark.run(minutes, results, jobs)
+    if docs:
+        modes_benchmark.update_page(BENCHMARKS, results)
 
 
 @app.command()
@@ -281,6 +289,18 @@ def benchmark_repair_criteria(
 
 
 @app.command()
+def benchmark_rounds(
+    minutes: Annotated[float | None, typer.Option(help="Begin no run later.")] = None,
+    results: Annotated[Path, typer.Option(help="Runs and result file.")] = RESULTS,
+    docs: Annotated[bool, typer.Option(help="Put the table into the documents.")] = False,
+) -> None:
+    """Accuracy after repair, and time, over the number of rounds; resumable."""
+    repair_rounds.run(minutes, results)
+    if docs:
+        repair_rounds.update_page(BENCHMARKS, results)
+
+
+@app.command()
 def benchmark_repair(
     networks: Annotated[
         str | None, typer.Option(help="Networks, with commas between them; all by default.")
@@ -289,11 +309,15 @@ def benchmark_repair(
     speed: Annotated[
         bool, typer.Option(help="Time one repair over one scoring pass instead.")
     ] = False,
+    memory: Annotated[
+        bool, typer.Option(help="Peak memory of one repair and one scoring pass instead.")
+    ] = False,
     results: Annotated[Path, typer.Option(help="Runs and result file.")] = RESULTS,
     docs: Annotated[bool, typer.Option(help="Put the table into the documents.")] = False,
 ) -> None:
     """Accuracy of third-party networks: pruned, repaired, distilled; resumable."""
     work = repair_report.run_speed if speed else repair_report.run
+    work = repair_report.run_memory if memory else work
     work(None if networks is None else networks.split(","), minutes, results)
     if docs:
         repair_report.update_page(BENCHMARKS, results)

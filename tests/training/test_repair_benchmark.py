@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from selector.errors import SelectorError
-from training.benchmarks.repair import cases, report, runs, speed
+from training.benchmarks.repair import cases, memory, report, runs, speed
 from training.benchmarks.repair.cases import IMAGENET, OWN, Case
+from training.benchmarks.repair.memory import MemoryRun
 from training.benchmarks.repair.runs import Accuracies, RepairRun, Seconds
 from training.benchmarks.repair.speed import SpeedRun, TimedNetwork
 from training.zoo.shared_third_party import third_party_folder, third_party_networks
@@ -235,3 +236,25 @@ def test_what_is_timed_is_half_the_network() -> None:
     assert 0.4 < sum(kept) / sum(whole) < 0.6
     with pytest.raises(SelectorError, match="unknown network 'vgg'; known: resnet56"):
         report.run_speed(["vgg"], None, Path("nowhere"))
+
+
+@pytest.mark.skipif(not memory.RESET.exists(), reason="peaks that can be set back are Linux's")
+def test_peak_memory_is_what_the_work_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a pass that holds so much: a known number of MiB."""
+    held = 200
+
+    def hold(*_: object) -> None:
+        torch.ones(held * 2**18).sum()
+
+    monkeypatch.setattr(memory, "set_up", lambda _: (nn.Identity(), [], None))
+    monkeypatch.setattr(memory, "scoring_pass", hold)
+    monkeypatch.setattr(memory, "reconstruct", lambda *_: None)
+    assert memory._peak("resnet50", "scoring") == pytest.approx(held, abs=20)
+    assert memory._peak("resnet50", "repair") == pytest.approx(0, abs=20)
+
+
+def test_the_summary_has_the_largest_ratio_of_memory() -> None:
+    peaks = [MemoryRun("resnet50", 256, 1, 800.0, 1200.0), MemoryRun("resnet56", 256, 1, 90.0, 9.0)]
+    summary = report.summary_of([], [], peaks)
+    assert summary["memory_ratio"] == 1.5
+    assert summary["resnet56_repair_mib"] == 9.0

@@ -1,125 +1,164 @@
-"""Which measurement forecasts the loss after BatchNorm recalibration: plain or compensated removal?
+"""Which way of measuring a removal tells what is left after repair? The table, and the result file.
 
-Over the networks of the first zoo and the foreign ones that have BatchNorm: for a sample of groups
-and shares, the candidates of all arms, measured plainly, compensated, and after recalibration; the
-rank correlation of each of the first two with the third within a decision.
+Ways of measuring: plain, with means, with batch statistics, with what channels predict; each read
+as the loss of the labels and as the divergence from the unpruned network's softened outputs. What
+is true: the network cut, repaired as a whole, and read on test images.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from statistics import mean, stdev
 
 import numpy as np
-import torch
-from joblib import Parallel, delayed
 from scipy.stats import spearmanr
-from torch import Tensor, nn
-from tqdm import tqdm
 
-from selector.data.batches import Batches
-from selector.data.forward import probe_inputs
-from selector.network.compensation import measure_means
-from selector.network.groups import Group
-from selector.network.layers import NORMALISATION
-from selector.network.tracing import find_groups
-from selector.oracle.oracle import Oracle
-from selector.oracle.recalibrated import recalibrated_changes
-from selector.saliency.registry import arms
-from selector.saliency.scoring import lowest, score_signals
-from selector.statistics.collect import measure_signals
 from selector.tables import text_table
-from training.campaign.tasks import held_out, trained
-from training.datasets.catalogue import load
-from training.reporting.markdown import cell
+from training.benchmarks.labels.mode_runs import (
+    MODES,
+    READINGS,
+    VERSION,
+    DecisionRow,
+    ModeRun,
+    every_run,
+    run_one,
+)
+from training.reporting.markdown import markdown_table
+from training.reporting.marked_part import put
 from training.reporting.result_file import write_result
-from training.zoo.catalogue import FIRST_ZOO
-from training.zoo.third_party import foreign_batches, load_foreign
+from training.reporting.run_file import Key, RunFile
 
-FOREIGN = ("cy_resnet20_cifar10", "he_resnet20_cifar10", "founding_resnet-20")
-RATIOS = (0.12, 0.4)
-GROUPS = 4
-"""Groups of a network, spread over its depth."""
-CANDIDATES = 6
-WEIGHTS = Path(__file__).resolve().parents[3] / "runs" / "zoo"
+FILE = "modes_runs.jsonl"
+WAYS = tuple(f"{mode}, {reading}" for mode in MODES for reading in READINGS)
+COLUMNS = (
+    "measured by",
+    "rank correlation with the loss",
+    "with the divergence",
+    "regret, nats of loss",
+    "regret, nats of divergence",
+    "accuracy when it routes, %",
+)
+NUMBERS = ("loss_correlation", "divergence_correlation", "loss_regret", "divergence_regret")
+"""What a decision says of a way of measuring, in the order of the columns."""
+CONTROLS = ("random", "l1", "rank_mean", "reconstruction", "reconstruction_fisher")
+"""Arms whose networks stand beside the routed ones."""
 
 
-def run(weights: Path = WEIGHTS, jobs: int = 2) -> None:
-    """Measure, print the table, write `results/modes.json`; zoo networks are trained if need be."""
-    names = [*FOREIGN, *(spec.name for spec in FIRST_ZOO)]
-    found = Parallel(n_jobs=jobs, return_as="generator")(
-        delayed(_network)(name, weights) for name in names
-    )
-    rows = [row for row in tqdm(found, "networks", total=len(names)) if row is not None]
-    print(text_table(list(rows[0]), [[cell(v) for v in row.values()] for row in rows]))
-    keys = ("plain_correlation", "compensated_correlation", "plain_regret", "compensated_regret")
-    summary = {key: float(np.mean([_number(row, key) for row in rows])) for key in keys}
-    summary |= {
-        "compensated_better": float(
-            sum(_number(row, keys[1]) > _number(row, keys[0]) for row in rows)
-        ),
-        "networks": float(len(rows)),
+def run(minutes: float | None, results: Path, jobs: int = 1) -> None:
+    """Make the missing runs, print the table, write `modes.json`.
+
+    Args:
+        minutes: No run is begun later than this.
+        results: Where runs and result file go.
+        jobs: Processes.
+    """
+    calls: dict[Key, Callable[[], ModeRun]] = {
+        (network, what, VERSION): partial(run_one, network, what) for network, what in every_run()
     }
+    runs = RunFile(results / FILE, ModeRun.of).complete(calls, jobs=jobs, minutes=minutes)
+    rows, summary = table_of(runs)
+    print(text_table(COLUMNS, rows))
     print(text_table(["number", "value"], [[k, f"{v:.3f}"] for k, v in summary.items()]))
-    print(write_result("modes", summary, rows))
+    print(write_result("modes", summary, [asdict(one) for one in runs], results))
 
 
-def _number(row: Mapping[str, object], key: str) -> float:
-    return float(str(row[key]))
+def update_page(page: Path, results: Path) -> None:
+    """Put the table between the marks of a page."""
+    rows, summary = table_of(list(RunFile(results / FILE, ModeRun.of).read().values()))
+    text = (
+        f"{summary['networks']:.0f} networks, {summary['decisions']:.0f} decisions; means over "
+        "networks, +- their standard error.\n\n"
+    )
+    put(page, "modes", text + markdown_table(COLUMNS, rows))
 
 
-def _network(name: str, weights: Path) -> Mapping[str, object] | None:
-    torch.set_num_threads(1)
-    model, batches = _read(name, weights)
-    if not any(isinstance(layer, NORMALISATION) for layer in model.modules()):
-        return None
-    scoring, judging = batches[:2], batches[2:4]
-    groups = find_groups(model, probe_inputs(model, scoring)).prunable
-    step = max(1, len(groups) // GROUPS)
-    chosen = dict(list(groups.items())[::step][:GROUPS])
-    scores = score_signals(measure_signals(model, scoring, chosen), arms())
-    rows = []
-    for group_name, group in chosen.items():
-        for ratio in RATIOS:
-            count = max(1, round(ratio * group.channels))
-            proposals = [lowest(values, count) for values in scores[group_name].values()]
-            sets = list(dict.fromkeys(proposals))[:CANDIDATES]
-            if len(sets) >= 4:
-                rows.append(_decision(model, group, sets, scoring, judging))
-    table = np.array(rows)
-    means = np.nanmean(table, 0)
+def scores_of(decision: DecisionRow, way: str) -> dict[str, float]:
+    """How one way ranks the candidates of a decision; NaN where all are alike."""
+    measured, found = decision.measured[way], dict[str, float]()
+    chosen = int(np.argmin(measured))
+    for reading in READINGS:
+        truth = decision.truth[reading]
+        alike = len(set(measured)) < 2 or len(set(truth)) < 2
+        correlation = float("nan") if alike else float(spearmanr(measured, truth).statistic)
+        found[f"{reading}_correlation"] = correlation
+        found[f"{reading}_regret"] = truth[chosen] - min(truth)
+    return found
+
+
+def by_network(runs: Iterable[ModeRun], way: str) -> dict[str, dict[str, float]]:
+    """Network -> the means of its decisions' numbers."""
+    rows: dict[str, list[dict[str, float]]] = {}
+    for one in runs:
+        for decision in one.decisions:
+            if len(decision.arms) > 1:
+                rows.setdefault(one.network, []).append(scores_of(decision, way))
     return {
-        "network": name,
-        "decisions": len(rows),
-        "plain_correlation": float(means[0]),
-        "compensated_correlation": float(means[1]),
-        "plain_regret": float(means[2]),
-        "compensated_regret": float(means[3]),
+        network: {number: float(np.nanmean([row[number] for row in some])) for number in NUMBERS}
+        for network, some in rows.items()
     }
 
 
-def _decision(
-    model: nn.Module,
-    group: Group,
-    sets: list[tuple[int, ...]],
-    scoring: Batches,
-    judging: Batches,
-) -> tuple[float, float, float, float]:
-    """Rank correlations with the recalibrated loss; what choosing by each costs, in nats of it."""
-    means = measure_means(model, scoring, [group])
-    found = [
-        [c.nats for c in oracle.measure(model, judging, {group: sets}).changes[group]]
-        for oracle in (Oracle(), Oracle("compensated", means))
+def routed_accuracies(runs: Sequence[ModeRun]) -> dict[str, list[float]]:
+    """Way, or arm -> accuracies of the networks that every way has routed."""
+    found: dict[str, dict[str, float]] = {}
+    for one in runs:
+        mode = one.what.removeprefix("routed by ")
+        for name, value in one.routed.items():
+            way = name if mode == "one arm" else f"{mode}, {name}"
+            found.setdefault(way, {})[one.network] = value
+    every = [set(found.get(way, {})) for way in (*WAYS, *CONTROLS)]
+    networks = sorted(set.intersection(*every))
+    return {way: [values[network] for network in networks] for way, values in found.items()}
+
+
+def table_of(runs: Sequence[ModeRun]) -> tuple[list[list[str]], dict[str, float]]:
+    """The printed rows, and the summary."""
+    routed = routed_accuracies(runs)
+    found = {way: by_network(runs, way) for way in WAYS}
+    rows = [
+        [
+            way,
+            *(spread([one[number] for one in found[way].values()]) for number in NUMBERS),
+            spread([100 * value for value in routed[way]], 1),
+        ]
+        for way in WAYS
     ]
-    after = recalibrated_changes(model, judging, group, sets, calibration=scoring)
-    truth = np.array([change.nats for change in after])
-    correlations = [float(spearmanr(one, truth).statistic) for one in found]
-    regrets = [float(truth[int(np.argmin(one))] - truth.min()) for one in found]
-    return correlations[0], correlations[1], regrets[0], regrets[1]
+    rows += [
+        [f"{arm} everywhere", "", "", "", "", spread([100 * v for v in routed[arm]], 1)]
+        for arm in CONTROLS
+        if arm in routed
+    ]
+    return rows, _summary(runs, found, routed)
 
 
-def _read(name: str, weights: Path) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
-    """A network and four batches that it was not trained on, where there are any."""
-    if name in FOREIGN:
-        images = load("cifar10", "train", limit=512)
-        return load_foreign(name), list(foreign_batches(name, images, 128))
-    spec = next(spec for spec in FIRST_ZOO if spec.name == name)
-    return trained(spec, weights), list(held_out(spec))[:4]
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """Mean and standard error, as text."""
+    if not values:
+        return "-"
+    error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return f"{mean(values):.{digits}f} +- {error:.{digits}f}"
+
+
+def _summary(
+    runs: Sequence[ModeRun],
+    found: Mapping[str, Mapping[str, Mapping[str, float]]],
+    routed: Mapping[str, Sequence[float]],
+) -> dict[str, float]:
+    summary: dict[str, float] = {
+        "networks": len({one.network for one in runs if one.decisions}),
+        "networks_with_batchnorm": len({o.network for o in runs if o.decisions and o.normalised}),
+        "networks_routed": len(next(iter(routed.values()), [])),
+        "decisions": sum(len(one.decisions) for one in runs),
+        "candidates": sum(len(row.arms) for one in runs for row in one.decisions),
+    }
+    for way, networks in found.items():
+        key = way.replace(", ", "_").replace(" ", "_")
+        for number in NUMBERS if networks else ():
+            values = [one[number] for one in networks.values()]
+            summary[f"{key}_{number}"] = round(mean(values), 4)
+    for way, accuracies in routed.items():
+        if accuracies and (way in WAYS or way in CONTROLS):
+            key = way.replace(", ", "_").replace(" ", "_")
+            summary[f"{key}_routed_accuracy"] = round(mean(accuracies), 4)
+    return summary

@@ -9,8 +9,9 @@ from typing import Any
 
 from selector.errors import SelectorError
 from selector.tables import text_table
-from training.benchmarks.repair import speed
+from training.benchmarks.repair import memory, speed
 from training.benchmarks.repair.cases import OWN, chosen_cases, every_case
+from training.benchmarks.repair.memory import MemoryRun
 from training.benchmarks.repair.runs import FILE, RepairRun, finished, run_missing
 from training.benchmarks.repair.speed import SUBJECTS, SpeedRun
 from training.reporting.markdown import markdown_table
@@ -40,18 +41,34 @@ def run_speed(networks: Sequence[str] | None, minutes: float | None, results: Pa
     Raises:
         SelectorError: An unknown network.
     """
-    names = list(SUBJECTS) if networks is None else networks
+    speed.run_missing(_timed(networks), results / speed.FILE, minutes)
+    show(results)
+
+
+def run_memory(networks: Sequence[str] | None, minutes: float | None, results: Path) -> None:
+    """Measure the peak memory of the missing networks, then show all finished runs.
+
+    Raises:
+        SelectorError: An unknown network.
+    """
+    memory.run_missing(_timed(networks), results / memory.FILE, minutes)
+    show(results)
+
+
+def _timed(networks: Sequence[str] | None) -> list[str]:
+    """The networks whose cost is measured, or those of these names."""
+    names = list(SUBJECTS) if networks is None else list(networks)
     for name in names:
         if name not in SUBJECTS:
             raise SelectorError(f"unknown network {name!r}; known: {', '.join(SUBJECTS)}")
-    speed.run_missing(names, results / speed.FILE, minutes)
-    show(results)
+    return names
 
 
 def show(results: Path) -> None:
     """Print all runs that are there and write the result file."""
     runs = finished(list(every_case().values()), results / FILE)
     times = speed.finished(results / speed.FILE)
+    peaks = memory.finished(results / memory.FILE)
     if runs:
         print(text_table(COLUMNS, [row_of(asdict(one)) for one in runs]))
     for one in runs:
@@ -61,18 +78,25 @@ def show(results: Path) -> None:
         print(
             text_table(list(asdict(times[0])), [[str(v) for v in vars(t).values()] for t in times])
         )
-    summary = summary_of(runs, times)
+    for peak in peaks:
+        print(
+            f"{peak.network}: {peak.repair_mib:.0f} MiB to repair, {peak.scoring_mib:.0f} to score"
+        )
+    summary = summary_of(runs, times, peaks)
     print("\n".join(f"{key}: {value:g}" for key, value in summary.items()))
-    rows = [*(asdict(one) for one in runs), *(asdict(time) for time in times)]
+    rows = [*map(asdict, runs), *map(asdict, times), *map(asdict, peaks)]
     print(write_result("repair", summary, rows, results))
 
 
-def summary_of(runs: Sequence[RepairRun], times: Sequence[SpeedRun]) -> dict[str, float]:
+def summary_of(
+    runs: Sequence[RepairRun], times: Sequence[SpeedRun], peaks: Sequence[MemoryRun] = ()
+) -> dict[str, float]:
     """The numbers that the documents quote; what was not measured is absent.
 
     Gains are differences of accuracies in points, of third-party networks alone: `gain` of the
     repaired network over the pruned one, `gain_distilled` of the distilled network over the pruned
-    one, `distilled_over_repaired` of the distilled over the repaired one.
+    one, `distilled_over_repaired` of the distilled over the repaired one. `memory_ratio` is the
+    largest.
     """
     summary: dict[str, float] = {}
     whole = [run for run in runs if run.failed is None]
@@ -92,6 +116,11 @@ def summary_of(runs: Sequence[RepairRun], times: Sequence[SpeedRun]) -> dict[str
         summary["third_party_mean_gain_distilled_points"] = round(mean(gains), 3)
         summary["third_party_mean_distilled_over_repaired_points"] = round(mean(more), 3)
     summary |= {f"{time.network}_time_ratio": round(time.ratio, 3) for time in times}
+    if peaks:
+        summary["memory_ratio"] = round(max(peak.ratio for peak in peaks), 3)
+    for peak in peaks:
+        summary[f"{peak.network}_repair_mib"] = peak.repair_mib
+        summary[f"{peak.network}_scoring_mib"] = peak.scoring_mib
     return summary
 
 
