@@ -1,5 +1,7 @@
 """LightGBM as it is used here: settings, boosters that leave networks out, the weighed cost.
 
+LightGBM learns; what it has learnt is a `Forest` of ours, so that using it does not load LightGBM.
+
 Following an arm costs its predicted normalised regret plus a weight times its log damage. The
 regret asks for the best arm, whatever is at stake; the damage in nats gives weight to decisions in
 which a wrong arm ruins the layer. Each has its own boosters; their sum errs less than either.
@@ -10,14 +12,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
-from sklearn.model_selection import GroupKFold
 
 from selector.data.checks import is_number, whole_number
 from selector.errors import SelectorError
+from selector.learning.forest import Forest
+from selector.learning.forest_text import ForestLimits, read_forest
 from selector.learning.table import TrainingTable
 from selector.typing import Matrix, Numbers
+
+MOST_LEAVES, MOST_LEAVES_IN_ALL = 1024, 2**21
+"""Of a tree, and of a booster: bounds of the memory that a saved selector can ask for."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,13 @@ def check_settings(
     whole = (("folds", folds, 2), ("trees", trees, 1), ("leaves", leaves, 2), ("seed", seed, 0))
     for name, value, least in whole:
         whole_number(name, value, least)
+    assert isinstance(trees, int)
+    assert isinstance(leaves, int)
+    if leaves > MOST_LEAVES or trees * leaves > MOST_LEAVES_IN_ALL:
+        raise SelectorError(
+            f"trees={trees} of leaves={leaves} are too large; {MOST_LEAVES} leaves a tree and "
+            f"{MOST_LEAVES_IN_ALL} in all are the most"
+        )
     for name, value, above in (("learning_rate", learning_rate, 1e-9), ("caution", caution, 0.0)):
         if not is_number(value) or not above <= value < math.inf:
             raise SelectorError(f"{name}={value!r} must be a finite number, {above:g} or more")
@@ -101,7 +113,7 @@ def check_teaches(table: TrainingTable) -> None:
 
 def fit_booster(
     table: TrainingTable, target: Matrix, rows: Numbers, names: Sequence[str], settings: Settings
-) -> lgb.Booster:
+) -> Forest:
     """Learn a target from some rows of the table; the last feature is the arm's number.
 
     Args:
@@ -111,6 +123,8 @@ def fit_booster(
         names: Of the features.
         settings: How.
     """
+    import lightgbm as lgb  # Only here: using what was learnt does not need it.
+
     data = lgb.Dataset(
         table.seen.features[rows],
         target[rows],
@@ -118,19 +132,22 @@ def fit_booster(
         feature_name=list(names),
         categorical_feature=["arm"],
     )
-    return lgb.train(settings.of(len(rows)), data, settings.trees)
+    booster = lgb.train(settings.of(len(rows)), data, settings.trees)
+    limits = ForestLimits(
+        trees=settings.trees,
+        leaves=settings.leaves,
+        features=tuple(names),
+        categories=len(table.arms),
+    )
+    return read_forest(booster.model_to_string(), limits)
 
 
 def network_folds(table: TrainingTable, folds: int) -> Iterator[tuple[Numbers, Numbers]]:
     """Rows of all networks but some, and of those, so that every network is left out once."""
+    from sklearn.model_selection import GroupKFold  # Slow to import.
+
     names = table.row_network
     yield from GroupKFold(min(folds, len(np.unique(names)))).split(names, groups=names)
-
-
-def predicted(booster: lgb.Booster, features: Matrix) -> Matrix:
-    """What a booster says, shape (rows,); one thread, as when it learnt."""
-    found: Matrix = booster.predict(features, num_threads=1)
-    return found
 
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)

@@ -1,4 +1,4 @@
-"""Why a metric is trusted, from LightGBM's own contributions, in words."""
+"""Why a metric is trusted, from what every feature adds to the prediction, in words."""
 
 import math
 import re

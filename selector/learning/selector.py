@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import lightgbm as lgb
 import numpy as np
 from sklearn.base import BaseEstimator
 
@@ -27,9 +26,11 @@ from selector.learning.boosters import (
     excess,
     fit_booster,
     network_folds,
-    predicted,
 )
+from selector.learning.contributions import Paths, contributions
 from selector.learning.features import Proposals, candidates, feature_names
+from selector.learning.forest import Forest
+from selector.learning.forest_text import ForestLimits, read_forest
 from selector.learning.prediction import JointErrors, Prediction
 from selector.learning.table import (
     DAMAGE_OFFSET,
@@ -140,12 +141,13 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         how = Settings(self.trees, self.leaves, self.learning_rate, self.seed)
         logs, regret = log_damage(table.nats), table.regret
         regrets, damages = np.zeros((2, len(logs)))
-        self._regret = []
+        self._regret: list[Forest] = []
+        self._paths: list[Paths] = []
         for train, left_out in network_folds(table, self.folds):
             self._regret.append(fit_booster(table, regret, train, self.feature_names, how))
-            regrets[left_out] = predicted(self._regret[-1], table.seen.features[left_out])
+            regrets[left_out] = self._regret[-1].predict(table.seen.features[left_out])
             damage = fit_booster(table, logs, train, self.feature_names, how)
-            damages[left_out] = predicted(damage, table.seen.features[left_out])
+            damages[left_out] = damage.predict(table.seen.features[left_out])
         self._damage = fit_booster(table, logs, np.arange(len(logs)), self.feature_names, how)
         self.damage_weight_ = best_weight(table, regrets, damages)
         costs = regrets + self.damage_weight_ * excess(damages, table.seen.decision)
@@ -196,7 +198,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         return describe_all(decisions, proposals, self.metrics_, self.arms_)
 
     def contributions(self, features: Matrix) -> Matrix:
-        """What every feature adds to the predicted cost, by LightGBM: mean of the jackknife.
+        """What every feature adds to the predicted cost, as Shapley values: mean of the jackknife.
 
         Args:
             features: Rows of `Described.features`, shape (rows, features).
@@ -206,20 +208,24 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             A row's sum is its predicted normalised regret, and `damage_weight_` times the log of
             its predicted damage.
         """
-        parts = [b.predict(features, pred_contrib=True, num_threads=1) for b in self._regret]
-        damage = self._damage.predict(features, pred_contrib=True, num_threads=1)
-        summed: Matrix = np.mean(parts, 0) + self.damage_weight_ * np.asarray(damage)
+        if not self._paths:
+            self._paths = [Paths.of(booster) for booster in self.boosters]
+        *regret, damage = (
+            contributions(booster, paths, features)
+            for booster, paths in zip(self.boosters, self._paths, strict=True)
+        )
+        summed: Matrix = np.mean(regret, 0) + self.damage_weight_ * damage
         return summed
 
     @property
-    def boosters(self) -> list[lgb.Booster]:
+    def boosters(self) -> list[Forest]:
         """All that it asks: the jackknife for the regret, then the one for the loss change."""
         return [*self._regret, self._damage]
 
     def predict_described(self, seen: Described) -> list[Prediction]:
         """As `predict_many`, of decisions that are described already."""
-        regrets = np.stack([predicted(booster, seen.features) for booster in self._regret])
-        logs = predicted(self._damage, seen.features)
+        regrets = np.stack([booster.predict(seen.features) for booster in self._regret])
+        logs = self._damage.predict(seen.features)
         costs = regrets + self.damage_weight_ * excess(logs, seen.decision)
         distances = self.training_distribution.distance(seen.facts)
         ends = np.cumsum([len(found) for found in seen.proposals])
@@ -290,8 +296,8 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             SelectorError: Not fitted, or a file cannot be written.
         """
         self.check_fitted()
-        boosters = {f"regret_{i}": b.model_to_string() for i, b in enumerate(self._regret)}
-        boosters["damage"] = self._damage.model_to_string()
+        boosters = {f"regret_{i}": booster.text for i, booster in enumerate(self._regret)}
+        boosters["damage"] = self._damage.text
         write_artefact(Path(folder), asdict(self._described()), boosters)
 
     def _described(self) -> Description:
@@ -331,18 +337,17 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
                 f"{folder} needs metric {unknown[0]!r}, which is not in the table; "
                 "register it before loading, or fit the selector again"
             )
-        try:
-            found = cls._of_parts(described, texts)
-        except (ValueError, lgb.basic.LightGBMError) as error:
-            raise SelectorError(
-                f"{folder} was not saved by this version's save: {error}; fit the selector again"
-            ) from error
-        if list(described.features) != found.feature_names:
+        if list(described.features) != [*feature_names(described.metrics), "arm"]:
             raise SelectorError(
                 f"{folder} learnt from other features than this version describes decisions by; "
                 "fit the selector again"
             )
-        return found
+        try:
+            return cls._of_parts(described, texts)
+        except ValueError as error:
+            raise SelectorError(
+                f"{folder} was not saved by this version's save: {error}; fit the selector again"
+            ) from error
 
     @classmethod
     def _of_parts(cls, described: Description, texts: Mapping[str, str]) -> "SaliencySelector":
@@ -351,10 +356,18 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         found.arms_, found.metrics_ = list(described.arms), list(described.metrics)
         found.single_best_, found.networks_ = described.single_best, list(described.networks)
         found.damage_weight_ = described.damage_weight
-        boosters = {name: lgb.Booster(model_str=text) for name, text in texts.items()}
-        for name, booster in boosters.items():
-            if booster.num_feature() != len(described.features):
-                raise ValueError(f"{name}.txt has {booster.num_feature()} features")
+        limits = ForestLimits(
+            trees=found.trees,
+            leaves=found.leaves,
+            features=described.features,
+            categories=len(found.arms_),
+        )
+        boosters, found._paths = {}, []
+        for name, text in texts.items():
+            try:
+                boosters[name] = read_forest(text, limits)
+            except SelectorError as error:
+                raise SelectorError(f"{name}.txt: {error}") from error
         found._damage = boosters.pop("damage")
         found._regret = list(boosters.values())
         numbers = described.intervals

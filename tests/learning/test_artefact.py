@@ -201,7 +201,7 @@ def rewritten(saved: Path, folder: Path, **changes: object) -> Path:
         ({"metrics": [*METRICS, "astrology"]}, "needs metric 'astrology', which is not in the"),
         ({"arms": ["l1", "astrology"]}, "'astrology' is not among its metrics.*fit the selector"),
         ({"single_best": "l2"}, "is not among its metrics or arms; fit the selector again"),
-        ({"features": ["a", "b"]}, "has .* features; fit the selector again"),
+        ({"features": ["a", "b"]}, "learnt from other features.*; fit the selector again"),
         ({"parameters": {"forests": 3}}, "missing required field `folds` - at .*; fit the selec"),
         ({"intervals": {}}, "not saved by this version's save: .*`edges`.*; fit the selector"),
         ({"familiar": {"mean": []}}, "not saved by this version's save.*fit the selector again"),

@@ -36,7 +36,7 @@ REPEATS = 5
 STAGES: Mapping[str, tuple[str, ...]] = {
     "what the metrics would remove": ("candidates",),
     "decisions described": ("describe_all",),
-    "boosters": ("predicted",),
+    "boosters": ("predict",),
     "distance to the training decisions": ("distance",),
     "weighing and shortlists": ("_decided",),
 }
@@ -80,7 +80,7 @@ def run(selector: Path | None = None, repeats: int = REPEATS) -> None:
         "groups": float(len(single)),
         "decisions": float(len(decisions())),
         "boosters": float(len(learnt.boosters)),
-        "trees": float(sum(booster.num_trees() for booster in learnt.boosters)),
+        "trees": float(sum(booster.trees for booster in learnt.boosters)),
     }
     summary = {name: round(value, 4) for name, value in summary.items()}
     print(text_table(["part", "share"], [[str(r["part"]), f"{r['share']:.0%}"] for r in rows]))
