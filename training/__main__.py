@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn, cast
 import typer
 
 from selector.errors import SelectorError
+from selector.learning.artefact import DESCRIPTION
 from selector.learning.selector import SaliencySelector
 from selector.records.records import Records
 from training.audit.data_card import write_card
@@ -136,6 +137,8 @@ def data_card(
 def fit(data: Path = ROOT / "data", output: Path = ROOT / "models" / "selector") -> None:
     """Fit the shipped selector on the shipped records."""
     learnt = SaliencySelector().fit(Records.load(data).own())
+    # The old one is in the history; a new one alone has the file names that the wheel lists.
+    (output / DESCRIPTION).unlink(missing_ok=True)
     learnt.save(output)
     print(f"{output}: {len(learnt.networks_)} networks, single best {learnt.single_best_}")
 

@@ -13,7 +13,6 @@ from selector.cli.outputs import (
     printed,
     progress_wanted,
     tell_written,
-    write_selector,
 )
 from selector.cli.plan import explanations
 from selector.errors import SelectorError
@@ -118,7 +117,7 @@ def fit(
     learnt = SaliencySelector().fit(
         measured, dict.fromkeys(mine, 1.0 if weight is None else weight)
     )
-    write_selector(learnt, output)
+    learnt.save(output)
     tell_written(output)
     if as_json:
         found = {

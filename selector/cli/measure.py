@@ -96,9 +96,9 @@ def record(
         dataset=dataset,
         contexts=contexts,
         journal=journal,
+        output=output,
         progress=progress_wanted(),
     )
-    measured.save(output)
     found = {
         "folder": str(output / network),
         "network": network,

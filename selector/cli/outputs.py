@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from typing import ParamSpec
 import typer
 
 from selector.errors import SelectorError
-from selector.learning.selector import SaliencySelector
 from selector.records.parquet import check_versions
 from selector.records.records import FILES, SCHEMA_VERSION
 
@@ -145,22 +143,3 @@ def _check_parent(path: Path) -> None:
         raise SelectorError(f"{path} cannot be written: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise SelectorError(f"{path} cannot be written: the folder {path.parent} is read-only")
-
-
-def write_selector(learnt: SaliencySelector, folder: Path) -> None:
-    """Save a selector; one that was there is replaced when the new one is whole.
-
-    Raises:
-        SelectorError: The folder cannot be written.
-    """
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as partial:
-            learnt.save(partial)
-            folder.mkdir(exist_ok=True)
-            # The description goes first and comes last: a folder that has it is whole.
-            (folder / SELECTOR_FILE).unlink(missing_ok=True)
-            files = sorted(Path(partial).iterdir(), key=lambda file: file.name == SELECTOR_FILE)
-            for file in files:
-                os.replace(file, folder / file.name)
-    except OSError as error:
-        raise SelectorError(f"{folder} cannot be written: {error}") from error

@@ -1,15 +1,14 @@
 """A user's weights: safetensors, checkpoints of PyTorch, or a network pruned by this command."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from selector.errors import SelectorError
-from selector.network.checkpoint import load_pruned, load_tensors, read_tensors
+from selector.network.checkpoint import ABOUT, load_pruned, load_tensors, read_tensors
+from selector.tensor_files import read_tensor_file
 
 TORCH_SUFFIXES = frozenset({".bin", ".ckpt", ".pkl", ".pt", ".pth", ".tar"})
 WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
@@ -41,12 +40,7 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
 
 def _is_pruned(path: Path) -> bool:
     """Whether the file says that `save_pruned` wrote it."""
-    try:
-        with safe_open(path, "pt") as opened:
-            about = json.loads((opened.metadata() or {}).get("about", "{}"))
-    except (OSError, SafetensorError, ValueError):
-        return False  # What is wrong with the file, reading its tensors will say.
-    return isinstance(about, dict) and "saliency-selector" in about
+    return "saliency-selector" in read_tensor_file(path, ABOUT)[1]
 
 
 def _of_torch(path: Path) -> dict[str, Tensor]:

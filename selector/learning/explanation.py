@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from selector.data.loss import LossChange
-from selector.files import of_json, of_plain
+from selector.serialisation import of_json, of_plain
 from selector.tables import nats_text
 
 LEAST_PRINTED = 0.0005

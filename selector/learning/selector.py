@@ -1,5 +1,7 @@
 """The selector: learns from records which arm to trust where; predicts, saves, loads."""
 
+import hashlib
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -10,14 +12,7 @@ from sklearn.base import BaseEstimator
 
 from selector.data.checks import check_kind
 from selector.errors import SelectorError
-from selector.learning.artefact import (
-    Description,
-    IntervalNumbers,
-    Parameters,
-    read_artefact,
-    shipped_file,
-    write_artefact,
-)
+from selector.learning.artefact import read_artefact, shipped_file, write_artefact
 from selector.learning.boosters import (
     Settings,
     best_weight,
@@ -28,6 +23,7 @@ from selector.learning.boosters import (
     network_folds,
 )
 from selector.learning.contributions import Paths, contributions
+from selector.learning.description import Description, IntervalNumbers, Parameters
 from selector.learning.features import Proposals, candidates, feature_names
 from selector.learning.forest import Forest
 from selector.learning.forest_text import ForestLimits, read_forest
@@ -288,6 +284,13 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         """
         if not self.__sklearn_is_fitted__():
             raise SelectorError("the selector has not learnt yet; call fit(records) or load")
+
+    @property
+    def digest(self) -> str:
+        """What tells it from any other selector: a digest of all that it has learnt."""
+        self.check_fitted()
+        parts = [json.dumps(asdict(self._described())), *(one.text for one in self.boosters)]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def save(self, folder: str | Path) -> None:
         """Write the boosters as LightGBM text and the rest as JSON, with checksums.

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.model_selection import GroupKFold
 
-from selector.learning.artefact import DistributionNumbers
+from selector.learning.description import DistributionNumbers
 from selector.learning.table import DAMAGE_OFFSET
 from selector.typing import Matrix
 

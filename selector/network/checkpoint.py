@@ -6,17 +6,15 @@ cut to fit, whichever channels, and then every tensor is overwritten.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from selector.data.checks import check_model
 from selector.errors import SelectorError
-from selector.files import write_whole
 from selector.network.copying import uncompiled
 from selector.network.layers import (
     CONVOLUTION,
@@ -27,7 +25,11 @@ from selector.network.layers import (
     positions_per_group,
 )
 from selector.network.surgery import Cut, apply_cuts
+from selector.serialisation import of_plain
+from selector.tensor_files import read_tensor_file, save_tensors
 from selector.typing import Side
+
+ABOUT = "about"
 
 
 def save_pruned(model: nn.Module, path: str | Path) -> None:
@@ -40,21 +42,14 @@ def save_pruned(model: nn.Module, path: str | Path) -> None:
     """
     check_model(model)
     state = uncompiled(model).state_dict()
-    tensors = {
-        name: value.detach().cpu().contiguous().clone()
-        for name, value in state.items()
-        if isinstance(value, Tensor)
-    }
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     about = {
         "saliency-selector": version("saliency-selector"),
         "class": type(uncompiled(model)).__qualname__,
         "extra": {name: _plain(name, x) for name, x in state.items() if name not in tensors},
         "widths": _untold_widths(uncompiled(model)),
     }
-    try:
-        write_whole(path, lambda file: save_file(tensors, file, {"about": json.dumps(about)}))
-    except SafetensorError as error:
-        raise SelectorError(f"{path} cannot be written: {error}") from error
+    save_tensors(path, tensors, ABOUT, about)
 
 
 def _plain(name: str, value: object) -> object:
@@ -95,36 +90,40 @@ def load_pruned(build: Callable[[], nn.Module], path: str | Path) -> nn.Module:
             f"build must be a function that makes the unpruned network, not a "
             f"{type(build).__name__}; pass the class, or lambda: ..."
         )
-    tensors = read_tensors(path)
-    about = _about(path)
+    tensors, about = _read(path)
     model = build()
     check_model(model, "what build returns")
-    cuts = _cuts_to_fit(model, tensors, about["widths"], path)
+    cuts = _cuts_to_fit(model, tensors, about.widths, path)
     _check_ends(model, cuts, path)
     apply_cuts(model, cuts)
-    load_tensors(model, {**tensors, **about["extra"]}, path)
+    load_tensors(model, {**tensors, **about.extra}, path)
     return model
 
 
-def _about(path: str | Path) -> dict[str, dict[str, Any]]:
+@dataclass(frozen=True)
+class _About:
     """What a file says beside its tensors; nothing in files of other programs."""
-    with safe_open(path, "pt") as file:
-        found = json.loads((file.metadata() or {}).get("about", "{}"))
-    return {"extra": found.get("extra", {}), "widths": found.get("widths", {})}
+
+    extra: dict[str, object] = field(default_factory=dict)
+    widths: dict[str, int] = field(default_factory=dict)
+
+
+def _read(path: str | Path) -> tuple[dict[str, Tensor], _About]:
+    tensors, about = read_tensor_file(path, ABOUT)
+    known = {name: about[name] for name in ("extra", "widths") if name in about}
+    try:
+        return tensors, of_plain(known, _About, "what save_pruned writes beside tensors")
+    except SelectorError as error:
+        raise SelectorError(f"{path} is damaged: {error}") from error
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file.
 
     Raises:
-        SelectorError: No such file, or not safetensors.
+        SelectorError: No such file, not safetensors, or damaged.
     """
-    try:
-        with safe_open(path, "pt"):
-            pass
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise SelectorError(f"{path} cannot be read as safetensors: {error}") from error
+    return read_tensor_file(path, ABOUT)[0]
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, Any], path: str | Path) -> None:

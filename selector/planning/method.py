@@ -54,6 +54,11 @@ class Method:
         """The selector that chooses the channels; None for other criteria."""
         return self.criterion.selector if isinstance(self.criterion, SelectorCriterion) else None
 
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """Of the selectors that choose and that spend the budget: what tells them from others."""
+        return tuple(one.digest for one in (self.selector, self.pricing) if one is not None)
+
 
 def method_of(
     criterion: str,

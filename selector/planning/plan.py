@@ -8,12 +8,13 @@ from pathlib import Path
 
 from selector.data.loss import LossChange
 from selector.errors import SelectorError
-from selector.files import of_json, read_text, write_text
+from selector.files import read_text, write_text
 from selector.learning.explanation import Explanation
 from selector.network.surgery import Cut, cuts_of
 from selector.network.tracing import Groups
 from selector.planning.choice import Choice
 from selector.planning.expectation import Expected
+from selector.serialisation import of_json
 from selector.tables import count_text, nats_text, text_table
 
 WHAT = "a plan saved by to_json"

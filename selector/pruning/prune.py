@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -188,8 +189,12 @@ def prune(
         rounds = 1 if method.myopic else default_rounds(wanted, first.widths)
     store = None
     if checkpoint is not None:
-        options = (method, wanted, first.widths, rounds, max_loss_change, when, distil)
-        store = RoundStore(checkpoint, fingerprint_of(model, calibration, *options))
+        options = (
+            *(method, method.recalibrate, method.myopic, *method.digests),
+            *(wanted, first.widths, rounds, max_loss_change, when, distil),
+            *(version("saliency-selector"), torch.__version__),
+        )
+        store = RoundStore(checkpoint, fingerprint_of(model, [calibration], *options))
     procedure = Procedure(
         method=method,
         rounds=rounds,

@@ -1,6 +1,5 @@
 """The state of a pruning after a round, in one file: a run that was stopped goes on from there."""
 
-import json
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -10,11 +9,11 @@ from torch import Tensor, nn
 
 from selector.data.loss import Evaluation
 from selector.errors import SelectorError
-from selector.files import write_whole
 from selector.planning.expectation import Expected
 from selector.planning.plan import Plan
 from selector.repair.distillation.report import DistillationReport
 from selector.repair.report import LayerRepair, RepairReport
+from selector.tensor_files import read_tensor_file, save_tensors
 
 FILE = "state.safetensors"
 HEADER = "pruning"
@@ -70,8 +69,6 @@ class RoundStore:
         Raises:
             SelectorError: The file cannot be written.
         """
-        from safetensors.torch import save_file
-
         header = {
             "fingerprint": self._fingerprint,
             "plans": [plan.to_json() for plan in progress.plans],
@@ -87,12 +84,8 @@ class RoundStore:
             "unrepaired": None if progress.unrepaired is None else asdict(progress.unrepaired),
             "not_repaired": progress.not_repaired,
         }
-        tensors = {
-            name: tensor.detach().cpu().contiguous().clone()
-            for name, tensor in model.state_dict().items()
-        }
-        about = {HEADER: json.dumps(header)}
-        write_whole(self._file, lambda partial: save_file(tensors, partial, about))
+        tensors = {n: x for n, x in model.state_dict().items() if isinstance(x, Tensor)}
+        save_tensors(self._file, tensors, HEADER, header)
 
     def load(self) -> tuple[PruningState, dict[str, Tensor]] | None:
         """The state and the network's tensors; None where nothing was written yet.
@@ -100,26 +93,27 @@ class RoundStore:
         Raises:
             SelectorError: The file is damaged, or of another pruning.
         """
-        from safetensors import SafetensorError, safe_open
-        from safetensors.torch import load_file
-
         if not self._file.exists():
             return None
         try:
-            with safe_open(self._file, "pt") as opened:
-                header = json.loads(opened.metadata()[HEADER])
+            tensors, header = read_tensor_file(self._file, HEADER)
+        except SelectorError as error:
+            raise SelectorError(
+                f"{self._file} is damaged ({error}); delete it to begin again"
+            ) from error
+        try:
             if header["fingerprint"] != self._fingerprint:
                 raise SelectorError(
                     f"checkpoint={str(self._file.parent)!r} holds the state of another pruning: "
                     "the network, the data or an option is not the same; pass another folder, or "
                     f"delete {FILE} there to begin again"
                 )
-            return _progress(header), load_file(self._file)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            return _progress(header), tensors
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             if isinstance(error, SelectorError):
                 raise
             raise SelectorError(
-                f"{self._file} is damaged ({error}); delete it to begin again"
+                f"{self._file} is damaged ({error!r:.200}); delete it to begin again"
             ) from error
 
 

@@ -7,6 +7,7 @@ was recalibrated. A journal keeps what is measured: a killed run loses one group
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,6 +38,17 @@ from selector.records.records import Records
 from selector.saliency.registry import first_order_metrics
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What every state of a network is measured with."""
+
+    network: str
+    macs: float
+    """Of the unpruned network."""
+    ratios: tuple[float, ...] | None
+    seed: int
+
+
 @torch.inference_mode(False)
 def record(
     model: nn.Module,
@@ -51,6 +63,7 @@ def record(
     seed: int = 0,
     loss: Loss | None = None,
     journal: str | Path | None = None,
+    output: str | Path | None = None,
     progress: bool = False,
 ) -> Records:
     """Measure what each metric's choice does to the loss, in every group and at several ratios.
@@ -70,16 +83,19 @@ def record(
             drawn for every group by default, most of them between 2 and 25 %.
         seed: Of all that is drawn, and of the `random` metric.
         loss: Mean loss of a batch; cross-entropy by default.
-        journal: Folder that keeps what is measured until the whole is returned: the same call
-            continues there after it was killed.
+        journal: Folder that keeps what is measured: the same call continues there after it was
+            killed. It is emptied when the records are saved in `output`, and stays without one.
+        output: Folder that the records are saved in, as `Records.save` does.
         progress: Show a progress bar.
 
     Raises:
-        SelectorError: Unusable data, nothing prunable, or a ratio out of range.
+        SelectorError: Unusable data, nothing prunable, a ratio out of range, a journal that is
+            another recording's or in use, or an output that cannot be written.
     """
     check_model(model)
     check_network_name(network)
     check_path("journal", journal)
+    check_path("output", output)
     ratios = None if ratios is None else _checked(ratios)
     parts = Parts(*Calibration(batches, loss).split(3, "recording"))
     chance = torch.Generator().manual_seed(seed)
@@ -95,37 +111,62 @@ def record(
     diary = Journal(
         None if journal is None else Path(journal),
         f"{network}-{seed}",
-        fingerprint_of(model, parts.signals, drawn, ratios, seed, _versions()),
+        fingerprint_of(
+            model,
+            [parts.signals, parts.selection, parts.evaluation],
+            drawn,
+            ratios,
+            seed,
+            _versions(),
+        ),
     )
+    with diary.opened():
+        asked = _Asked(network, macs, ratios, seed)
+        groups, rows = _measured(model, parts, drawn, asked, diary, progress)
+        judged = [evaluate(model, part, loss) for part in (parts.selection, parts.evaluation)]
+        provenance = Provenance(
+            network,
+            family,
+            dataset,
+            origin,
+            judged[0].images,
+            _versions(),
+            seed,
+            str(device_of(model)),
+            macs,
+            whole.costs.total("parameters"),
+            _mean(judged[0].accuracy, judged[1].accuracy),
+        )
+        found = Records((provenance,), tuple(groups), tuple(rows))
+        if output is not None:
+            found.save(output)
+            diary.close()
+    return found
+
+
+def _measured(
+    model: nn.Module,
+    parts: Parts,
+    drawn: Sequence[PrunedContext],
+    asked: _Asked,
+    diary: Journal,
+    progress: bool,
+) -> tuple[list[GroupRecord], list[CandidateRecord]]:
+    """All groups in all states, and their candidates: from the journal, else measured now."""
     groups: list[GroupRecord] = []
     rows: list[CandidateRecord] = []
     for number, context in enumerate((None, *drawn)):
         name = UNPRUNED if context is None else context.name
         small = model if context is None else context.reached(model, parts.signals)
-        state = NetworkState(small, parts, network, name, macs, seed + number)
+        state = NetworkState(small, parts, asked.network, name, asked.macs, asked.seed + number)
         with tqdm(total=len(state.groups.prunable), desc=name, disable=not progress) as bar:
             for group in state.groups.prunable.values():
                 groups.append(state.records[group.name])
-                rows += diary.kept(name, group.name) or diary.keep(
-                    name, group.name, state.measured(group, ratios)
+                rows += diary.kept(groups[-1]) or diary.keep(
+                    name, group.name, state.measured(group, asked.ratios)
                 )
                 bar.update()
-    judged = [evaluate(model, part, loss) for part in (parts.selection, parts.evaluation)]
-    provenance = Provenance(
-        network,
-        family,
-        dataset,
-        origin,
-        judged[0].images,
-        _versions(),
-        seed,
-        str(device_of(model)),
-        macs,
-        whole.costs.total("parameters"),
-        _mean(judged[0].accuracy, judged[1].accuracy),
-    )
-    diary.close()
-    return Records((provenance,), tuple(groups), tuple(rows))
+    return groups, rows
 
 
 def _checked(ratios: object) -> tuple[float, ...]:

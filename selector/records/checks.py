@@ -44,7 +44,7 @@ def check_measured(
     for group in groups:
         _check_group(group, recorded)
     for row in candidates:
-        _check_candidate(row, by_name)
+        check_candidate(row, by_name)
 
 
 def _check_once(keys: Iterable[tuple[Hashable, ...]], what: str) -> None:
@@ -80,9 +80,14 @@ def _check_group(group: GroupRecord, recorded: Mapping[str, frozenset[str]]) -> 
             )
 
 
-def _check_candidate(
+def check_candidate(
     row: CandidateRecord, groups: Mapping[tuple[str, str, str], GroupRecord]
 ) -> None:
+    """Make sure that a candidate is one of a group that is there, and can have been measured.
+
+    Raises:
+        SelectorError: It is not; the row is named.
+    """
     where = _named((row.network, row.context, row.group, row.count, row.arm))
     group = groups.get((row.network, row.context, row.group))
     if group is None:

@@ -2,8 +2,6 @@
 
 import gc
 import json
-import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,10 @@ from selector.errors import SelectorError
 
 VERSION = b"schema_version"
 PROVENANCE = b"provenance"
+NAMES = ["network", "context", "group", "arm"]
+"""Columns that hold few different texts, each kept once."""
+MOST_ROWS, MOST_COLUMNS, MOST_VALUES = 20_000_000, 1000, 2**28
+"""Of a table of one network."""
 
 
 def read_table(path: Path, readable: Sequence[str]) -> pa.Table:
@@ -25,8 +27,15 @@ def read_table(path: Path, readable: Sequence[str]) -> pa.Table:
         SelectorError: Absent, truncated or damaged, or of a schema version that is not readable.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is no regular file")
+        about = pq.read_metadata(path)
+        _check_size(about)
+        there = [name for name in NAMES if name in about.schema.names]
         # Not `pq.read_table`, which looks for a data set of many files first: ten times slower.
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(
+            path, metadata=about, page_checksum_verification=True, read_dictionary=there
+        ) as file:
             table = file.read(use_threads=False)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise SelectorError(f"{path} cannot be read as Parquet: {error}") from error
@@ -37,6 +46,32 @@ def read_table(path: Path, readable: Sequence[str]) -> pa.Table:
             "record the network again"
         )
     return table
+
+
+def _check_size(about: pq.FileMetaData) -> None:
+    """Refuse tables that no network has, before memory is asked for.
+
+    Raises:
+        ValueError: Too many rows, columns or numbers; they say so themselves.
+    """
+    if about.num_rows > MOST_ROWS or about.num_columns > MOST_COLUMNS:
+        raise ValueError(
+            f"it has {about.num_rows} rows and {about.num_columns} columns; {MOST_ROWS} and "
+            f"{MOST_COLUMNS} are the most"
+        )
+    chunks = [
+        about.row_group(group).column(column)
+        for group in range(about.num_row_groups)
+        for column in range(about.num_columns)
+    ]
+    values = sum(chunk.num_values for chunk in chunks)
+    size = sum(chunk.total_uncompressed_size for chunk in chunks)
+    if (
+        values > MOST_VALUES
+        or size > 8 * MOST_VALUES
+        or min((c.num_values for c in chunks), default=0) < 0
+    ):
+        raise ValueError(f"it holds {values} numbers in {size} bytes; {MOST_VALUES} are the most")
 
 
 def version_of(table: pa.Table) -> str:
@@ -77,8 +112,10 @@ def _values(column: pa.ChunkedArray) -> Sequence[object]:
     if pa.types.is_list(column.type):
         return [array for chunk in column.chunks for array in _arrays(chunk)]
     if pa.types.is_string(column.type):
+        column = column.dictionary_encode()
+    if pa.types.is_dictionary(column.type):
         # The few names of a column are made once, not once a row.
-        return [v for chunk in column.dictionary_encode().chunks for v in _names(chunk)]
+        return [v for chunk in column.chunks for v in _names(chunk)]
     values: Sequence[object] = column.to_pylist()
     return values
 
@@ -123,14 +160,6 @@ def folders_with(root: Path, names: Sequence[str]) -> list[Path]:
         for folder in found
         if not any(part.startswith(".") for part in folder.relative_to(root).parts)
     )
-
-
-def forget_partial(root: Path, network: str) -> None:
-    """Remove what runs that were killed while they wrote a network left behind."""
-    pattern = re.compile(rf"\.{re.escape(network)}\.\w{{8}}")
-    for path in root.iterdir():
-        if pattern.fullmatch(path.name):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def check_versions(root: Path, names: Sequence[str], version: str) -> None:

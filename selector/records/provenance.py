@@ -63,11 +63,12 @@ def check_network_name(name: object) -> None:
     Raises:
         SelectorError: It is not.
     """
-    fine = isinstance(name, str) and 0 < len(name.encode()) <= LONGEST_NAME
-    if not fine or str(name).startswith(".") or any(c in str(name) for c in "/\\\0"):
+    fine = isinstance(name, str) and 0 < len(name.encode(errors="replace")) <= LONGEST_NAME
+    text = str(name)
+    if not fine or text.startswith(".") or not text.isprintable() or set(text) & {"/", "\\"}:
         raise SelectorError(
-            f"network={name!r} must be the name of a folder: not empty, no '/' or '\\', no leading "
-            f"'.', {LONGEST_NAME} bytes at most"
+            f"network={name!r:.240} must be the name of a folder: not empty, no '/' or '\\', "
+            f"nothing that cannot be printed, no leading '.', {LONGEST_NAME} bytes at most"
         )
 
 

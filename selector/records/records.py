@@ -1,9 +1,7 @@
 """Measured candidates as data: frozen, flat, versioned; Parquet files, one folder a network."""
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -11,12 +9,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from selector.errors import SelectorError
+from selector.files import forget_remains, partial_of, sync
 from selector.records.checks import check_measured
 from selector.records.decision import Decision
 from selector.records.measurement import CandidateRecord, GroupRecord
 from selector.records.parquet import (
     folders_with,
-    forget_partial,
     many_objects,
     provenance_of,
     read_table,
@@ -146,12 +144,12 @@ def _write(records: Records, provenance: Provenance, root: Path) -> None:
         "schema_version": str(SCHEMA_VERSION),
         "provenance": json.dumps(asdict(provenance)),
     }
-    forget_partial(root, provenance.network)
-    partial = root / f".{provenance.network}"
+    target = root / provenance.network
+    partial = partial_of(target)
     try:
-        # A folder appears under its name only when both files are whole.
-        partial = Path(tempfile.mkdtemp(prefix=f".{provenance.network}.", dir=root))
-        os.chmod(partial, 0o755)
+        forget_remains(target)
+        # A folder appears under its name only when both files are whole, and on the disk.
+        partial.mkdir()
         groups = as_table([group_row(row) for row in records.groups])
         rows = as_table([asdict(row) for row in records.candidates])
         for table, name in ((groups, GROUPS_FILE), (rows, CANDIDATES_FILE)):
@@ -161,9 +159,12 @@ def _write(records: Records, provenance: Provenance, root: Path) -> None:
                 compression="zstd",
                 write_page_checksum=True,
             )
-        partial.rename(root / provenance.network)
+            sync(partial / name)
+        sync(partial)
+        partial.rename(target)
+        sync(root)
     except OSError as error:
-        raise SelectorError(f"{root / provenance.network} cannot be written: {error}") from error
+        raise SelectorError(f"{target} cannot be written: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -390,14 +390,14 @@ def test_usage_errors_exit_2(arguments: list[str]) -> None:
 
 
 def test_a_write_that_fails_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = Path.write_text
+    write = Path.write_bytes
 
-    def fail(self: Path, text: str, **how: str) -> None:
-        write(self, text[: len(text) // 2], **how)
+    def fail(self: Path, content: bytes) -> None:
+        write(self, content[: len(content) // 2])
         raise OSError("disk full")
 
     (here / "plan.json").write_text("old")
-    monkeypatch.setattr(Path, "write_text", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     asked = on_images("choose", "--ratio", "0.5", *TAYLOR, "--output", "plan.json")
     assert_refused("plan.json cannot be written: disk full", *asked)
     assert (here / "plan.json").read_text() == "old"

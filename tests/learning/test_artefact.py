@@ -279,3 +279,33 @@ def test_features_in_another_order_are_refused(saved: Path, tmp_path: Path) -> N
 def test_an_artefact_that_is_rewritten_unchanged_loads(saved: Path, tmp_path: Path) -> None:
     same = SaliencySelector.load(rewritten(saved, tmp_path / "same"))
     assert same.get_params() == SaliencySelector.load(saved).get_params()
+
+
+def test_a_selector_replaces_another_and_leaves_none_of_it(saved: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "replaced"
+    records = made(["a", "b", "c"])
+    first, second = quick().fit(records), quick().set_params(seed=1, folds=3).fit(records)
+    for learnt in (first, second, first, first):
+        learnt.save(folder)
+        assert SaliencySelector.load(folder).digest == learnt.digest
+        boosters = len(learnt.boosters)
+        assert len(list(folder.iterdir())) == boosters + 1
+    assert first.digest != second.digest
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_too_large_is_not_read(saved: Path, tmp_path: Path, name: str) -> None:
+    folder = rewritten(saved, tmp_path / "other")
+    with open(folder / name, "wb") as file:
+        file.truncate(2**40)  # A hole: no disk is taken.
+    with pytest.raises(SelectorError, match=f"{name} has {2**40} bytes"):
+        SaliencySelector.load(folder)
+
+
+def test_settings_beyond_all_memory(saved: Path, tmp_path: Path) -> None:
+    parameters = json.loads((saved / "selector.json").read_text())["parameters"]
+    for trees, leaves in ((10**9, 15), (1, 10**6), (10**5, 1000)):
+        huge = {**parameters, "trees": trees, "leaves": leaves}
+        folder = rewritten(saved, tmp_path / f"{trees}", parameters=huge)
+        with pytest.raises(SelectorError, match="are too large"):
+            SaliencySelector.load(folder)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selector.files import of_plain
-from selector.learning.artefact import DistributionNumbers
+from selector.learning.description import DistributionNumbers
 from selector.learning.uncertainty import INSIDE, TrainingDistribution
+from selector.serialisation import of_plain
 from selector.typing import Matrix
 
 COLUMNS = 4

@@ -1,12 +1,14 @@
 """Records of pruned states, compensated removal and recalibration; and runs that are killed."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -16,6 +18,7 @@ from selector.network.tracing import find_groups
 from selector.oracle.oracle import loss_changes
 from selector.pruning.prune import prune
 from selector.recording.contexts import PrunedContext, draw_contexts, draw_counts, least_macs
+from selector.recording.journal import InUseError
 from selector.recording.record import record
 from selector.records.records import CANDIDATES_FILE, GROUPS_FILE, Records
 from selector.saliency.registry import arms
@@ -142,7 +145,7 @@ def test_a_killed_run_continues_where_it_was(
 
     monkeypatch.setattr(NetworkState, "measured", dies)
     with pytest.raises(Killed):
-        record(network(), BATCHES, network="one", contexts=1, journal=tmp_path)
+        record(network(), BATCHES, network="one", contexts=1, journal=tmp_path / "journal")
     assert len(list(tmp_path.rglob("*.json"))) == 3
     again: list[str] = []
 
@@ -151,10 +154,72 @@ def test_a_killed_run_continues_where_it_was(
         return whole(self, group, ratios)
 
     monkeypatch.setattr(NetworkState, "measured", counts)
-    continued = record(network(), BATCHES, network="one", contexts=1, journal=tmp_path)
-    assert continued.candidates == expected.candidates
+    asked = {"network": "one", "contexts": 1, "journal": tmp_path / "journal"}
+    (tmp_path / "full").write_text("no folder")
+    with pytest.raises(SelectorError, match="full cannot be written"):
+        record(network(), BATCHES, output=tmp_path / "full", **asked)  # type: ignore[arg-type]
     assert len(again) == len(expected.groups) - 3
-    assert not list(tmp_path.iterdir())
+    # What could not be saved is still in the journal, and nothing is measured again.
+    continued = record(network(), BATCHES, output=tmp_path / "saved", **asked)  # type: ignore[arg-type]
+    assert continued.candidates == expected.candidates
+    assert Records.load(tmp_path / "saved").candidates == expected.candidates
+    assert len(again) == len(expected.groups) - 3
+    assert not list((tmp_path / "journal").iterdir())
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> tuple[dict[str, object], Path]:
+    """A recording that was stopped after a group: how to go on, and the group's file."""
+    from selector.recording.measure import NetworkState
+
+    whole, calls = NetworkState.measured, 0
+
+    def stops(self, group, ratios):  # type: ignore[no-untyped-def]
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise Killed
+        return whole(self, group, ratios)
+
+    asked = {"network": "one", "contexts": 0, "ratios": (0.25,), "journal": tmp_path}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NetworkState, "measured", stops)
+        with pytest.raises(Killed):
+            record(network(), BATCHES, **asked)  # type: ignore[arg-type]
+    (file,) = tmp_path.rglob("*.json")
+    return asked, file
+
+
+@pytest.mark.parametrize(
+    ("change", "culprit"),
+    [
+        (lambda rows: rows[:-1] and "[{", "damaged"),
+        (lambda rows: json.dumps([{**rows[0], "count": "many"}]), "Expected `int`"),
+        (lambda rows: json.dumps([{**rows[0], "count": 99}]), "removes 99 of"),
+        (lambda rows: json.dumps([{**rows[0], "selection_error": -1.0}]), "must not be negative"),
+        (lambda rows: json.dumps([{**rows[0], "group": "other"}]), "is missing"),
+        (lambda rows: json.dumps([{**rows[0], "arm": "astrology"}]), "a metric that its group has"),
+        (lambda rows: json.dumps({"rows": rows}), "Expected `array`"),
+    ],
+)
+def test_a_damaged_journal_is_named(
+    begun: tuple[dict[str, object], Path],
+    change: Callable[[list[dict[str, object]]], str],
+    culprit: str,
+) -> None:
+    asked, file = begun
+    file.write_text(change(json.loads(file.read_text())))
+    with pytest.raises(SelectorError, match=culprit) as caught:
+        record(network(), BATCHES, **asked)  # type: ignore[arg-type]
+    assert f"{file} is damaged" in str(caught.value)
+    assert "delete this file to measure its group again" in str(caught.value)
+
+
+def test_one_recording_at_a_time(begun: tuple[dict[str, object], Path]) -> None:
+    asked, file = begun
+    with FileLock(file.parent / "lock"), pytest.raises(InUseError, match="another process records"):
+        record(network(), BATCHES, **asked)  # type: ignore[arg-type]
+    record(network(), BATCHES, **asked)  # type: ignore[arg-type]
 
 
 def test_a_round_trip_keeps_every_column(found: Records, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from selector.errors import SelectorError
+from selector.files import partial_of
 from selector.learning.selector import SaliencySelector
 from selector.records import records as records_module
 from selector.records.parquet import rows_of, tuples_of
@@ -301,7 +301,7 @@ def test_a_full_disk_leaves_nothing(
 
     monkeypatch.setattr(pq, "write_table", fills_up)
     if moment == "folder":
-        monkeypatch.setattr(tempfile, "mkdtemp", full)
+        monkeypatch.setattr(records_module, "forget_remains", full)
     if moment == "rename":
         monkeypatch.setattr(Path, "rename", full)
     with pytest.raises(SelectorError, match=r"copy/c cannot be written: .*No space left on device"):
@@ -349,11 +349,16 @@ def test_what_a_killed_run_left_is_not_read_and_goes_when_the_network_is_written
     saved: Path, tmp_path: Path
 ) -> None:
     folder = copied(saved, tmp_path)
-    shutil.copytree(saved / "a", folder / ".c.abcd_123")
-    shutil.copytree(saved / "a", folder / ".c.d.abcd_123")
+    left = [
+        partial_of(folder / name).name.replace(f"-{os.getpid()}-", "-999999999-")
+        for name in ("c", "c.d")
+    ]
+    alive = partial_of(folder / "c").name
+    for name in (*left, alive):
+        shutil.copytree(saved / "a", folder / name)
     assert same(Records.load(folder), Records.load(saved))
     made(["c"]).save(folder)
-    assert sorted(path.name for path in folder.iterdir()) == [".c.d.abcd_123", "a", "b", "c"]
+    assert {path.name for path in folder.iterdir()} == {alive, left[1], "a", "b", "c"}
 
 
 def test_origins_are_kept_apart(tmp_path: Path) -> None:

@@ -199,8 +199,8 @@ def _recorded(
         origin=task.origin,
         seed=task.seed,
         journal=weights / "journal",
+        output=data,
     )
-    records.save(data)
     return f"{len(records.candidates)} candidates"
 
 

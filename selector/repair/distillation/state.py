@@ -1,18 +1,21 @@
 """A distillation that was interrupted: its state in a folder, and the way back."""
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from selector.errors import SelectorError
-from selector.files import write_text, write_whole
+from selector.files import read_text, write_text
+from selector.serialisation import of_json
+from selector.tensor_files import read_tensor_file, save_tensors
 
 FILE = "state.json"
+TENSORS = re.compile(r"state-\d{7,12}\.safetensors")
+SECTION = "distillation"
 
 
 @dataclass
@@ -86,12 +89,8 @@ def save(folder: Path, state: State, fingerprint: str) -> None:
     for number, parameter in enumerate(parameters_of(state.optimizer)):
         for name, value in state.optimizer.state.get(parameter, {}).items():
             tensors[f"adam.{number}.{name}"] = value
-    copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     file = f"state-{state.progress.step:07d}.safetensors"
-    try:
-        write_whole(folder / file, lambda path: save_file(copies, path))
-    except SafetensorError as error:
-        raise SelectorError(f"{folder / file} cannot be written: {error}") from error
+    save_tensors(folder / file, tensors, SECTION, {"fingerprint": fingerprint})
     about = {"fingerprint": fingerprint, "tensors": file, "progress": asdict(state.progress)}
     write_text(folder / FILE, json.dumps(about, indent=1))
     for old in folder.glob("state-*.safetensors"):
@@ -110,20 +109,29 @@ def read_progress(
     if not (folder / FILE).is_file():
         return None
     try:
-        about = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        tensors = load_file(folder / about["tensors"])
-        progress = DistillationState(**about["progress"])
-        belongs = about["fingerprint"] == fingerprint
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        about = of_json(read_text(folder / FILE, "the state"), _Saved, "a state of ours")
+        if not TENSORS.fullmatch(about.tensors):
+            raise SelectorError(f"{about.tensors!r:.80} is no file of a state")
+        tensors, _ = read_tensor_file(folder / about.tensors, SECTION)
+    except SelectorError as error:
         raise SelectorError(
             f"checkpoint={folder} holds a damaged state ({error}); delete the folder to start again"
         ) from error
-    if not belongs:
+    if about.fingerprint != fingerprint:
         raise SelectorError(
             f"checkpoint={folder} belongs to other networks, images or arguments; pass another "
             "folder, or delete it to start again"
         )
-    return progress, tensors
+    return about.progress, tensors
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What stands in a state's JSON."""
+
+    fingerprint: str
+    tensors: str
+    progress: DistillationState
 
 
 def restore(state: State, tensors: dict[str, Tensor]) -> None:
