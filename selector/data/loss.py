@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from selector.data.batches import Batches, batch_size, check_batches, rows
 from selector.data.checks import check_loss, check_model
+from selector.data.exclusive import one_at_a_time
 from selector.data.forward import evaluating, read, run_batch
 from selector.data.labels import Tally, checked_logits
 from selector.data.units import Observed, Unit
@@ -241,6 +242,7 @@ def measure_losses(model: nn.Module, batches: Batches, objective: Objective) -> 
     )
 
 
+@one_at_a_time
 def evaluate(model: nn.Module, batches: Batches, loss: Loss | None = None) -> Evaluation:
     """Loss and accuracy of a network in evaluation mode; the mode is restored afterwards.
 

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from selector.data.checks import check_model
+from selector.data.exclusive import one_at_a_time
 from selector.errors import SelectorError
 from selector.network.copying import uncompiled
 from selector.network.layers import (
@@ -32,6 +33,7 @@ from selector.typing import Side
 ABOUT = "about"
 
 
+@one_at_a_time
 def save_pruned(model: nn.Module, path: str | Path) -> None:
     """Write the network's tensors as safetensors, whole or not at all.
 

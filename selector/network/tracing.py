@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from selector.data.checks import check_model
+from selector.data.exclusive import one_at_a_time
 from selector.data.forward import evaluating, float_tensors, run_batch
 from selector.data.loss import check_finite
 from selector.errors import SelectorError
@@ -58,6 +59,7 @@ class Groups:
         return self.prunable
 
 
+@one_at_a_time
 def find_groups(model: nn.Module, inputs: object) -> Groups:
     """Find the groups of channels that can be removed exactly.
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from selector.data.batches import Batches, batch_size, check_repeatable
 from selector.data.checks import check_kind, check_model
+from selector.data.exclusive import one_at_a_time
 from selector.data.forward import evaluating, probe_inputs, read
 from selector.data.loss import Loss, LossChange, Objective
 from selector.errors import SelectorError
@@ -247,6 +248,7 @@ def _check_sets(channel_sets: object) -> None:
             )
 
 
+@one_at_a_time
 def loss_changes(
     model: nn.Module,
     batches: Batches,

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-import torch
 from torch import nn
 from typing_extensions import Unpack
 
 from selector.data.batches import Batches
 from selector.data.calibration import Calibration
 from selector.data.checks import check_model
+from selector.data.exclusive import one_at_a_time
 from selector.data.forward import probe_inputs
 from selector.data.loss import Loss
 from selector.errors import SelectorError
@@ -30,7 +30,7 @@ from selector.planning.target import Target, Targets
 from selector.records.decision import Decision
 
 
-@torch.inference_mode(False)
+@one_at_a_time
 def choose(
     model: nn.Module,
     batches: Batches,

@@ -8,6 +8,7 @@ from torch import nn
 from selector.data.batches import Batches
 from selector.data.calibration import Calibration
 from selector.data.checks import check_kind, check_model
+from selector.data.exclusive import one_at_a_time
 from selector.data.forward import probe_inputs
 from selector.errors import SelectorError
 from selector.network.compensation import Compensation, apply_shifts, removed
@@ -90,6 +91,7 @@ def cut_as_promised(
     return cuts
 
 
+@one_at_a_time
 def apply_plan(
     model: nn.Module, plan: Plan, batches: Batches | None = None, *, compensate: bool = False
 ) -> nn.Module:

@@ -20,6 +20,7 @@ from selector.data.checks import (
     is_number,
     whole_number,
 )
+from selector.data.exclusive import one_at_a_time
 from selector.data.fingerprint import fingerprint_of
 from selector.data.loss import Loss
 from selector.data.units import BY_BATCH
@@ -43,7 +44,7 @@ from selector.pruning.rounds import PruningRun
 LOG = logging.getLogger("selector")
 
 
-@torch.inference_mode(False)
+@one_at_a_time
 def prune(
     model: nn.Module,
     batches: Batches,

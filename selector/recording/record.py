@@ -18,6 +18,7 @@ from tqdm import tqdm
 from selector.data.batches import Batches
 from selector.data.calibration import Calibration
 from selector.data.checks import check_model, check_path, is_number, whole_number
+from selector.data.exclusive import one_at_a_time
 from selector.data.fingerprint import fingerprint_of
 from selector.data.forward import device_of, probe_inputs
 from selector.data.loss import Loss, evaluate
@@ -49,7 +50,7 @@ class _Asked:
     seed: int
 
 
-@torch.inference_mode(False)
+@one_at_a_time
 def record(
     model: nn.Module,
     batches: Batches,

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from selector.data.batches import Batches, batch_size, check_repeatable
 from selector.data.checks import check_model
+from selector.data.exclusive import one_at_a_time
 from selector.data.forward import device_of, evaluating, probe_inputs
 from selector.network.copying import copy_of, uncompiled
 from selector.network.layers import NORMALISATION
@@ -78,6 +79,7 @@ class Reconstructed(NamedTuple):
     report: RepairReport
 
 
+@one_at_a_time
 def reconstruct(
     original: nn.Module,
     pruned: nn.Module | Pruned,

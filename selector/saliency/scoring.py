@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from selector.data.batches import Batches
 from selector.data.checks import check_kind, check_model, check_names
+from selector.data.exclusive import one_at_a_time
 from selector.data.forward import probe_inputs
 from selector.data.loss import Loss
 from selector.errors import SelectorError
@@ -42,6 +43,7 @@ def needs_of(metrics: Iterable[str]) -> frozenset[Need]:
     return frozenset[Need]().union(*(find_metric(name).needs for name in metrics))
 
 
+@one_at_a_time
 def score(
     model: nn.Module,
     batches: Batches,

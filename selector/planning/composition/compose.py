@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from selector.data.batches import Batches
+from selector.data.exclusive import one_at_a_time
 from selector.data.forward import probe_inputs
 from selector.data.loss import Loss, LossChange
 from selector.data.sampling import Draw
@@ -64,6 +65,7 @@ def of_convolutions(model: nn.Module, groups: Groups) -> Groups:
     return replace(groups, prunable=kept)
 
 
+@one_at_a_time
 def compose_myopically(
     model: nn.Module,
     groups: Groups,

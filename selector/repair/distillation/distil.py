@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 from tqdm import tqdm
 
+from selector.data.exclusive import one_at_a_time
 from selector.data.forward import device_of
 from selector.errors import SelectorError
 from selector.network.copying import copy_of
@@ -46,6 +47,7 @@ class Distilled(NamedTuple):
     report: DistillationReport
 
 
+@one_at_a_time
 def distil(
     original: nn.Module,
     pruned: nn.Module | Pruned,
