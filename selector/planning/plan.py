@@ -44,6 +44,8 @@ class RoundOutcome:
     the network's limit."""
     loss: float | None
     """Loss after cut, recalibration and fine-tuning, on the calibration images."""
+    accuracy: float | None = None
+    """The same images' accuracy; None where it has no meaning, and in plans of earlier versions."""
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ from selector.pruning.reporter import Reporter
 from selector.pruning.result import PruneResult
 from selector.pruning.resume import RoundStore
 from selector.pruning.rounds import PruningRun
+from selector.pruning.run_info import Clocked
 
 LOG = logging.getLogger("selector")
 
@@ -147,6 +148,7 @@ def prune(
             fine-tuning, memory, Ctrl-C. The round is undone, and `result` holds what had been
             reached before it.
     """
+    clocked = Clocked.of(prune, locals())
     check_model(model)
     model = uncompiled(model)
     check_function("finetune", finetune, "finetune(model, round)")
@@ -173,15 +175,13 @@ def prune(
         round_to=round_to,
         min_channels=min_channels,
     )
+    limited = max_loss_change is not None
     when = when_to_repair(
-        repair,
-        recalibrate=recalibrate,
-        finetuned=finetune is not None,
-        limited=max_loss_change is not None,
+        repair, recalibrate=recalibrate, finetuned=finetune is not None, limited=limited
     )
     calibration = Calibration(batches, loss)
     test = None if test_batches is None else Calibration(test_batches, loss)
-    reporter = Reporter.of(model, calibration, test, needed=max_loss_change is not None)
+    reporter = Reporter.of(model, calibration, test, needed=limited, clocked=clocked)
     first = first_stage(model, calibration, wanted, limits, latency_inputs)
     for text in reporter.warnings:
         if text != BY_BATCH:  # Which was logged on the batch that showed it.

@@ -10,82 +10,14 @@ from selector.data.loss import Evaluation
 from selector.files import write_text
 from selector.network.latency import Timed
 from selector.planning.choice import Choice
-from selector.planning.expectation import Expected
-from selector.planning.plan import Goal, Plan, goal_text
-from selector.pruning.plots import loss_plot
-from selector.repair.distillation.report import DistillationReport
-from selector.repair.report import RepairReport
+from selector.planning.plan import Plan, goal_text
+from selector.pruning.report_values import GroupRow, ReportValues, StepRow
 from selector.tables import count_text, nats_text, text_table
 
 
 @dataclass(frozen=True)
-class GroupRow:
-    """One group over all rounds."""
-
-    group: str
-    channels_before: int
-    """Removable channels; each is several filters where convolutions are grouped."""
-    channels_after: int
-    trusted: tuple[tuple[str, int], ...]
-    """Metrics with the channels that each removed, the most first."""
-    runner_up: str | None
-    fell_back: int
-    """Rounds in which the single best metric was kept for want of a credible gain."""
-    predicted_nats: float | None
-    """Sum of the rounds' predicted loss changes."""
-    measured_nats: float | None
-    """Sum of the rounds' measured loss changes, where every one was measured."""
-    asked: float | None = None
-    """Channels that were to be left, before rounding to an allowed width."""
-
-
-@dataclass(frozen=True)
-class StepRow:
-    """One round."""
-
-    macs_kept: float
-    """Share of the unpruned network's multiply-accumulates that is left."""
-    predicted_nats: float | None
-    """Sum of the groups' predicted loss changes."""
-    measured_nats: float | None
-    """By how much the loss on the calibration images rose by cut and recalibration."""
-    halved: int
-    """How often the step was halved."""
-    loss: float | None
-    """On the calibration images, after cut, recalibration and fine-tuning."""
-
-
-@dataclass(frozen=True)
-class Report:
+class Report(ReportValues):
     """What pruning did to a network; prints as text, saves as JSON and as one HTML file."""
-
-    criterion: str
-    rounds: int
-    rows: tuple[GroupRow, ...]
-    macs: tuple[float, float]
-    """Multiply-accumulates per image of convolutions and linear layers, before and after."""
-    parameters: tuple[float, float]
-    before: Evaluation
-    after: Evaluation
-    images_from: str
-    """Which images the losses and accuracies were measured on."""
-    oracle_images: int
-    refused: tuple[tuple[str, str], ...]
-    steps: tuple[StepRow, ...] = ()
-    goal: Goal | None = None
-    expected: Expected | None = None
-    """What was said before the first cut, of the calibration images."""
-    warnings: tuple[str, ...] = ()
-    latency: Timed | None = None
-    """Of a forward pass on this machine, where it was the target."""
-    repair: RepairReport | None = None
-    """What the last repair did to every layer."""
-    unrepaired: Evaluation | None = None
-    """The pruned network before its last repair, on the same images."""
-    distillation: DistillationReport | None = None
-    """How the network was trained towards the unpruned one's outputs."""
-    undistilled: Evaluation | None = None
-    """The network before that, on the same images."""
 
     def __str__(self) -> str:
         """Tables of groups, network and rounds, then remarks, and what is not pruned."""
@@ -174,38 +106,19 @@ class Report:
             )
         return cells
 
-    def repair_cells(self) -> list[list[str]]:
-        """What the last repair did, layer by layer, as cells of a table."""
-        layers = () if self.repair is None else self.repair.layers
-        return [
-            [
-                layer.layer,
-                share_text(layer.explained_before),
-                share_text(layer.explained_after),
-                layer.done if not layer.note else f"{layer.done}: {layer.note}",
-            ]
-            for layer in layers
-        ]
-
     def to_json(self) -> str:
         """The report as JSON text."""
         return json.dumps(asdict(self), indent=1)
 
     def save_html(self, path: str | Path) -> None:
-        """Write one self-contained HTML file, with its plots."""
-        from jinja2 import Environment, PackageLoader, select_autoescape  # Slow to import.
+        """Write one HTML file that needs nothing else: no network, no scripts.
 
-        environment = Environment(
-            loader=PackageLoader("selector"), autoescape=select_autoescape(default=True)
-        )
-        page = environment.get_template("report.html").render(
-            report=self,
-            group_columns=GROUP_COLUMNS,
-            step_columns=STEP_COLUMNS,
-            repair_columns=REPAIR_COLUMNS,
-            loss_plot=loss_plot([(s.macs_kept, s.loss) for s in self.steps], self.expected),
-        )
-        write_text(path, page)
+        Raises:
+            SelectorError: The file cannot be written.
+        """
+        from selector.pruning.report_page.page import page_of  # Slow to import.
+
+        write_text(path, page_of(self))
 
 
 GROUP_COLUMNS = (
@@ -220,19 +133,12 @@ GROUP_COLUMNS = (
     "measured nats",
 )
 
-REPAIR_COLUMNS = ("layer", "variance explained before", "after", "what was done")
-
 STEP_COLUMNS = ("round", "MACs left", "predicted nats", "measured nats", "halved", "loss after")
 
 
 def loss_text(loss: float) -> str:
     """A loss, or a dash where the images have no labels."""
     return "-" if math.isnan(loss) else f"{loss:.4f}"
-
-
-def share_text(share: float | None) -> str:
-    """A share in percent, or a dash where there is none."""
-    return "-" if share is None else f"{share:.1%}"
 
 
 def report_of(
@@ -278,6 +184,7 @@ def _step(plan: Plan, whole: Plan) -> StepRow:
         measured_nats=None if outcome is None else outcome.rise,
         halved=0 if outcome is None else outcome.halved,
         loss=None if outcome is None else outcome.loss,
+        accuracy=None if outcome is None else outcome.accuracy,
     )
 
 

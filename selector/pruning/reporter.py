@@ -9,10 +9,12 @@ from selector.data.calibration import Calibration, evaluated
 from selector.data.loss import Evaluation
 from selector.data.quality import data_warnings
 from selector.errors import SelectorError
+from selector.pruning.before_after import compare_running, layer_rows
 from selector.pruning.merge import combined
 from selector.pruning.report import report_of
 from selector.pruning.result import PruneResult, PruningError
 from selector.pruning.rounds import PruningRun
+from selector.pruning.run_info import Clocked, RunInfo
 
 CALIBRATION_IMAGES, TEST_IMAGES = "calibration images", "test images"
 """Which images a report is about."""
@@ -32,6 +34,9 @@ class Reporter:
     base: Evaluation | None
     """Of the unpruned network, on the calibration images; None where those have no loss."""
 
+    clocked: Clocked | None = None
+    """The call, for the report."""
+
     @classmethod
     def of(
         cls,
@@ -40,6 +45,7 @@ class Reporter:
         test: Calibration | None,
         *,
         needed: bool,
+        clocked: Clocked | None = None,
     ) -> "Reporter":
         """Evaluate the unpruned network: one reading of the calibration and of the test images.
 
@@ -48,6 +54,7 @@ class Reporter:
             calibration: Images to prune by.
             test: Images to judge by, where they are others.
             needed: Whether pruning needs a loss on the calibration images.
+            clocked: The call that the report names.
 
         Raises:
             SelectorError: A loss is needed, and the calibration images have no labels.
@@ -68,7 +75,14 @@ class Reporter:
                     "max_loss_change compares losses, and the batches hold no labels; leave it out"
                 )
             base = None
-        return cls(model=model, calibration=calibration, test=test, before=before, base=base)
+        return cls(
+            model=model,
+            calibration=calibration,
+            test=test,
+            before=before,
+            base=base,
+            clocked=clocked,
+        )
 
     @property
     def judged_on(self) -> Calibration:
@@ -86,7 +100,13 @@ class Reporter:
 
     def result(self, run: PruningRun) -> PruneResult:
         """What has been reached, with its report."""
-        return self._reported(run, *self._after(run))
+        info = self._info(run)
+        found = self._reported(run, *self._after(run), info)
+        if not run.plans:
+            return found
+        footprints, timed = compare_running(self.model, run.model, self.calibration, run.timed)
+        report = replace(found.report, footprints=footprints, latency=timed)
+        return replace(found, report=report)
 
     def stopped(self, run: PruningRun, error: BaseException) -> PruningError:
         """The error that keeps what was reached before the round that failed."""
@@ -101,8 +121,12 @@ class Reporter:
         stopped = PruningError(
             f"{step} was undone: {what}; what had been reached before it is this error's result"
         )
-        stopped.result = self._reported(run, after, on)
+        stopped.result = self._reported(run, after, on, self._info(run))
         return stopped
+
+    def _info(self, run: PruningRun) -> RunInfo | None:
+        images = None if self.base is None else self.base.images
+        return None if self.clocked is None else self.clocked.info(self.model, run.probe, images)
 
     def _after(self, run: PruningRun) -> tuple[Evaluation, str]:
         """How the network does now, and on which images; the last round has looked already."""
@@ -115,7 +139,9 @@ class Reporter:
             return run.evaluation, on
         return evaluated(run.model, self.calibration), on
 
-    def _reported(self, run: PruningRun, after: Evaluation, on: str) -> PruneResult:
+    def _reported(
+        self, run: PruningRun, after: Evaluation, on: str, info: RunInfo | None
+    ) -> PruneResult:
         whole = combined(run.plans, run.start, run.groups, criterion=str(run.method), goal=run.goal)
         warnings = (*self.warnings, *whole.warnings, *run.warnings)
         whole = replace(whole, expected=run.expected, warnings=warnings)
@@ -126,5 +152,8 @@ class Reporter:
             unrepaired=run.unrepaired,
             distillation=run.distilled,
             undistilled=run.undistilled,
+            layers=layer_rows(run.start, run.groups),
+            calibrated=(self.base, run.evaluation),
+            run=info,
         )
         return PruneResult(run.model, whole, tuple(run.plans), report, self.model, whole.cuts)

@@ -107,6 +107,11 @@ class PruningRun:
         return self._first.groups
 
     @property
+    def probe(self) -> object:
+        """A few images, as the network is called with."""
+        return self._probe
+
+    @property
     def method(self) -> Method:
         """How channels are chosen."""
         return self._do.method
@@ -328,10 +333,12 @@ class PruningRun:
         if result != "kept":
             put_back()
             return result
-        loss = None if self.evaluation is None else self.evaluation.loss
+        now = self.evaluation
+        loss, accuracy = (None, None) if now is None else (now.loss, now.accuracy)
         if survey is not None:
             plan = explained(plan, survey, self._do.method.selector)
-        self.plans.append(replace(plan, outcome=RoundOutcome(share, rise, halved, loss)))
+        outcome = RoundOutcome(share, rise, halved, loss, accuracy)
+        self.plans.append(replace(plan, outcome=outcome))
         return result
 
     def _cut(
