@@ -12,6 +12,8 @@ from selector.learning.artefact import DESCRIPTION
 from selector.learning.selector import SaliencySelector
 from selector.records.records import Records
 from training.audit.data_card import write_card
+from training.benchmarks.coverage import report as coverage_report
+from training.benchmarks.coverage.runs import TOOLS
 from training.benchmarks.founding import runs as founding_runs
 from training.benchmarks.founding import tables as founding_tables
 from training.benchmarks.founding.methods import METHODS
@@ -225,6 +227,35 @@ def benchmark_modes(
     modes_benchmark.run(minutes, results, jobs)
     if docs:
         modes_benchmark.update_page(BENCHMARKS, results)
+
+
+@app.command()
+def benchmark_coverage(
+    networks: Annotated[
+        str | None,
+        typer.Option(help="Networks or sources (timm), with commas between them; all by default."),
+    ] = None,
+    tools: Annotated[
+        str, typer.Option(help="What prunes them, with commas between them.")
+    ] = ",".join(TOOLS),
+    again: Annotated[
+        str,
+        typer.Option(help="Outcomes of other code that are run again, with commas between them."),
+    ] = "",
+    minutes: Annotated[float | None, typer.Option(help="Begin no run later.")] = None,
+    results: Annotated[Path, typer.Option(help="Runs and result file.")] = RESULTS,
+    docs: Annotated[bool, typer.Option(help="Put the tables into the documents.")] = False,
+) -> None:
+    """How many of the networks that people bring can be pruned, exactly; resumable."""
+    coverage_report.run(
+        None if networks is None else networks.split(","),
+        coverage_report.chosen(tools, TOOLS),
+        results,
+        minutes=minutes,
+        again=coverage_report.chosen(again, coverage_report.OUTCOMES),
+    )
+    if docs:
+        coverage_report.update_page(BENCHMARKS, results)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import Field, asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -46,7 +46,12 @@ class RunFile(Generic[Run]):
         return {run.key: run for run in map(self.parse, map(json.loads, lines))}
 
     def complete(
-        self, calls: Mapping[Key, Callable[[], Run]], *, jobs: int, minutes: float | None = None
+        self,
+        calls: Mapping[Key, Callable[[], Run]],
+        *,
+        jobs: int,
+        minutes: float | None = None,
+        again: Container[Key] = (),
     ) -> list[Run]:
         """Make the runs that are not there yet, each with one thread; a line as each ends.
 
@@ -54,12 +59,13 @@ class RunFile(Generic[Run]):
             calls: Key -> the run, in the order in which they begin.
             jobs: Processes.
             minutes: No run is begun later than this; None for no limit.
+            again: Runs that are made again although they are there; the later line counts.
 
         Returns:
             All runs of these keys that are there now, in the order of the keys.
         """
         done = self.read()
-        missing = [call for key, call in calls.items() if key not in done]
+        missing = [call for key, call in calls.items() if key not in done or key in again]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists() and (text := self.path.read_text()) != _whole_lines(text):
             self.path.write_text(_whole_lines(text))

@@ -1,0 +1,1 @@
+"""How many of the networks that people bring can be pruned, and whether the cuts are exact."""

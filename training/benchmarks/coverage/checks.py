@@ -1,0 +1,169 @@
+"""Checks of a pruned network that do not ask the product: work left, exactness, training, file."""
+
+import copy
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from selector.data.forward import float_tensors
+from selector.network.surgery import Cut
+from training.benchmarks.coverage.masking import zeroed
+from training.benchmarks.coverage.subject import Subject, energy
+
+FRESH = 4
+"""Images that nothing was pruned or repaired by."""
+SEED = 7777
+TOLERANCE = {"float64": 1e-6, "float32": 1e-3}
+"""Largest difference of outputs relative to the largest output, by the type computed in."""
+
+Build = Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class Exactness:
+    """How near the cut network is to the masked one."""
+
+    gap: float
+    """Largest difference, relative to the largest output; infinite where shapes differ."""
+    changed: float
+    """What the removal changes in the outputs, likewise: no gap says anything where this is 0."""
+    precision: str
+
+    @property
+    def exact(self) -> bool:
+        """Whether the two are the same but for rounding."""
+        return self.gap <= TOLERANCE[self.precision]
+
+
+def run(model: nn.Module, inputs: object) -> object:
+    """Call a network with images, or with a list of them."""
+    return model(inputs)
+
+
+@torch.no_grad()
+def macs_of(model: nn.Module, subject: Subject) -> float:
+    """Multiply-accumulates of one image by PyTorch's own counter of operators."""
+    counter = FlopCounterMode(display=False)
+    with _counted(model), counter:
+        run(model.eval(), subject.inputs(2, SEED))
+    return counter.get_total_flops() / 2 / 2
+
+
+@contextmanager
+def _counted(model: nn.Module) -> Iterator[None]:
+    """Context in which attention and recurrent layers run as products that the counter knows."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    recurrent = any(isinstance(layer, nn.RNNBase) for layer in model.modules())
+    mkldnn = torch.backends.mkldnn.enabled and not recurrent  # Convolutions are slow without.
+    try:
+        with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=mkldnn):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@torch.no_grad()
+def exactness(
+    original: nn.Module, cut: nn.Module, cuts: Sequence[Cut], subject: Subject
+) -> Exactness:
+    """Compare the masked original with the cut network on fresh images, in float64 where they can.
+
+    Args:
+        original: The unpruned network.
+        cut: It without the channels, neither recalibrated nor repaired.
+        cuts: What was removed, in positions of the unpruned network.
+        subject: Gives the images.
+    """
+    images = subject.inputs(FRESH, SEED)
+    try:
+        return _compared(_double(original), _double(cut), cuts, _wide(images), "float64")
+    except RuntimeError:  # A type that is fixed in the forward pass.
+        return _compared(original, cut, cuts, images, "float32")
+
+
+def _double(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).double().eval()
+
+
+def _wide(images: object) -> object:
+    if isinstance(images, list):
+        return [image.double() for image in images]
+    assert isinstance(images, Tensor)
+    return images.double()
+
+
+def _compared(
+    original: nn.Module, cut: nn.Module, cuts: Sequence[Cut], images: object, precision: str
+) -> Exactness:
+    whole = float_tensors(run(original, images))
+    with zeroed(original, cuts):
+        expected = float_tensors(run(original, images))
+    actual = float_tensors(run(cut, images))
+    if precision == "float64" and any(t.dtype != torch.float64 for t in (*expected, *actual)):
+        raise RuntimeError("outputs are not float64")
+    if [t.shape for t in expected] != [t.shape for t in actual]:
+        return Exactness(float("inf"), 0.0, precision)
+    scale = max((float(t.abs().max()) for t in expected if t.numel()), default=1.0)
+    return Exactness(
+        _largest(expected, actual) / scale, _largest(whole, expected) / scale, precision
+    )
+
+
+def _largest(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
+    pairs = [(a, b) for a, b in zip(some, others, strict=True) if a.shape == b.shape and a.numel()]
+    return max((float((a - b).abs().max()) for a, b in pairs), default=0.0)
+
+
+def training_fault(model: nn.Module, subject: Subject) -> str | None:
+    """Why one step of training does not work on a pruned network; None where it does."""
+    trained = copy.deepcopy(model).train()
+    for parameter in trained.parameters():
+        parameter.requires_grad_(True)
+    if subject.as_list:
+        trained.eval()  # torchvision's detectors want targets in training mode.
+    optimizer = torch.optim.SGD(trained.parameters(), lr=1e-3)
+    try:
+        with torch.enable_grad():
+            loss = energy(run(trained, subject.inputs(4, SEED)), None)
+            torch.autograd.backward(loss)
+        optimizer.step()
+    except Exception as error:
+        return f"training step: {type(error).__name__}: {error}"
+    odd = [
+        name
+        for name, parameter in trained.named_parameters()
+        if parameter.grad is not None and parameter.grad.shape != parameter.shape
+    ]
+    if not any(p.grad is not None for p in trained.parameters()):
+        return "training step: no parameter has a gradient"
+    return f"training step: the gradient of {odd[0]} has another shape" if odd else None
+
+
+@torch.no_grad()
+def file_fault(
+    model: nn.Module,
+    subject: Subject,
+    save: Callable[[nn.Module, Path], None],
+    load: Callable[[Build, Path], nn.Module],
+) -> str | None:
+    """Why a pruned network does not come back from a file as it was; None where it does."""
+    images = subject.inputs(2, SEED)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "small"
+        try:
+            save(model, path)
+            back = load(subject.build, path).eval()
+            one, other = (float_tensors(run(m, images)) for m in (model.eval(), back))
+        except Exception as error:
+            return f"checkpoint: {type(error).__name__}: {error}"
+    if [t.shape for t in one] != [t.shape for t in other] or _largest(one, other) != 0:
+        return f"checkpoint: outputs differ by {_largest(one, other):.2g} after loading"
+    return None
