@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn, cast
+from typing import Annotated, Literal, NoReturn, cast
 
 import typer
 
@@ -33,7 +33,7 @@ from training.benchmarks.speed import selector as selector_benchmark
 from training.campaign import campaign as campaigns
 from training.campaign import log as campaign_log
 from training.campaign.backends import BackendName
-from training.campaign.tasks import RecordingTask, foreign_task
+from training.campaign.tasks import RecordingTask, foreign_task, own_task, third_party_tasks
 from training.evaluation import ablation as ablations
 from training.evaluation import report as evaluation_report
 from training.reporting.result_file import RESULTS
@@ -83,7 +83,10 @@ def _recorded(
 def campaign(
     data: Path = ROOT / "data",
     weights: Path = ROOT / "runs" / "zoo",
-    zoo: Annotated[str, typer.Option(help="sampled, or first.")] = "sampled",
+    zoo: Annotated[str, typer.Option(help="sampled, first, or third_party.")] = "sampled",
+    mode: Annotated[
+        Literal["plain", "repaired"], typer.Option(help="What is measured of every candidate.")
+    ] = "plain",
     count: Annotated[int | None, typer.Option(help="Networks to draw; 160.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the networks drawn; 2026.")] = None,
     datasets: Annotated[
@@ -99,8 +102,12 @@ def campaign(
 
     Exit status: 0 if all are recorded, 1 if a network failed, 3 if only time was lacking.
     """
-    drawn = zoo_of(zoo, count, seed, None if datasets is None else datasets.split(","))
-    _recorded(drawn, data, weights, jobs, minutes, device, backend, address)
+    if zoo == "third_party":
+        tasks = third_party_tasks()
+    else:
+        drawn = zoo_of(zoo, count, seed, None if datasets is None else datasets.split(","))
+        tasks = [own_task(spec, mode) for spec in drawn]
+    _recorded(tasks, data, weights, jobs, minutes, device, backend, address)
 
 
 @app.command()

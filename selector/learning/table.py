@@ -219,7 +219,8 @@ def names_of(records: Records) -> tuple[list[str], list[str]]:
     Raises:
         SelectorError: A metric that is not registered, or fewer than two arms.
     """
-    measured = sorted({row.arm for row in records.candidates})
+    # Proposals of sets have no scores; a selector learns from those that rank.
+    measured = sorted({row.arm for row in records.candidates if row.channels is None})
     scored = sorted({name for group in records.groups for name in group.scores})
     known = known_metrics({*measured, *scored})
     if unknown := [name for name in (*measured, *scored) if name not in known]:

@@ -109,7 +109,7 @@ class RoundStore:
                     f"delete {FILE} there to begin again"
                 )
             return _progress(header), tensors
-        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             if isinstance(error, SelectorError):
                 raise
             raise SelectorError(

@@ -12,6 +12,7 @@ from selector.errors import SelectorError
 from selector.network.tracing import Groups
 from selector.planning.limits import Widths
 from selector.pruning.prune import prune
+from selector.saliency.proposals.registry import PROPOSALS
 from selector.saliency.registry import arms, find_metric
 
 UNPRUNED = "unpruned"
@@ -20,6 +21,7 @@ SMALL_STEPS = (0.02, 0.25)
 LARGE_STEPS = (0.25, 0.75)
 SECOND_SHARE, LARGE_SHARE, SINGLE_SHARE = 0.5, 0.35, 0.35
 """How often a group is tried at a second small step, at a large one, and with a single channel."""
+SELECTOR = "selector"
 ROUNDS = 2
 MACS_LEFT = (0.4, 0.9)
 MAX_RATIO = 0.9
@@ -29,15 +31,17 @@ MARGIN = 0.05
 
 @dataclass(frozen=True)
 class PrunedContext:
-    """A state that pruning by one metric leaves, BatchNorm recalibrated."""
+    """A state that pruning by one criterion leaves, repaired."""
 
     metric: str
+    """A metric, a proposal of sets, or `selector`."""
     keep_macs: float
     """Share of the network's multiply-accumulates that is left."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be pruned by."""
-        find_metric(self.metric)
+        if self.metric != SELECTOR and self.metric not in PROPOSALS:
+            find_metric(self.metric)
         if not 0 < self.keep_macs < 1:
             raise SelectorError(f"keep_macs={self.keep_macs} of a context must lie between 0 and 1")
 
@@ -81,19 +85,24 @@ def least_macs(groups: Groups) -> float:
 
 
 def draw_contexts(
-    count: int, generator: torch.Generator, least: float = 0.0
+    count: int,
+    generator: torch.Generator,
+    least: float = 0.0,
+    *,
+    criteria: Sequence[str] | None = None,
 ) -> tuple[PrunedContext, ...]:
-    """Pruned states by different metrics, with 40 to 90 % of the MACs left, spread evenly.
+    """Pruned states by different criteria, with 40 to 90 % of the MACs left, spread evenly.
 
     Args:
         count: How many; none where the network cannot be pruned that far.
         generator: Source of chance.
         least: `least_macs`: where 40 % cannot be reached, the range ends above this.
+        criteria: What they are pruned by; the arms by default.
     """
     lowest = max(MACS_LEFT[0], least + MARGIN)
     if lowest >= MACS_LEFT[1]:
         return ()
-    names = arms()
+    names = arms() if criteria is None else list(criteria)
     order = torch.randperm(len(names), generator=generator).tolist()
     found = []
     for number in range(count):

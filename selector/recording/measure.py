@@ -19,6 +19,7 @@ from selector.network.tracing import find_groups
 from selector.oracle.oracle import Oracle
 from selector.oracle.recalibrated import recalibrated_changes
 from selector.recording.contexts import counts_of, draw_counts
+from selector.recording.repaired import RepairedRemoval, SetProposals
 from selector.records.decision import Decision
 from selector.records.describe import describe_network
 from selector.records.measurement import CandidateRecord, GroupRecord
@@ -52,6 +53,8 @@ class NetworkState:
         context: Name of the state.
         whole_macs: Multiply-accumulates of the unpruned network.
         seed: Of what is drawn, and of the `random` metric.
+        original: The unpruned network, where repaired removal is measured: then proposals of sets
+            are candidates, too. None for plain removal.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class NetworkState:
         context: str,
         whole_macs: float,
         seed: int,
+        original: nn.Module | None = None,
     ) -> None:
         self._model, self._parts, self._seed = model, parts, seed
         self.groups = find_groups(model, probe_inputs(model, parts.signals))
@@ -74,7 +78,15 @@ class NetworkState:
             macs_kept=self.groups.costs.total("macs") / whole_macs,
             generator=torch.Generator().manual_seed(seed),
         )
-        self._means: Means = measure_means(model, parts.signals, prunable.values())
+        self._sets: SetProposals | None = None
+        self._repaired: RepairedRemoval | None = None
+        self._means: Means = {}
+        if original is None:
+            self._means = measure_means(model, parts.signals, prunable.values())
+        else:
+            groups = list(prunable.values())
+            self._sets = SetProposals(model, parts.signals, prunable, seed)
+            self._repaired = RepairedRemoval(model, original, parts.signals, groups)
         self._normalised = any(isinstance(layer, NORMALISATION) for layer in model.modules())
         self._untried = True
         self.records = {
@@ -108,6 +120,8 @@ class NetworkState:
         proposals = {
             count: candidates(Decision(view, count), [*arms(), *BASELINES]) for count in counts
         }
+        if self._sets is not None and self._repaired is not None:
+            return self._of_repaired(group, row, proposals, self._sets, self._repaired)
         sets = list(dict.fromkeys(s for found in proposals.values() for s in found.values()))
         changes = self._changes(group, sets)
         found: list[CandidateRecord] = []
@@ -119,6 +133,46 @@ class NetworkState:
                 )
                 for arm, channels in chosen.items()
             ]
+        return found
+
+    def _of_repaired(
+        self,
+        group: Group,
+        row: GroupRecord,
+        rankings: Mapping[int, Mapping[str, Channels]],
+        proposals: SetProposals,
+        removal: RepairedRemoval,
+    ) -> list[CandidateRecord]:
+        """All decisions of a group, measured as repair leaves them; sets are candidates, too."""
+        by_count = {count: proposals.sets(group.name, count) for count in rankings}
+        chosen = {count: {**rankings[count], **by_count[count]} for count in rankings}
+        sets = list(dict.fromkeys(s for found in chosen.values() for s in found.values()))
+        parts = self._parts.selection, self._parts.evaluation
+        selection, evaluation = (removal.measured(group, sets, part) for part in parts)
+        found = []
+        for count, some in chosen.items():
+            distinct = list(dict.fromkeys(some.values()))
+            for arm, channels in some.items():
+                (first, apart), (second, further) = selection[channels], evaluation[channels]
+                found.append(
+                    CandidateRecord(
+                        network=row.network,
+                        context=row.context,
+                        group=row.group,
+                        count=count,
+                        arm=arm,
+                        set_id=distinct.index(channels),
+                        selection_nats=first.nats,
+                        selection_error=first.standard_error,
+                        evaluation_nats=second.nats,
+                        evaluation_error=second.standard_error,
+                        selection_divergence=apart.nats,
+                        selection_divergence_error=apart.standard_error,
+                        evaluation_divergence=further.nats,
+                        evaluation_divergence_error=further.standard_error,
+                        channels=channels if arm in by_count[count] else None,
+                    )
+                )
         return found
 
     def _changes(

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -25,6 +26,7 @@ from selector.data.loss import Loss, evaluate
 from selector.errors import SelectorError
 from selector.network.tracing import find_groups
 from selector.recording.contexts import (
+    SELECTOR,
     UNPRUNED,
     PrunedContext,
     check_distinct,
@@ -36,7 +38,10 @@ from selector.recording.measure import NetworkState, Parts
 from selector.records.measurement import CandidateRecord, GroupRecord
 from selector.records.provenance import Provenance, check_network_name
 from selector.records.records import Records
-from selector.saliency.registry import first_order_metrics
+from selector.saliency.proposals.registry import PROPOSALS
+from selector.saliency.registry import arms, first_order_metrics
+
+Recorded = Literal["plain", "repaired"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class _Asked:
     """Of the unpruned network."""
     ratios: tuple[float, ...] | None
     seed: int
+    mode: Recorded
 
 
 @one_at_a_time
@@ -61,6 +67,8 @@ def record(
     origin: str = "own",
     contexts: int | Sequence[PrunedContext] = 2,
     ratios: Sequence[float] | None = None,
+    mode: Recorded = "plain",
+    unseen: bool | None = None,
     seed: int = 0,
     loss: Loss | None = None,
     journal: str | Path | None = None,
@@ -82,6 +90,10 @@ def record(
             many to draw.
         ratios: Shares of the channels to remove, each in [0, 1), zero standing for one channel;
             drawn for every group by default, most of them between 2 and 25 %.
+        mode: What is measured of every candidate: `plain` removal, with the removed channels' means
+            beside it; or `repaired` removal, with the divergence from the unpruned network's
+            softened outputs beside it, and proposals of sets among the candidates.
+        unseen: Whether the network was not trained on these images, where you know it.
         seed: Of all that is drawn, and of the `random` metric.
         loss: Mean loss of a batch; cross-entropy by default.
         journal: Folder that keeps what is measured: the same call continues there after it was
@@ -97,17 +109,20 @@ def record(
     check_network_name(network)
     check_path("journal", journal)
     check_path("output", output)
+    if mode not in get_args(Recorded):
+        known = ", ".join(get_args(Recorded))
+        raise SelectorError(f"unknown mode {mode!r}; known: {known}")
     ratios = None if ratios is None else _checked(ratios)
     parts = Parts(*Calibration(batches, loss).split(3, "recording"))
     chance = torch.Generator().manual_seed(seed)
     whole = find_groups(model, probe_inputs(model, parts.signals))
     whole.required()
     macs = whole.costs.total("macs")
-    drawn = (
-        tuple(contexts)
-        if isinstance(contexts, tuple | list)
-        else draw_contexts(whole_number("contexts", contexts, 0), chance, least_macs(whole))
-    )
+    if isinstance(contexts, tuple | list):
+        drawn = tuple(contexts)
+    else:
+        count, least = whole_number("contexts", contexts, 0), least_macs(whole)
+        drawn = draw_contexts(count, chance, least, criteria=_criteria(mode))
     check_distinct(drawn)
     diary = Journal(
         None if journal is None else Path(journal),
@@ -118,11 +133,12 @@ def record(
             drawn,
             ratios,
             seed,
+            mode,
             _versions(),
         ),
     )
     with diary.opened():
-        asked = _Asked(network, macs, ratios, seed)
+        asked = _Asked(network, macs, ratios, seed, mode)
         groups, rows = _measured(model, parts, drawn, asked, diary, progress)
         judged = [evaluate(model, part, loss) for part in (parts.selection, parts.evaluation)]
         provenance = Provenance(
@@ -137,6 +153,8 @@ def record(
             macs,
             whole.costs.total("parameters"),
             _mean(judged[0].accuracy, judged[1].accuracy),
+            mode,
+            unseen,
         )
         found = Records((provenance,), tuple(groups), tuple(rows))
         if output is not None:
@@ -159,7 +177,15 @@ def _measured(
     for number, context in enumerate((None, *drawn)):
         name = UNPRUNED if context is None else context.name
         small = model if context is None else context.reached(model, parts.signals)
-        state = NetworkState(small, parts, asked.network, name, asked.macs, asked.seed + number)
+        state = NetworkState(
+            small,
+            parts,
+            asked.network,
+            name,
+            asked.macs,
+            asked.seed + number,
+            model if asked.mode == "repaired" else None,
+        )
         with tqdm(total=len(state.groups.prunable), desc=name, disable=not progress) as bar:
             for group in state.groups.prunable.values():
                 groups.append(state.records[group.name])
@@ -168,6 +194,14 @@ def _measured(
                 )
                 bar.update()
     return groups, rows
+
+
+def _criteria(mode: Recorded) -> list[str] | None:
+    """What drawn states are pruned by: the arms, and for repaired removal all that may choose."""
+    if mode == "plain":
+        return None
+    sets = [one.name for one in PROPOSALS.values() if one.kind == "set"]
+    return [*arms(), *sets, SELECTOR]
 
 
 def _checked(ratios: object) -> tuple[float, ...]:

@@ -17,6 +17,8 @@ ERRORS = tuple(
         "compensated_selection",
         "compensated_evaluation",
         "recalibrated",
+        "selection_divergence",
+        "evaluation_divergence",
     )
 )
 
@@ -94,7 +96,9 @@ def check_candidate(
         raise SelectorError(
             f"candidate {where} is of group {row.group!r} of {row.context!r}, which is missing"
         )
-    if row.arm not in group.scores:
+    if row.channels is not None:
+        _check_set(row, group, where)
+    elif row.arm not in group.scores:
         raise SelectorError(f"candidate {where} is of a metric that its group has no scores of")
     if not 1 <= row.count < group.channels:
         raise SelectorError(
@@ -105,6 +109,17 @@ def check_candidate(
         error = getattr(row, name)
         if error is not None and error < 0:
             raise SelectorError(f"{name}={error:.4g} of candidate {where} must not be negative")
+
+
+def _check_set(row: CandidateRecord, group: GroupRecord, where: str) -> None:
+    """Refuse a set that is none of the group's."""
+    found = row.channels or ()
+    fits = len(set(found)) == len(found) == row.count
+    if not fits or min(found) < 0 or max(found) >= group.channels:
+        raise SelectorError(
+            f"candidate {where} names {len(found)} channels, which must be {row.count} different "
+            f"ones of {group.channels}"
+        )
 
 
 def _named(key: tuple[Hashable, ...]) -> str:

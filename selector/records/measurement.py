@@ -43,7 +43,7 @@ class CandidateRecord:
     set_id: int
     """Equal for arms that chose the same channels in this decision: measured once."""
     selection_nats: float
-    """Loss change on the selection split."""
+    """Loss change on the selection split, in the mode that the network was recorded in."""
     selection_error: float
     """Its standard error, paired by image."""
     evaluation_nats: float
@@ -57,8 +57,16 @@ class CandidateRecord:
     recalibrated_nats: float | None = None
     """On the evaluation split, after BatchNorm was recalibrated; None but for a sample."""
     recalibrated_error: float | None = None
+    selection_divergence: float | None = None
+    """How much further the outputs are from the unpruned network's softened outputs, on the
+    selection split; None where not measured."""
+    selection_divergence_error: float | None = None
+    evaluation_divergence: float | None = None
+    evaluation_divergence_error: float | None = None
+    channels: tuple[int, ...] | None = None
+    """What goes, where the arm proposes sets; None for a metric, whose scores tell it."""
 
     @property
     def nats(self) -> float:
-        """Mean of the two splits, plain removal."""
+        """Mean of the two splits, in the mode that the network was recorded in."""
         return (self.selection_nats + self.evaluation_nats) / 2

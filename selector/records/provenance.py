@@ -8,6 +8,8 @@ from selector.errors import SelectorError
 
 ORIGINS = ("own", "foreign")
 """Networks that a selector may learn from, and those kept for testing."""
+RECORDED = ("plain", "repaired")
+"""Modes of removal that a network may be recorded in."""
 LONGEST_NAME = 200
 """Bytes of a network's name."""
 
@@ -34,12 +36,20 @@ class Provenance:
     parameters: float | None = None
     accuracy: float | None = None
     """Share of the images of both splits that the unpruned network classifies right."""
+    mode: str = "plain"
+    """One of `RECORDED`: what the loss changes are of."""
+    unseen: bool | None = None
+    """Whether the network was not trained on the images; None where nobody has said."""
 
     def __post_init__(self) -> None:
         """Refuse an origin that would be in no set of records."""
         if self.origin not in ORIGINS:
             raise SelectorError(
                 f"{self.network}: unknown origin {self.origin!r}; known: {', '.join(ORIGINS)}"
+            )
+        if self.mode not in RECORDED:
+            raise SelectorError(
+                f"{self.network}: unknown mode {self.mode!r}; known: {', '.join(RECORDED)}"
             )
 
     def check_name(self) -> None:
@@ -99,13 +109,19 @@ def check_mixture(parts: Mapping[str, tuple[Provenance, str]]) -> None:
 
 
 def check_metrics(networks: Sequence[Provenance]) -> None:
-    """Make sure that networks were recorded with the same metrics.
+    """Make sure that networks were recorded with the same metrics, in the same mode.
 
     A decision's regrets compare its arms; with other arms, the same choice has another regret.
 
     Raises:
-        SelectorError: They were not; two networks and the metrics in question are named.
+        SelectorError: They were not, or in different modes of removal; two networks are named.
     """
+    for other in networks[1:]:
+        if other.mode != networks[0].mode:
+            raise SelectorError(
+                f"networks {networks[0].network!r} and {other.network!r} were recorded in "
+                f"different modes, {networks[0].mode} and {other.mode}; load them apart"
+            )
     stated = [(p.network, metrics) for p in networks if (metrics := p.metrics)]
     for network, metrics in stated[1:]:
         if metrics != stated[0][1]:

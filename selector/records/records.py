@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -25,10 +25,10 @@ from selector.records.parquet import (
 from selector.records.provenance import ORIGINS, Provenance, check_metrics, check_mixture
 from selector.records.rows import as_table, group_record, group_row
 
-SCHEMA_VERSION = 3
-READABLE = ("1", "2", "3")
-"""Version 1 had the unpruned state and plain removal only, version 2 no pairs of channels; what is
-missing reads as not measured."""
+SCHEMA_VERSION = 4
+READABLE = ("1", "2", "3", "4")
+"""Version 1 had the unpruned state and plain removal only, version 2 no pairs of channels, version
+3 plain removal only and no sets; what is missing reads as not measured."""
 GROUPS_FILE = "groups.parquet"
 CANDIDATES_FILE = "candidates.parquet"
 FILES = (GROUPS_FILE, CANDIDATES_FILE)
@@ -169,6 +169,14 @@ def _write(records: Records, provenance: Provenance, root: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _with_sets(rows: Iterable[CandidateRecord]) -> tuple[CandidateRecord, ...]:
+    """Rows whose sets, which come as arrays, are tuples."""
+    return tuple(
+        row if row.channels is None else replace(row, channels=tuple(map(int, row.channels)))
+        for row in rows
+    )
+
+
 def _read(folder: Path) -> tuple[Records, str]:
     """A network's records, and the version of their schema."""
     groups, candidates = (read_table(folder / name, READABLE) for name in FILES)
@@ -184,12 +192,12 @@ def _read(folder: Path) -> tuple[Records, str]:
         found = Records(
             (Provenance(**about),),  # type: ignore[arg-type]
             tuple(group_record(row) for row in rows_of(groups)),
-            tuple(CandidateRecord(*row) for row in tuples_of(candidates, names)),  # type: ignore[arg-type]
+            _with_sets(CandidateRecord(*row) for row in tuples_of(candidates, names)),  # type: ignore[arg-type]
         )
         check_measured(found.networks, found.groups, found.candidates)
         check_metrics(found.networks)
     except SelectorError as error:
         raise SelectorError(f"{folder} holds no records of ours: {error}") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise SelectorError(f"{folder} holds no records of ours: {error!r}") from error
     return found, version_of(groups)

@@ -26,12 +26,19 @@ from training.__main__ import app
 from training.campaign import campaign, tasks
 from training.campaign.backends import running_on
 from training.campaign.log import LOG, NetworkOutcome, exit_status, summary, write_line
-from training.campaign.tasks import Made, RecordingTask, foreign_task, own_task
+from training.campaign.tasks import (
+    Made,
+    RecordingTask,
+    foreign_task,
+    own_task,
+    third_party_tasks,
+)
 from training.datasets.catalogue import load, shared_folder
 from training.zoo.catalogue import FIRST_ZOO, zoo_of
 from training.zoo.families import FAMILIES
 from training.zoo.recipes import Recipe
 from training.zoo.sampling import sample_zoo
+from training.zoo.shared_third_party import third_party_folder, third_party_networks
 from training.zoo.specs import NetworkSpec
 from training.zoo.third_party import FOREIGN
 
@@ -400,3 +407,26 @@ def test_backends_that_cannot_be_are_refused() -> None:
         running_on("local", "tcp://x:1", 1),
     ):
         pass
+
+
+@pytest.mark.skipif(third_party_folder() is None, reason="no third-party networks here")
+def test_networks_that_others_trained_are_recorded_twice_and_never_those_for_tests() -> None:
+    found = {task.network: task for task in third_party_tasks()}
+    learnt = third_party_networks("learn")
+    assert {task.family for task in found.values()} <= set(learnt)
+    assert not {task.family for task in found.values()} & set(third_party_networks("test"))
+    for name in {task.family for task in found.values()}:
+        if learnt[name].dataset == "imagenet-sample":
+            assert found[f"{name}-trained"].unseen is False
+            assert name not in found
+        else:
+            assert found[name].unseen is True
+            assert found[f"{name}-trained"].unseen is False
+    assert {task.mode for task in found.values()} == {"repaired"}
+    # The two are of the same network on other images.
+    name = "chengyuhsieh_lenet_mnist"
+    made = [found[n].make(Path(), torch.device("cpu")) for n in (name, f"{name}-trained")]
+    (one, first), (two, second) = made
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    assert len(first) == len(second) == tasks.RECORD_BATCHES
+    assert not torch.equal(next(iter(first))[0], next(iter(second))[0])

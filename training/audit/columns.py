@@ -115,6 +115,23 @@ _CANDIDATES = (
         "images; a sample of the decisions, missing in the others",
     ),
     Column("recalibrated_error", "nats", "its standard error"),
+    *(
+        Column(f"{split}_divergence{kind}", "nats x 4", what)
+        for split in ("selection", "evaluation")
+        for kind, what in (
+            (
+                "",
+                f"on the {split} split, rise of the divergence from the unpruned network's "
+                "softened outputs; repaired removal only, from schema 4",
+            ),
+            ("_error", "its standard error"),
+        )
+    ),
+    Column(
+        "channels",
+        "numbers",
+        "what goes, where the arm proposes sets; repaired removal only, from schema 4",
+    ),
 )
 
 COLUMNS: Mapping[str, Sequence[Column]] = {

@@ -4,7 +4,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from joblib import Parallel, delayed
 from torch import Tensor
 from tqdm import tqdm
 
-from selector.data.image_data import TensorBatches
 from selector.errors import SelectorError
 from selector.files import write_text
 from selector.recording.record import record
@@ -198,6 +197,8 @@ def _recorded(
         dataset=task.dataset,
         origin=task.origin,
         seed=task.seed,
+        mode=task.mode,
+        unseen=task.unseen,
         journal=weights / "journal",
         output=data,
     )
@@ -217,7 +218,7 @@ class TimeIsUpError(BaseException):
 class _InTime:
     """Batches that end a recording when its time is up: they are read all the time."""
 
-    def __init__(self, batches: TensorBatches, deadline: float) -> None:
+    def __init__(self, batches: Iterable[tuple[Tensor, Tensor]], deadline: float) -> None:
         self._batches, self._deadline = batches, deadline
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:

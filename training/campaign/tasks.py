@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,15 +14,25 @@ from torch import nn
 from selector.data.image_data import TensorBatches
 from selector.files import write_text
 from selector.network.checkpoint import load_tensors, read_tensors, save_pruned
+from selector.recording.record import Recorded
 from training.datasets.catalogue import DATASETS, load
+from training.zoo.shared_third_party import (
+    PreparedBatches,
+    load_third_party,
+    missing_images,
+    third_party_batches,
+    third_party_info,
+    third_party_networks,
+)
 from training.zoo.specs import NetworkSpec, build, fingerprint, train
 from training.zoo.third_party import foreign_batches, foreign_info, load_foreign
 
 RECORD_BATCHES = 9
 """Three batches each for the signals, the selection split and the evaluation split."""
 FOREIGN_BATCH = 128
+IMAGENET, IMAGENET_BATCH = "imagenet-sample", 60
 
-Made = tuple[nn.Module, TensorBatches]
+Made = tuple[nn.Module, TensorBatches | PreparedBatches]
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,8 @@ class RecordingTask:
         origin: `own` or `foreign`.
         seed: Of all that recording draws.
         make: Folder of weights and device -> the trained network there, and its images.
+        mode: What is measured of every candidate; see `selector.record`.
+        unseen: Whether the network was not trained on these images.
     """
 
     network: str
@@ -43,13 +56,52 @@ class RecordingTask:
     origin: str
     seed: int
     make: Callable[[Path, torch.device], Made]
+    mode: Recorded = "plain"
+    unseen: bool | None = None
 
 
-def own_task(spec: NetworkSpec) -> RecordingTask:
+def own_task(spec: NetworkSpec, mode: Recorded = "plain") -> RecordingTask:
     """A network of the zoo: trained unless its weights are there, on images it never saw."""
+    make = partial(_make_own, spec)
     return RecordingTask(
-        spec.name, spec.family, spec.dataset, "own", spec.seed, partial(_make_own, spec)
+        spec.name, spec.family, spec.dataset, "own", spec.seed, make, mode, unseen=True
     )
+
+
+def third_party_tasks() -> list[RecordingTask]:
+    """The third-party networks that may be learnt from, whose images are here.
+
+    Each on images that it was not trained on, and again on images that it was: both happen to
+    users. Of ImageNet there are training images alone.
+
+    Raises:
+        SelectorError: There is no folder of such networks.
+    """
+    tasks = []
+    for name, info in third_party_networks("learn").items():
+        if missing_images(name) is not None:
+            continue
+        for split in ("train",) if info.dataset == IMAGENET else ("test", "train"):
+            unseen = split == "test"
+            tasks.append(
+                RecordingTask(
+                    name if unseen else f"{name}-trained",
+                    name,
+                    info.dataset,
+                    "own",
+                    zlib.crc32(name.encode()) % 10_000,
+                    partial(_make_third_party, name, split),
+                    "repaired",
+                    unseen,
+                )
+            )
+    return tasks
+
+
+def _make_third_party(name: str, split: str, _weights: Path, device: torch.device) -> Made:
+    batch = IMAGENET_BATCH if third_party_info(name).dataset == IMAGENET else FOREIGN_BATCH
+    images = third_party_batches(name, split, limit=RECORD_BATCHES * batch, batch_size=batch)
+    return load_third_party(name).to(device), images
 
 
 def foreign_task(name: str) -> RecordingTask:
