@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One thread a process: two that wait for each other are slow on shared machines.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-all lint
+.PHONY: setup demo test test-all lint docs
 
 setup: .venv/installed
 
@@ -28,3 +28,8 @@ test: lint
 test-all: lint
 	$(BIN)/python -m pip install --quiet --editable '.[dev,distributed]'
 	$(BIN)/python -m pytest -m 'slow or not slow' --durations=20
+
+# Warnings are errors; the site is in build/site, and needs no server.
+docs: setup
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]'
+	$(BIN)/mkdocs build --strict

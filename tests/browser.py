@@ -1,10 +1,14 @@
-"""A headless Chromium that tests talk to through two pipes, by the DevTools protocol."""
+"""A headless Chromium that tests talk to through two pipes, by the DevTools protocol.
+
+`python -m tests.browser report.html docs/pictures` takes the pictures of the documents.
+"""
 
 import base64
 import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -167,3 +171,18 @@ class Browser:
                 if not url.startswith(("file:", "data:", "about:")):
                     said.append(url)
         return said
+
+
+def take_pictures(page: Path, folder: Path) -> None:
+    """Take a report's pictures: the top of the page on a screen in both themes, and on a phone."""
+    with Browser() as browser:
+        browser.ask("Emulation.setScrollbarsHidden", hidden=True)
+        for width, height in ((1440, 1560), (768, 1400), (360, 1280)):
+            for theme in ("light", "dark"):
+                browser.show(page, width, dark=theme == "dark", height=height)
+                found = browser.picture(whole=False, form="webp", quality=80)
+                (folder / f"report-{width}-{theme}.webp").write_bytes(found)
+
+
+if __name__ == "__main__":
+    take_pictures(Path(sys.argv[1]), Path(sys.argv[2]))

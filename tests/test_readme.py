@@ -1,54 +1,23 @@
 """The examples of the README and of docs/own-zoo.md run as they stand there."""
 
-import os
 import re
 import shutil
-import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from selector.learning.selector import SaliencySelector
 from selector.records.records import Records
+from tests.pages import blocks, done, run_python, with_command
 
-ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = ["deep", "tapered", "wide"]
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
-
-
-def blocks(page: str, *languages: str) -> list[str]:
-    """The code blocks of a document in these languages, in order."""
-    text = (ROOT / page).read_text(encoding="utf-8")
-    return re.findall(rf"```(?:{'|'.join(languages)})\n(.*?)```", text, flags=re.DOTALL)
 
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
     """A user's folder with the command on the path."""
-    command = tmp_path / "bin" / "saliency-selector"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m selector.cli "$@"\n')
-    command.chmod(command.stat().st_mode | stat.S_IXUSR)
-    return tmp_path
-
-
-def done(here: Path, *command: str) -> str:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{here}",
-        "PATH": f"{here / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-    }
-    result = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
-def run_python(here: Path, code: str) -> str:
-    (here / "example.py").write_text(code)
-    return done(here, sys.executable, "example.py")
+    return with_command(tmp_path)
 
 
 def test_the_readme_s_python_runs(here: Path) -> None:
@@ -67,10 +36,6 @@ def test_the_readme_s_commands_run(here: Path) -> None:
     assert "asked keep_macs=0.5" in printed
     assert (here / "small.safetensors").is_file()
     assert (here / "report.html").is_file()
-
-
-def test_the_metrics_of_one_s_own_obey_the_laws(here: Path) -> None:
-    run_python(here, "\n".join(blocks("docs/metrics.md", "python")))
 
 
 def own_zoo() -> tuple[str, str, str]:

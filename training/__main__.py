@@ -19,6 +19,7 @@ from training.benchmarks.founding import tables as founding_tables
 from training.benchmarks.founding.methods import METHODS
 from training.benchmarks.labels import modes as modes_benchmark
 from training.benchmarks.labels import records as records_benchmark
+from training.benchmarks.labels import which_metric as metric_table
 from training.benchmarks.networks import report as network_report
 from training.benchmarks.networks.pruning_task import Folders, RunSettings
 from training.benchmarks.repair import criteria as repair_criteria
@@ -194,6 +195,17 @@ def benchmark_saliency(repeats: int = saliency_benchmark.REPEATS) -> None:
 def benchmark_records(data: Path = ROOT / "data") -> None:
     """Noise floor, near-copies, headroom and winners of the records."""
     records_benchmark.run(data)
+
+
+@app.command()
+def which_metric(
+    data: Path = ROOT / "data",
+    docs: Annotated[bool, typer.Option(help="Only write the page's table and picture.")] = False,
+) -> None:
+    """Which metric does best in which situation, by the records."""
+    if not docs:
+        metric_table.run(data)
+    metric_table.update_page(ROOT / "docs" / "which-metric.md")
 
 
 @app.command()
