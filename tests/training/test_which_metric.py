@@ -12,6 +12,7 @@ from tests.made_records import made
 from training.audit.audit import judge
 from training.benchmarks.labels import which_metric
 from training.benchmarks.labels.which_metric import situations, update_page
+from training.reporting.result_file import RESULTS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,5 +71,5 @@ def test_the_page_is_that_of_the_result_file(tmp_path: Path) -> None:
     found = page.read_text(encoding="utf-8")
     assert found.split(begin)[1].split(end)[0] == original.split(begin)[1].split(end)[0]
     assert (tmp_path / "pictures" / "which-metric.webp").stat().st_size > 10_000
-    rows = json.loads((which_metric.RESULTS / "which_metric.json").read_text())["rows"]
+    rows = json.loads((RESULTS / "which_metric.json").read_text())["rows"]
     assert all(f"| {row['situation']} |" in found for row in rows)
