@@ -73,7 +73,7 @@ def _written() -> list[Subject]:
         _one("yolo_c2f", "yolo", yolo, image, None, heads),
         _one("yolo_c2f_split", "yolo", partial(yolo, yolo_networks.C2fSplit), image, None, heads),
         _one("yolo_c3", "yolo", partial(yolo, yolo_networks.C3), image, None, heads),
-        _one("unet", "unet", written.UNet, image, 5),
+        _one("unet", "unet", written.UNet, (3, 32, 32), 5),
         _one("generator", "gan", written.generator, (64, 1, 1), None, ("9",)),
         _one(
             "spectral_discriminator",

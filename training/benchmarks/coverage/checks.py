@@ -50,21 +50,22 @@ def run(model: nn.Module, inputs: object) -> object:
 @torch.no_grad()
 def macs_of(model: nn.Module, subject: Subject) -> float:
     """Multiply-accumulates of one image by PyTorch's own counter of operators."""
-    counter = FlopCounterMode(display=False)
-    with _counted(model), counter:
-        run(model.eval(), subject.inputs(2, SEED))
+    images, counter = subject.inputs(2, SEED), FlopCounterMode(display=False)
+    if any(isinstance(layer, nn.RNNBase) for layer in model.modules()):
+        # On a CPU a recurrent layer is one operator, which the counter does not know.
+        model, images = copy.deepcopy(model).to("meta"), _moved(images, torch.device("meta"))
+    with _counted(), counter:
+        run(model.eval(), images)
     return counter.get_total_flops() / 2 / 2
 
 
 @contextmanager
-def _counted(model: nn.Module) -> Iterator[None]:
-    """Context in which attention and recurrent layers run as products that the counter knows."""
+def _counted() -> Iterator[None]:
+    """Context in which attention runs as products that the counter knows."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    recurrent = any(isinstance(layer, nn.RNNBase) for layer in model.modules())
-    mkldnn = torch.backends.mkldnn.enabled and not recurrent  # Convolutions are slow without.
     try:
-        with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=mkldnn):
+        with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -84,7 +85,9 @@ def exactness(
     """
     images = subject.inputs(FRESH, SEED)
     try:
-        return _compared(_double(original), _double(cut), cuts, _wide(images), "float64")
+        return _compared(
+            _double(original), _double(cut), cuts, _moved(images, torch.float64), "float64"
+        )
     except RuntimeError:  # A type that is fixed in the forward pass.
         return _compared(original, cut, cuts, images, "float32")
 
@@ -93,11 +96,12 @@ def _double(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).double().eval()
 
 
-def _wide(images: object) -> object:
+def _moved(images: object, where: torch.device | torch.dtype) -> object:
+    """Images, or a list of them, on another device or of another type."""
     if isinstance(images, list):
-        return [image.double() for image in images]
+        return [image.to(where) for image in images]
     assert isinstance(images, Tensor)
-    return images.double()
+    return images.to(where)
 
 
 def _compared(

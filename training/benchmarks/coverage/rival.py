@@ -163,11 +163,17 @@ def _heads(model: nn.Module) -> dict[nn.Module, int]:
 
 
 def save(model: nn.Module, path: Path) -> None:
-    """Write a network as Torch-Pruning has it: its state with the widths of every layer."""
-    torch.save(tp.state_dict(model), path)
+    """Write a network as Torch-Pruning advises: the object, else its state with all widths."""
+    try:
+        torch.save(model, path)
+    except Exception:
+        torch.save(tp.state_dict(model), path)
 
 
 def load(build: Build, path: Path) -> nn.Module:
-    """Read it back into the unpruned network."""
-    found: nn.Module = tp.load_state_dict(build(), torch.load(path, weights_only=False))
-    return found
+    """Read it back, into the unpruned network where only its state was written."""
+    found = torch.load(path, weights_only=False)
+    if isinstance(found, nn.Module):
+        return found
+    back: nn.Module = tp.load_state_dict(build(), found)
+    return back
