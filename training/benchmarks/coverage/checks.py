@@ -131,12 +131,10 @@ def training_fault(model: nn.Module, subject: Subject) -> str | None:
     trained = copy.deepcopy(model).train()
     for parameter in trained.parameters():
         parameter.requires_grad_(True)
-    if subject.as_list:
-        trained.eval()  # torchvision's detectors want targets in training mode.
     optimizer = torch.optim.SGD(trained.parameters(), lr=1e-3)
     try:
         with torch.enable_grad():
-            loss = energy(run(trained, subject.inputs(4, SEED)), None)
+            loss = energy(_trained_outputs(trained, subject), None)
             torch.autograd.backward(loss)
         optimizer.step()
     except Exception as error:
@@ -149,6 +147,18 @@ def training_fault(model: nn.Module, subject: Subject) -> str | None:
     if not any(p.grad is not None for p in trained.parameters()):
         return "training step: no parameter has a gradient"
     return f"training step: the gradient of {odd[0]} has another shape" if odd else None
+
+
+def _trained_outputs(model: nn.Module, subject: Subject) -> object:
+    """Outputs in training mode; a detector's are its losses, for one object an image."""
+    images = subject.inputs(4, SEED)
+    if not isinstance(images, list):
+        return run(model, images)
+    height, width = subject.shape[1:]
+    box = torch.tensor([[0.1 * width, 0.1 * height, 0.7 * width, 0.8 * height]])
+    mask = torch.ones(1, height, width, dtype=torch.uint8)
+    one = {"boxes": box, "labels": torch.tensor([1]), "masks": mask}
+    return model(images, [dict(one) for _ in images])
 
 
 @torch.no_grad()
