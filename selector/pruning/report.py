@@ -53,7 +53,7 @@ class Report(ReportValues):
                 f"{step.macs_kept:.1%}",
                 nats_text(step.predicted_nats),
                 nats_text(step.measured_nats),
-                f"{step.halved}",
+                f"{step.halved}" if step.halved else "-",
                 "-" if step.loss is None else f"{step.loss:.4f}",
             ]
             for number, step in enumerate(self.steps, 1)
@@ -69,7 +69,7 @@ class Report(ReportValues):
                 f"{row.channels_after}",
                 ", ".join(f"{metric} {count}" for metric, count in row.trusted),
                 row.runner_up or "-",
-                f"{row.fell_back}",
+                f"{row.fell_back}" if row.fell_back else "-",
                 nats_text(row.predicted_nats),
                 nats_text(row.measured_nats),
             ]
