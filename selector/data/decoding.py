@@ -1,11 +1,13 @@
-"""Encoded images -> pixels of 8 bits."""
+"""Encoded images -> pixels of 8 bits, one by one and stacked."""
 
 import io
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
+from torch import Tensor
 
 from selector.errors import SelectorError
 
@@ -15,20 +17,23 @@ SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
 """Pillow opens their images of 16 bits as 32-bit integers, in the range of 16 bits."""
 
 
-def decoded(encoded: bytes, size: int | None, where: str) -> Pixels:
-    """Pixels of an encoded image, uint8 of shape (height, width, 3).
+def decoded(encoded: bytes, size: int | None, where: str, channels: int = 3) -> Pixels:
+    """Pixels of an encoded image, uint8 of shape (height, width, channels).
 
     Args:
         encoded: The content of an image file.
         size: See `fitted`.
         where: What errors name.
+        channels: 3 for red, green and blue; 1 for brightness alone.
 
     Raises:
         SelectorError: No image that can be read, or one whose pixels have no known range.
     """
     try:
         with Image.open(io.BytesIO(encoded)) as image:
-            return np.asarray(fitted(_of_8_bits(image, where).convert("RGB"), size))
+            mode = "L" if channels == 1 else "RGB"
+            pixels = np.asarray(fitted(_of_8_bits(image, where).convert(mode), size))
+            return pixels.reshape(*pixels.shape[:2], channels)
     except SelectorError:
         raise
     except Exception as error:  # Damaged files raise almost anything.
@@ -63,3 +68,42 @@ def fitted(image: Image.Image, size: int | None) -> Image.Image:
     left, top = (wide - size) // 2, (high - size) // 2
     resized = image.resize((wide, high), Image.Resampling.BILINEAR)
     return resized.crop((left, top, left + size, top + size))
+
+
+class UnequalSizesError(SelectorError):
+    """Images of several sizes, where none was named that all are to have."""
+
+
+class PixelStack:
+    """Decoded images gathered into one array, which the first image sizes."""
+
+    def __init__(self, count: int, size: int | None, source: str, channels: int = 3) -> None:
+        """Expect `count` images; `source` is the file or folder that errors name."""
+        self._count, self._size, self._channels = count, size, channels
+        self._source = source
+        self._array: Pixels | None = None
+        self._filled = 0
+
+    def add(self, encoded: object, where: str) -> None:
+        """Decode one image; `where` names it in errors."""
+        if not isinstance(encoded, bytes):
+            raise SelectorError(
+                f"{self._source}: {where} holds no image bytes but {type(encoded).__name__}"
+            )
+        pixels = decoded(encoded, self._size, f"{self._source}: {where}", self._channels)
+        if self._array is None:
+            self._array = np.empty((self._count, *pixels.shape), dtype=np.uint8)
+        if pixels.shape != self._array.shape[1:]:
+            (high, wide), (h, w) = self._array.shape[1:3], pixels.shape[:2]
+            raise UnequalSizesError(
+                f"{self._source}: {where} is {w}x{h} pixels but the first image is {wide}x{high}; "
+                "give size=... to resize and crop all to one size"
+            )
+        self._array[self._filled] = pixels
+        self._filled += 1
+
+    def images(self) -> Tensor:
+        """Return all images, uint8 of shape (images, channels, height, width)."""
+        assert self._array is not None
+        assert self._filled == self._count
+        return torch.from_numpy(self._array).permute(0, 3, 1, 2).contiguous()

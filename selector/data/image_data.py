@@ -74,19 +74,7 @@ class TensorBatches:
         bgr: bool = False,
     ) -> None:
         """Keep the images and check that the normalisation fits them."""
-        channels = data.images.shape[1]
-        if batch_size < 1:
-            raise SelectorError(f"batch_size is {batch_size}; it must be at least 1")
-        for name, values in (("mean", mean), ("std", std)):
-            if len(values) not in (1, channels):
-                raise SelectorError(
-                    f"{name} has {len(values)} values but the images have {channels} channels; "
-                    f"give {channels} values, or one for all"
-                )
-        if min(std) <= 0:
-            raise SelectorError(f"std is {tuple(std)}; every value must be above 0")
-        if bgr and channels != 3:
-            raise SelectorError(f"bgr needs images of 3 channels, these have {channels}")
+        _check_normalisation(data.images.shape[1], batch_size, mean, std, bgr)
         self.data = data
         self.batch_size = batch_size
         self.mean = tuple(mean)
@@ -121,3 +109,59 @@ def normalised(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> T
     scale = 1.0 / (255.0 * torch.tensor(std))
     shift = -torch.tensor(mean) / torch.tensor(std)
     return pixels.float().mul_(scale.view(-1, 1, 1)).add_(shift.view(-1, 1, 1))
+
+
+class UnlabelledBatches:
+    """Normalised batches of images without labels: (inputs, None), the same on every reading.
+
+    Args:
+        images: Pixels 0..255, uint8, shape (images, channels, height, width).
+        batch_size: Images in a batch.
+        mean: As for `TensorBatches`.
+        std: As for `TensorBatches`.
+        bgr: As for `TensorBatches`.
+
+    Raises:
+        SelectorError: If the batch size, `mean` or `std` cannot be used with these images.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        *,
+        batch_size: int = 128,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
+        bgr: bool = False,
+    ) -> None:
+        _check_normalisation(images.shape[1], batch_size, mean, std, bgr)
+        self.images = images
+        self.batch_size, self.bgr = batch_size, bgr
+        self.mean, self.std = tuple(mean), tuple(std)
+
+    def __len__(self) -> int:
+        """Return the number of batches; the last one may be smaller."""
+        return -(-len(self.images) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, None]]:
+        """Yield (inputs float32 of shape (batch, channels, height, width), None)."""
+        for pixels in torch.split(self.images, self.batch_size):
+            yield normalised(pixels.flip(1) if self.bgr else pixels, self.mean, self.std), None
+
+
+def _check_normalisation(
+    channels: int, batch_size: int, mean: Sequence[float], std: Sequence[float], bgr: bool
+) -> None:
+    """Refuse batch sizes and normalisations that do not fit images of so many channels."""
+    if batch_size < 1:
+        raise SelectorError(f"batch_size is {batch_size}; it must be at least 1")
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) not in (1, channels):
+            raise SelectorError(
+                f"{name} has {len(values)} values but the images have {channels} channels; "
+                f"give {channels} values, or one for all"
+            )
+    if min(std) <= 0:
+        raise SelectorError(f"std is {tuple(std)}; every value must be above 0")
+    if bgr and channels != 3:
+        raise SelectorError(f"bgr needs images of 3 channels, these have {channels}")

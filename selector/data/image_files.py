@@ -1,64 +1,73 @@
-"""Labelled images from a Parquet file or an image folder."""
+"""Images from files and folders of any kind, decoded: `read_images`."""
 
-from collections.abc import Iterator
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from selector.data.decoding import decoded
+from selector.data.decoding import PixelStack
 from selector.data.image_data import ImageData as ImageData
+from selector.data.image_lists import csv_rows
+from selector.data.image_rows import ImageRows, flat_rows, folder_rows
+from selector.data.image_tables import SPLITS, Columns, arrow_rows, parquet_rows
 from selector.errors import SelectorError
 
-IMAGE_SUFFIXES = frozenset(
-    [
-        ".bmp",
-        ".gif",
-        ".jfif",
-        ".jpe",
-        ".jpeg",
-        ".jpg",
-        ".pbm",
-        ".pgm",
-        ".png",
-        ".pnm",
-        ".ppm",
-        ".tif",
-        ".tiff",
-        ".webp",
-    ]
-)
-IGNORED_FOLDERS = frozenset({"__MACOSX", "__pycache__", "@eaDir", "lost+found"})
-"""Left by archives and programs; whatever begins with a dot is ignored as well."""
 MOST_CLASSES = 10**6
-_ROWS_PER_READ = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Decoded images, with their labels if they have any.
+
+    Attributes:
+        images: Pixels 0..255, uint8, shape (images, channels, height, width).
+        labels: Class numbers, int64, shape (images,); None without labels.
+        classes: One name for each class number; empty without labels.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    classes: tuple[str, ...]
 
 
 def read_images(
-    path: str | Path, *, limit: int | None = None, size: int | None = None
+    path: str | Path,
+    *,
+    limit: int | None = None,
+    size: int | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    channels: int = 3,
 ) -> ImageData:
-    """Read labelled images from a Parquet file, or from a folder with a folder for each class.
+    """Read labelled images: a folder of classes, Parquet, CSV, or a saved Hugging Face data set.
 
     Images of 16 bits are scaled to 0..255; those of 32 bits or floats have no known range and are
-    refused.
+    refused. Labels are whole numbers from 0, or names, which are numbered in alphabetical order.
 
     Args:
-        path: The file or folder; see `read_parquet` and `read_folder`.
+        path: A folder with a folder of images for each class; a Parquet file, a folder of them, or
+            a pattern such as `data/train-*.parquet`; a CSV file that lists paths and labels; or a
+            folder that `save_to_disk` of Hugging Face's `datasets` wrote.
         limit: Largest number of images to read; all by default.
         size: Resize the shorter side to this many pixels (bilinear) and crop the centre.
+        image_column: Of a table: encoded files as bytes, or structures with `bytes` or `path`; of a
+            CSV file: paths. `image` by default, `path` in a CSV file.
+        label_column: `label` by default.
+        channels: 3, or 1 for brightness alone.
 
     Returns:
-        `images`, uint8 of shape (images, 3, height, width); `labels`, int64; and `classes`.
+        `images`, uint8 of shape (images, channels, height, width); `labels`, int64; and `classes`.
         `selector.data.image_data.TensorBatches` makes normalised batches of them.
 
     Raises:
         SelectorError: Nothing there, or an image, label or class that is unusable.
     """
-    reader = read_folder if Path(path).is_dir() else read_parquet
-    return reader(path, limit=limit, size=size)
+    _check_range(limit, 0, size)
+    rows = find_rows(path, Columns(image_column, label_column), needed=True)
+    return _labelled(decode(rows, 0, limit, size, channels))
 
 
 def read_parquet(
@@ -79,31 +88,8 @@ def read_parquet(
         SelectorError: If the file, a column, a row or the requested range is unusable.
     """
     _check_range(limit, offset, size)
-    file = _open_parquet(Path(path))
-    stop = file.metadata.num_rows if limit is None else offset + limit
-    count = min(stop, file.metadata.num_rows) - offset
-    if count <= 0:
-        raise SelectorError(f"{path}: no rows from {offset} on; it has {file.metadata.num_rows}")
-    pixels = _Pixels(count, size, str(path))
-    labels: list[int] = []
-    for row, encoded, label in _rows(Path(path), file, offset, offset + count):
-        if not isinstance(label, int) or label < 0:
-            raise SelectorError(
-                f"{path}: row {row} has label {label!r}; labels must be whole numbers from 0"
-            )
-        pixels.add(encoded, f"row {row}")
-        labels.append(int(label))
-    if max(labels) >= MOST_CLASSES:
-        raise SelectorError(
-            f"{path}: labels reach {max(labels)}; they must be the numbers of classes, from 0"
-        )
-    names = _class_names(path, file) or tuple(str(label) for label in range(max(labels) + 1))
-    if max(labels) >= len(names):
-        raise SelectorError(
-            f"{path}: labels reach {max(labels)}, but the metadata key 'classes' names only "
-            f"{len(names)} classes; name them all, one a line, or drop the key"
-        )
-    return ImageData(pixels.images(), torch.tensor(labels), names)
+    rows = parquet_rows([Path(path)], Columns(), needed=True)
+    return _labelled(decode(rows, offset, limit, size))
 
 
 def read_folder(
@@ -124,145 +110,119 @@ def read_folder(
         SelectorError: If the folder, a class or an image is unusable.
     """
     _check_range(limit, 0, size)
-    root = Path(path)
-    if not root.is_dir():
-        raise SelectorError(f"{path}: no such folder")
-    try:
-        folders = sorted(p for p in root.iterdir() if p.is_dir() and not _is_ignored(p.name))
-        files = [_image_files(folder) for folder in folders]
-    except OSError as error:
-        raise SelectorError(f"{path} cannot be read: {error}") from error
-    if not any(files):
-        raise SelectorError(f"{path}: no images; expected one folder of images for each class")
-    for folder, some in zip(folders, files, strict=True):
-        if not some:
-            raise SelectorError(
-                f"{path}: the folder {folder.name!r} holds no images, and every folder is a class; "
-                f"images are files ending in {', '.join(sorted(IMAGE_SUFFIXES))}; fill or move it"
-            )
-    turns = [
-        (turn, label, file) for label, some in enumerate(files) for turn, file in enumerate(some)
-    ]
-    chosen = sorted(turns)[:limit]
-    pixels = _Pixels(len(chosen), size, str(path))
-    for _, _, file in chosen:
-        pixels.add(_content(file, root), str(file.relative_to(root)))
-    labels = torch.tensor([label for _, label, _ in chosen])
-    return ImageData(pixels.images(), labels, tuple(folder.name for folder in folders))
+    return _labelled(decode(folder_rows(Path(path)), 0, limit, size))
 
 
-class _Pixels:
-    """Decoded images gathered into one array, which the first image sizes."""
+def find_rows(path: str | Path, columns: Columns, *, needed: bool) -> ImageRows:
+    """The images at a path, whatever lies there, undecoded.
 
-    def __init__(self, count: int, size: int | None, source: str) -> None:
-        """Expect `count` images; `source` is the file or folder that errors name."""
-        self._count = count
-        self._size = size
-        self._source = source
-        self._array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None = None
-        self._filled = 0
+    Args:
+        path: As `read_images` takes it.
+        columns: Of tables.
+        needed: Whether there must be labels.
 
-    def add(self, encoded: object, where: str) -> None:
-        """Decode one image; `where` names it in errors."""
-        if not isinstance(encoded, bytes):
-            raise SelectorError(
-                f"{self._source}: {where} holds no image bytes but {type(encoded).__name__}"
-            )
-        pixels = decoded(encoded, self._size, f"{self._source}: {where}")
-        if self._array is None:
-            self._array = np.empty((self._count, *pixels.shape), dtype=np.uint8)
-        if pixels.shape != self._array.shape[1:]:
-            (high, wide), (h, w) = self._array.shape[1:3], pixels.shape[:2]
-            raise SelectorError(
-                f"{self._source}: {where} is {w}x{h} pixels but the first image is {wide}x{high}; "
-                "give size=... to resize and crop all to one size"
-            )
-        self._array[self._filled] = pixels
-        self._filled += 1
-
-    def images(self) -> Tensor:
-        """Return all images, uint8 of shape (images, 3, height, width)."""
-        assert self._array is not None
-        assert self._filled == self._count
-        return torch.from_numpy(self._array).permute(0, 3, 1, 2).contiguous()
+    Raises:
+        SelectorError: Nothing there, or nothing that is known.
+    """
+    if not Path(path).exists() and glob.has_magic(str(path)):
+        found = sorted(Path(file) for file in glob.glob(str(path)))
+        if not found:
+            raise SelectorError(f"{path}: no file has such a name")
+        return parquet_rows(found, columns, needed=needed)
+    place = Path(path)
+    if place.is_dir():
+        return _in_folder(place, columns, needed=needed)
+    if place.suffix.lower() in (".csv", ".tsv"):
+        return csv_rows(place, columns, needed=needed)
+    return parquet_rows([place], columns, needed=needed)
 
 
-def _open_parquet(path: Path) -> pq.ParquetFile:
-    if not path.is_file():
-        raise SelectorError(f"{path}: no such file")
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise SelectorError(f"{path} is not a Parquet file: {error}") from error
-    missing = {"image", "label"} - set(file.schema_arrow.names)
-    if missing:
+def _in_folder(folder: Path, columns: Columns, *, needed: bool) -> ImageRows:
+    """What a folder holds: a saved data set, Parquet files, images, or a folder for each class."""
+    if (folder / "state.json").is_file():
+        return arrow_rows(folder, columns, needed=needed)
+    if (folder / "dataset_dict.json").is_file():
+        splits = sorted(one.parent.name for one in folder.glob("*/state.json"))
         raise SelectorError(
-            f"{path} has no column {' and no column '.join(sorted(missing))}; "
-            f"it has: {', '.join(file.schema_arrow.names)}"
+            f"{folder} holds a data set in several parts; name one of them: "
+            f"{', '.join(str(folder / name) for name in splits)}"
         )
-    return file
+    tables = sorted(folder.glob("*.parquet"))
+    if tables:
+        _check_one_split(folder, tables)
+        return parquet_rows(tables, columns, needed=needed)
+    flat = None if needed else flat_rows(folder)
+    return folder_rows(folder) if flat is None else flat
 
 
-def _rows(
-    path: Path, file: pq.ParquetFile, start: int, stop: int
-) -> Iterator[tuple[int, object, object]]:
-    """Yield (row, encoded image, label) for the rows start..stop, reading no other row group."""
-    wanted: list[int] = []
-    row = first = 0
-    for group in range(file.metadata.num_row_groups):
-        end = first + file.metadata.row_group(group).num_rows
-        if first < stop and end > start:
-            row = row if wanted else first
-            wanted.append(group)
-        first = end
-    for batch in _batches(path, file, wanted):
-        skip, take = max(0, start - row), min(batch.num_rows, stop - row)
-        part = batch.slice(skip, max(0, take - skip))
-        images, labels = part.column("image").to_pylist(), part.column("label").to_pylist()
-        for number, (image, label) in enumerate(zip(images, labels, strict=True), row + skip):
-            yield number, image["bytes"] if isinstance(image, dict) else image, label
-        row += batch.num_rows
-        if row >= stop:
-            return
-
-
-def _batches(path: Path, file: pq.ParquetFile, groups: list[int]) -> Iterator[pa.RecordBatch]:
-    try:
-        yield from file.iter_batches(
-            batch_size=_ROWS_PER_READ, row_groups=groups, columns=["image", "label"]
+def _check_one_split(folder: Path, tables: Sequence[Path]) -> None:
+    """Refuse to take training and test images together."""
+    splits = {name for table in tables for name in SPLITS if table.stem.split("-")[0] == name}
+    if len(splits) > 1:
+        raise SelectorError(
+            f"{folder} holds Parquet files of {' and '.join(sorted(splits))}; name one part by a "
+            f"pattern: '{folder}/{min(splits)}*.parquet'"
         )
-    except (pa.ArrowException, OSError) as error:
-        raise SelectorError(f"{path} cannot be read: {error}") from error
 
 
-def _class_names(path: str | Path, file: pq.ParquetFile) -> tuple[str, ...]:
-    try:
-        text = (file.schema_arrow.metadata or {}).get(b"classes", b"").decode()
-    except UnicodeDecodeError as error:
-        raise SelectorError(f"{path}: the metadata key 'classes' is not text: {error}") from error
-    return tuple(text.splitlines())
+def decode(
+    rows: ImageRows, start: int, limit: int | None, size: int | None, channels: int = 3
+) -> Pictures:
+    """Decode some rows.
+
+    Args:
+        rows: Encoded images.
+        start: The first row.
+        limit: Largest number of rows; all by default.
+        size: See `read_images`.
+        channels: 1 or 3.
+
+    Raises:
+        SelectorError: No such rows, or an image or a label that is unusable.
+    """
+    stop = rows.count if limit is None else min(rows.count, start + limit)
+    if stop <= start:
+        raise SelectorError(f"{rows.source}: no rows from {start} on; it has {rows.count}")
+    pixels = PixelStack(stop - start, size, rows.source, channels)
+    numbers = {name: number for number, name in enumerate(rows.classes or ())}
+    labels: list[int] = []
+    for row in rows.read(start, stop):
+        label = numbers.get(row.label, row.label) if isinstance(row.label, str) else row.label
+        if rows.labelled:
+            if not isinstance(label, int) or label < 0:
+                raise SelectorError(
+                    f"{rows.source}: {row.where} has label {label!r}; labels must be whole numbers "
+                    "from 0, or names"
+                )
+            labels.append(int(label))
+        pixels.add(row.encoded, row.where)
+    if not rows.labelled:
+        return Pictures(pixels.images(), None, ())
+    return Pictures(pixels.images(), torch.tensor(labels), _classes(rows, max(labels)))
 
 
-def _is_ignored(name: str) -> bool:
-    return name.startswith(".") or name in IGNORED_FOLDERS
+def _classes(rows: ImageRows, highest: int) -> tuple[str, ...]:
+    """Names of the classes; their numbers where nothing names them.
+
+    Raises:
+        SelectorError: Labels that are no classes.
+    """
+    if highest >= MOST_CLASSES:
+        raise SelectorError(
+            f"{rows.source}: labels reach {highest}; they must be the numbers of classes, from 0"
+        )
+    names = rows.classes or tuple(str(label) for label in range(highest + 1))
+    if highest >= len(names):
+        raise SelectorError(
+            f"{rows.source}: labels reach {highest}, but the metadata names only {len(names)} "
+            "classes; name them all, or drop the names"
+        )
+    return names
 
 
-def _image_files(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not path.is_dir()
-        and not any(map(_is_ignored, path.relative_to(folder).parts))
-    )
-
-
-def _content(file: Path, root: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        why = "a link to a file that is not there" if file.is_symlink() else str(error)
-        raise SelectorError(f"{root}: {file.relative_to(root)} cannot be read: {why}") from error
+def _labelled(found: Pictures) -> ImageData:
+    assert found.labels is not None
+    return ImageData(found.images, found.labels, found.classes)
 
 
 def _check_range(limit: int | None, offset: int, size: int | None) -> None:
