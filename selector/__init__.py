@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from selector.learning.selector import SaliencySelector as SaliencySelector
     from selector.network.checkpoint import load_pruned as load_pruned
     from selector.network.checkpoint import save_pruned as save_pruned
+    from selector.network.export import export as export
     from selector.network.tracing import find_groups as find_groups
     from selector.oracle.oracle import Oracle as Oracle
     from selector.oracle.oracle import loss_changes as loss_changes
@@ -25,7 +26,13 @@ if TYPE_CHECKING:
     from selector.planning.composition.compose import compose_myopically as compose_myopically
     from selector.planning.composition.myopic import Myopic as Myopic
     from selector.planning.plan import Plan as Plan
+    from selector.planning.sensitivity import sensitivity as sensitivity
     from selector.pruning.apply import apply_plan as apply_plan
+    from selector.pruning.callbacks import Callback as Callback
+    from selector.pruning.callbacks import CsvLog as CsvLog
+    from selector.pruning.callbacks import RoundEnd as RoundEnd
+    from selector.pruning.callbacks import TensorBoardLog as TensorBoardLog
+    from selector.pruning.method_comparison import compare_methods as compare_methods
     from selector.pruning.optimizer import rebind as rebind
     from selector.pruning.prune import prune as prune
     from selector.pruning.result import PruneResult as PruneResult
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
     from selector.pruning.torch_pruning import SelectorImportance as SelectorImportance
     from selector.recording.record import record as record
     from selector.records.records import Records as Records
+    from selector.repair.correspondence import kept_after_history as kept_after_history
     from selector.repair.distillation.distil import distil as distil
     from selector.repair.reconstruction import reconstruct as reconstruct
     from selector.saliency.checks import check_metric as check_metric
@@ -50,6 +58,8 @@ __version__: str = _version("saliency-selector")
 __all__ = [
     "METRICS",
     "PROPOSALS",
+    "Callback",
+    "CsvLog",
     "LossChange",
     "Metric",
     "Myopic",
@@ -59,18 +69,23 @@ __all__ = [
     "PruneResult",
     "PruningError",
     "Records",
+    "RoundEnd",
     "SaliencySelector",
     "SelectorError",
     "SelectorImportance",
+    "TensorBoardLog",
     "apply_plan",
     "check_metric",
     "choose",
     "compare",
+    "compare_methods",
     "compose_myopically",
     "distil",
     "evaluate",
     "explain",
+    "export",
     "find_groups",
+    "kept_after_history",
     "load_pruned",
     "loss_changes",
     "prune",
@@ -83,11 +98,14 @@ __all__ = [
     "register_statistic",
     "save_pruned",
     "score",
+    "sensitivity",
 ]
 
 _MODULES = {
     "METRICS": "saliency.registry",
     "PROPOSALS": "saliency.proposals.registry",
+    "Callback": "pruning.callbacks",
+    "CsvLog": "pruning.callbacks",
     "LossChange": "data.loss",
     "Metric": "saliency.registry",
     "Myopic": "planning.composition.myopic",
@@ -97,18 +115,23 @@ _MODULES = {
     "PruneResult": "pruning.result",
     "PruningError": "pruning.result",
     "Records": "records.records",
+    "RoundEnd": "pruning.callbacks",
     "SaliencySelector": "learning.selector",
     "SelectorError": "errors",
     "SelectorImportance": "pruning.torch_pruning",
+    "TensorBoardLog": "pruning.callbacks",
     "apply_plan": "pruning.apply",
     "check_metric": "saliency.checks",
     "choose": "planning.choose",
     "compare": "learning.compare",
+    "compare_methods": "pruning.method_comparison",
     "compose_myopically": "planning.composition.compose",
     "distil": "repair.distillation.distil",
     "evaluate": "data.loss",
     "explain": "learning.explain",
+    "export": "network.export",
     "find_groups": "network.tracing",
+    "kept_after_history": "repair.correspondence",
     "load_pruned": "network.checkpoint",
     "loss_changes": "oracle.oracle",
     "prune": "pruning.prune",
@@ -121,6 +144,7 @@ _MODULES = {
     "register_statistic": "statistics.statistic",
     "save_pruned": "network.checkpoint",
     "score": "saliency.scoring",
+    "sensitivity": "planning.sensitivity",
 }
 """Public name -> the module that defines it, as in the imports above; a test compares the two."""
 

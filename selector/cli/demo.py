@@ -4,9 +4,7 @@ Handwritten digits of 8 x 8 pixels (scikit-learn's `load_digits`). The network n
 calibration and test images, and the shipped selector never saw the network.
 """
 
-import json
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from sklearn.datasets import load_digits
@@ -14,15 +12,10 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from selector.data.batches import Batches
-from selector.data.loss import evaluate
 from selector.learning.artefact import shipped_file
-from selector.learning.selector import SaliencySelector
 from selector.network.checkpoint import load_tensors, read_tensors
-from selector.planning.criteria import Verify
-from selector.planning.method import AllocationName
+from selector.pruning.method_comparison import MethodComparison, compare_methods
 from selector.pruning.prune import prune
-from selector.pruning.result import PruneResult
-from selector.tables import count_text, text_table
 
 KEEP_MACS = 0.5
 ROUNDS = 5
@@ -101,6 +94,7 @@ def network() -> nn.Module:
     return model.eval()
 
 
+DEMO_METHODS = ("l1", "single-best", "reconstruction", "oracle", "even", "selector", "verify")
 NOTE = """\
 Accuracy before and after the repair, which refits what is left in closed form, without labels.
 The selector spends the budget where it predicts the least damage; the others, and the one of the
@@ -108,49 +102,20 @@ same shares, take as much of every layer."""
 
 
 @dataclass(frozen=True)
-class DemoRow:
-    """One way to prune, and what is left of the network on the test images."""
-
-    method: str
-    unrepaired_accuracy: float | None
-    """Before the repair; None for the unpruned network."""
-    accuracy: float
-    loss: float
-    macs: float
-    parameters: float
-    oracle_images: int
-    seconds: float
-
-
-@dataclass(frozen=True)
 class DemoResult:
     """The comparison, and the report of the selector's own run."""
 
-    rows: tuple[DemoRow, ...]
+    comparison: MethodComparison
     routed: str
     """The report of the run that the selector routed, as text."""
 
     def __str__(self) -> str:
         """The comparison as a table, then the selector's report."""
-        cells = [
-            [
-                row.method,
-                "-" if row.unrepaired_accuracy is None else f"{row.unrepaired_accuracy:.1%}",
-                f"{row.accuracy:.1%}",
-                f"{row.loss:.3f}",
-                count_text(row.macs),
-                count_text(row.parameters),
-                f"{row.oracle_images}",
-                f"{row.seconds:.1f}",
-            ]
-            for row in self.rows
-        ]
-        columns = ["pruned by", "not repaired", "repaired", "loss", "MACs", "parameters"]
         return "\n".join(
             [
                 f"A CNN trained on handwritten digits, cut to {KEEP_MACS:.0%} of its MACs in "
-                f"{ROUNDS} rounds, no retraining; 500 test images that nothing else has seen.",
-                text_table([*columns, "oracle images", "seconds"], cells),
+                f"{ROUNDS} rounds,\nno retraining; 500 test images that nothing else has seen.",
+                str(self.comparison),
                 NOTE,
                 "",
                 "Which metric the selector trusted where:",
@@ -160,64 +125,21 @@ class DemoResult:
 
     def to_json(self) -> str:
         """The comparison as JSON text."""
-        return json.dumps([asdict(row) for row in self.rows], indent=1)
+        return self.comparison.to_json()
 
 
 def run(progress: bool = False) -> DemoResult:
     """Prune the shipped network by several methods and compare them on the test images."""
     data, model = digits(), network()
-    test = batched(data.test, 250)
-    best = SaliencySelector.shipped().single_best_
-    methods: list[tuple[str, str, Verify, AllocationName]] = [
-        ("always l1", "l1", 0, "even"),
-        (f"single best metric: {best}", best, 0, "even"),
-        ("reconstruction, unlearnt", "reconstruction", 0, "even"),
-        ("full oracle", "oracle", 0, "even"),
-        ("selector, same shares", "selector", 0, "even"),
-        ("selector", "selector", 0, "damage"),
-        ("selector, verify=3", "selector", 3, "damage"),
-    ]
-    unpruned = evaluate(model, test)
-    rows, routed = [], ""
-    for name, criterion, verify, allocation in methods:
-        begin = time.perf_counter()
-        result = prune(
-            model,
-            batched(data.calibration),
-            criterion=criterion,
-            verify=verify,
-            allocation=allocation,
-            keep_macs=KEEP_MACS,
-            rounds=ROUNDS,
-            test_batches=test,
-            progress=progress,
-        )
-        rows.append(_row(name, result, time.perf_counter() - begin))
-        if name == "selector":
-            routed = str(result.report)
-    report = result.report
-    first = DemoRow(
-        "unpruned",
-        None,
-        unpruned.accuracy or 0.0,
-        unpruned.loss,
-        report.macs[0],
-        report.parameters[0],
-        0,
-        0.0,
+    test, images = batched(data.test, 250), batched(data.calibration)
+    compared = compare_methods(
+        model,
+        images,
+        methods=DEMO_METHODS,
+        rounds=ROUNDS,
+        test_batches=test,
+        progress=progress,
+        keep_macs=KEEP_MACS,
     )
-    return DemoResult((first, *rows), routed)
-
-
-def _row(name: str, result: PruneResult, seconds: float) -> DemoRow:
-    report = result.report
-    return DemoRow(
-        name,
-        None if report.unrepaired is None else report.unrepaired.accuracy,
-        report.after.accuracy or 0.0,
-        report.after.loss,
-        report.macs[1],
-        report.parameters[1],
-        report.oracle_images,
-        seconds,
-    )
+    routed = prune(model, images, rounds=ROUNDS, test_batches=test, keep_macs=KEEP_MACS)
+    return DemoResult(compared, str(routed.report))

@@ -6,9 +6,8 @@ are the network's own outputs, which nothing marks as such.
 
 import dataclasses
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
@@ -19,7 +18,6 @@ from selector.data.checks import check_model
 from selector.data.exclusive import one_at_a_time
 from selector.data.forward import evaluating, float_tensors, run_batch
 from selector.data.loss import check_finite
-from selector.errors import SelectorError
 from selector.network.copying import check_usable, uncompiled
 from selector.network.costs import Costs, count_costs, saved_per_channel
 from selector.network.coupling.dependency_graph import candidate_groups
@@ -28,35 +26,12 @@ from selector.network.coupling.law import LawCheck, exact_arithmetic, judging, l
 from selector.network.coupling.ties import torn_ties
 from selector.network.groups import Group, masked
 from selector.network.hooks import without_checkpoints
+from selector.network.prunable import Groups as Groups
 from selector.network.surgery import temporarily_cut
 from selector.typing import Side
 
 TOGETHER = 16
 """Groups that are first tried at once, to find out quickly that all of them keep the law."""
-
-
-@dataclass(frozen=True)
-class Groups:
-    """What can be pruned in a network, and what cannot, with the reason."""
-
-    prunable: Mapping[str, Group]
-    refused: Mapping[str, str]
-    """Root layer -> why its channels are not pruned."""
-    costs: Costs
-
-    def required(self) -> Mapping[str, Group]:
-        """The prunable groups, at least one.
-
-        Raises:
-            SelectorError: There is none; the first reasons are given.
-        """
-        if not self.prunable:
-            reasons = "; ".join(f"{name}: {why}" for name, why in list(self.refused.items())[:3])
-            raise SelectorError(
-                "the network has no prunable group of channels"
-                + (f" ({reasons})" if reasons else " (no convolution or linear layer was traced)")
-            )
-        return self.prunable
 
 
 @one_at_a_time

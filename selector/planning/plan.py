@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from selector.data.loss import LossChange
 from selector.errors import SelectorError
@@ -14,10 +15,24 @@ from selector.network.surgery import Cut, cuts_of
 from selector.network.tracing import Groups
 from selector.planning.choice import Choice
 from selector.planning.expectation import Expected
+from selector.planning.plan_checks import check_cuts, check_numbers, unexplained
 from selector.serialisation import of_json
-from selector.tables import count_text, nats_text, text_table
+from selector.tables import count_text, data_frame, html_table, nats_text, text_table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 WHAT = "a plan saved by to_json"
+COLUMNS = (
+    "group",
+    "channels",
+    "asked",
+    "left",
+    "metric trusted",
+    "runner-up",
+    "predicted nats",
+    "measured nats",
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +63,7 @@ class RoundOutcome:
     """The same images' accuracy; None where it has no meaning, and in plans of earlier versions."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Channels to remove from a network, with the reasons."""
 
@@ -113,17 +128,48 @@ class Plan:
             )
         choice = found[group]
         if choice.explanation is None:
-            raise SelectorError(_unexplained(self.criterion))
+            raise SelectorError(unexplained(self.criterion))
         if choice.against_trusted is None:
             return choice.explanation
         return choice.explanation.verified(choice.metric, choice.against_trusted)
 
+    def __repr__(self) -> str:
+        """What it saves, on one line."""
+        return (
+            f"Plan({self.criterion}: {len(self.choices)} groups, MACs "
+            f"{count_text(self.macs_before)} -> {count_text(self.macs_after)}, parameters "
+            f"{count_text(self.parameters_before)} -> {count_text(self.parameters_after)})"
+        )
+
+    def _repr_html_(self) -> str:
+        """The table, for notebooks."""
+        return html_table(
+            COLUMNS, [self._cells(choice) for choice in self.choices], title=repr(self)
+        )
+
+    def to_pandas(self) -> "DataFrame":
+        """The choices as a pandas table, a row for each group."""
+        rows = []
+        for one in self.choices:
+            measured = one.measured
+            rows.append(
+                {
+                    "group": one.group,
+                    "channels": one.channels,
+                    "removed": len(one.remove),
+                    "metric": one.metric,
+                    "runner_up": one.runner_up,
+                    "fell_back": one.fell_back,
+                    "predicted_nats": one.predicted_nats,
+                    "measured_nats": None if measured is None else measured.nats,
+                }
+            )
+        return data_frame(rows)
+
     def __str__(self) -> str:
         """The plan as a table."""
-        columns = ["group", "channels", *(["asked"] if self._asked else []), "left"]
-        columns += ["metric trusted", "runner-up", "predicted nats", "measured nats"]
         lines = [
-            text_table(columns, [self._cells(choice) for choice in self.choices]),
+            text_table(COLUMNS, [self._cells(choice) for choice in self.choices]),
             f"MACs {count_text(self.macs_before)} -> {count_text(self.macs_after)} "
             f"({self.macs_after / self.macs_before:.1%}), parameters "
             f"{count_text(self.parameters_before)} -> {count_text(self.parameters_after)} "
@@ -137,16 +183,12 @@ class Plan:
         ]
         return "\n".join(lines)
 
-    @property
-    def _asked(self) -> bool:
-        return any(choice.asked is not None for choice in self.choices)
-
     def _cells(self, choice: Choice) -> list[str]:
         asked = "-" if choice.asked is None else f"{choice.asked:.1f}"
         return [
             choice.group,
             f"{choice.channels}",
-            *([asked] if self._asked else []),
+            asked,
             f"{choice.channels - len(choice.remove)}",
             choice.metric + (" (single best)" if choice.fell_back else ""),
             choice.runner_up or "-",
@@ -167,8 +209,8 @@ class Plan:
                 first is named.
         """
         found = of_json(text, cls, WHAT)
-        _check_numbers(found)
-        _check_cuts(found)
+        check_numbers(found, WHAT)
+        check_cuts(found, WHAT)
         return found
 
     def save(self, path: str | Path) -> None:
@@ -189,46 +231,6 @@ class Plan:
         return cls.from_json(read_text(path, "the plan"))
 
 
-def _check_numbers(plan: Plan) -> None:
-    """Refuse costs and counts that no network has."""
-    for name in ("macs", "parameters"):
-        before, after = (getattr(plan, f"{name}_{when}") for when in ("before", "after"))
-        if not 0 <= after <= before:
-            raise SelectorError(
-                f"this is not {WHAT}: {name}_after={after} must lie between 0 and "
-                f"{name}_before={before}"
-            )
-    if plan.oracle_images < 0:
-        raise SelectorError(f"this is not {WHAT}: oracle_images={plan.oracle_images} is negative")
-    groups = [choice.group for choice in plan.choices]
-    if len(set(groups)) < len(groups):
-        twice = next(name for name in groups if groups.count(name) > 1)
-        raise SelectorError(f"this is not {WHAT}: choices name group {twice!r} twice")
-
-
-def _check_cuts(plan: Plan) -> None:
-    """Refuse cuts that are not those of the choices: one of the two was edited.
-
-    A channel of a group is one output of its root, or as many in every one where the root is a
-    grouped convolution.
-    """
-    roots = {cut.layer: cut.indices for cut in plan.cuts if cut.side == "out"}
-    for cut in plan.cuts:
-        if len(set(cut.indices)) < len(cut.indices) or min(cut.indices, default=0) < 0:
-            raise SelectorError(
-                f"this is not {WHAT}: cuts of layer {cut.layer!r} repeat a position, or name one "
-                "below 0"
-            )
-    for choice in plan.choices if plan.cuts else ():
-        # Groups of a convolution follow one another, with a position of each channel in all.
-        gone = {index % choice.channels for index in roots.get(choice.group, ())}
-        if gone != set(choice.remove):
-            raise SelectorError(
-                f"remove of group {choice.group!r} is not what the plan's cuts take; where you "
-                "edited it, take the field 'cuts' out, and give apply_plan batches"
-            )
-
-
 def goal_text(goal: Goal) -> str:
     """What was asked and what was got, on one line.
 
@@ -241,17 +243,3 @@ def goal_text(goal: Goal) -> str:
 def _measured_text(change: LossChange) -> str:
     found = f"{nats_text(change.nats)} ± {change.standard_error:.4f}"
     return f"measured: loss {found} nats by the whole plan, on {change.images} images"
-
-
-def _unexplained(criterion: str) -> str:
-    if criterion.startswith("selector"):
-        return "the plan was made without explanations; make it again with this version"
-    if criterion.startswith("oracle"):
-        return (
-            f"criterion {criterion!r} measures every metric's choice and takes the best, which "
-            "needs no explanation; use criterion='selector' for a prediction that has one"
-        )
-    return (
-        f"criterion {criterion!r} is one metric for every group, so there is nothing to explain; "
-        "use criterion='selector'"
-    )

@@ -8,6 +8,7 @@ from selector.planning.limits import Widths
 from selector.planning.method import Method
 from selector.planning.target import Target
 from selector.pruning.apply import FineTune
+from selector.pruning.callbacks import Callback
 from selector.pruning.repairing import When
 from selector.pruning.resume import RoundStore
 
@@ -44,5 +45,7 @@ class Procedure:
     """Whether a repair that is impossible stops the run; else it is left out, with a warning."""
     distil: float | None = None
     """Minutes of unlabelled distillation at the end."""
+    callbacks: tuple[Callback, ...] = ()
+    """Called after every round that is kept."""
     judged_on: Calibration | None = None
     """Images on which the network is evaluated before the last repair, for the report."""

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from selector.planning.limits import Limits, Shares
 from selector.planning.method import AllocationName, method_of
 from selector.planning.target import Target, Targets
 from selector.pruning.apply import FineTune
+from selector.pruning.callbacks import Callback, checked_callbacks
 from selector.pruning.procedure import Procedure, default_rounds
 from selector.pruning.repairing import RepairOption, when_to_repair
 from selector.pruning.reporter import Reporter
@@ -72,6 +73,7 @@ def prune(
     latency_inputs: object | None = None,
     test_batches: Batches | None = None,
     checkpoint: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
     progress: bool = False,
     **target: Unpack[Targets],
 ) -> PruneResult:
@@ -136,7 +138,9 @@ def prune(
         test_batches: Images for the losses and accuracies of the report; `batches` by default.
         checkpoint: Folder that holds the state after every round: where a run was stopped, the same
             call goes on from the last whole round.
-        progress: Show progress bars.
+        callbacks: Called after every round that is kept, as `on_round_end(end)`; ready ones are
+            `selector.CsvLog` and `selector.TensorBoardLog`.
+        progress: Show a bar with the round, its step and the time left, and the forecast.
         **target: One of `keep_macs`, `keep_params`, `keep_weights`, `keep_latency` or `ratio`; see
             `choose`.
 
@@ -152,6 +156,7 @@ def prune(
     check_model(model)
     model = uncompiled(model)
     check_function("finetune", finetune, "finetune(model, round)")
+    told = checked_callbacks(callbacks)
     wanted = Target.of(target, ratios)
     method = method_of(
         criterion,
@@ -202,6 +207,7 @@ def prune(
         finetune=finetune,
         max_loss_change=max_loss_change,
         base_loss=None if reporter.base is None else reporter.base.loss,
+        callbacks=told,
         progress=progress,
         store=store,
         repair=when,

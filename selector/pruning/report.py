@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from selector.data.loss import Evaluation
 from selector.files import write_text
@@ -12,12 +13,56 @@ from selector.network.latency import Timed
 from selector.planning.choice import Choice
 from selector.planning.plan import Plan, goal_text
 from selector.pruning.report_values import GroupRow, ReportValues, StepRow
-from selector.tables import count_text, nats_text, text_table
+from selector.tables import count_text, data_frame, html_table, nats_text, text_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report(ReportValues):
     """What pruning did to a network; prints as text, saves as JSON and as one HTML file."""
+
+    def __repr__(self) -> str:
+        """What came of it, on one line."""
+        before, after = (loss_text(one.loss) for one in (self.before, self.after))
+        scored = ""
+        if self.before.accuracy is not None and self.after.accuracy is not None:
+            scored = f", accuracy {self.before.accuracy:.1%} -> {self.after.accuracy:.1%}"
+        return (
+            f"Report({self.criterion}: {self.rounds} rounds, MACs "
+            f"{' -> '.join(map(count_text, self.macs))}, parameters "
+            f"{' -> '.join(map(count_text, self.parameters))}, loss {before} -> {after}{scored})"
+        )
+
+    def _repr_html_(self) -> str:
+        """The tables, for notebooks."""
+        return "".join(
+            [
+                html_table(["network", "before", "after", "left"], self.network_cells()),
+                html_table(GROUP_COLUMNS, self.group_cells(), title=repr(self)),
+            ]
+        )
+
+    def to_pandas(self) -> "DataFrame":
+        """The groups as a pandas table; `trusted` is the metric that removed most."""
+        return data_frame(
+            [
+                {**asdict(row), "trusted": row.trusted[0][0] if row.trusted else None}
+                for row in self.rows
+            ]
+        )
+
+    def rounds_to_pandas(self) -> "DataFrame":
+        """The rounds as a pandas table."""
+        return data_frame([{"round": n, **asdict(s)} for n, s in enumerate(self.steps, 1)])
+
+    def plot(self) -> "Figure":
+        """Loss over the multiply-accumulates left, and the widths before and after."""
+        from selector.pruning.figures import report_figure  # Matplotlib takes a while.
+
+        return report_figure(self)
 
     def __str__(self) -> str:
         """Tables of groups, network and rounds, then remarks, and what is not pruned."""

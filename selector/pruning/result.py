@@ -10,7 +10,7 @@ from selector.planning.plan import Plan
 from selector.pruning.report import Report
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PruneResult:
     """A smaller network, and how it came about."""
 
@@ -25,6 +25,14 @@ class PruneResult:
     """The caller's network; `rebind` finds an optimizer's parameters by it."""
     cuts: tuple[Cut, ...]
     """What all rounds took from every layer, in the positions of the unpruned network."""
+
+    def __repr__(self) -> str:
+        """The network's class, and the report on one line."""
+        return f"PruneResult({type(self.model).__name__}, {self.report!r})"
+
+    def _repr_html_(self) -> str:
+        """The report's tables, for notebooks."""
+        return self.report._repr_html_()
 
 
 class PruningError(SelectorError):

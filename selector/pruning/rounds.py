@@ -7,7 +7,6 @@ from fractions import Fraction
 from typing import Literal
 
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from selector.data.calibration import Calibration, evaluated
 from selector.data.forward import probe_inputs
@@ -26,8 +25,10 @@ from selector.planning.method import Method
 from selector.planning.plan import Goal, Plan, RoundOutcome
 from selector.planning.stage import Stage
 from selector.pruning.apply import cut_as_promised, fine_tune
+from selector.pruning.callbacks import RoundEnd
 from selector.pruning.merge import combined
 from selector.pruning.procedure import Procedure
+from selector.pruning.progress import RoundProgress, say_above
 from selector.pruning.repairing import Repairer, repair_warnings
 from selector.pruning.resume import PruningState
 from selector.repair.distillation.distil import distil
@@ -80,6 +81,7 @@ class PruningRun:
         self.evaluation: Evaluation | None = None
         """Of the network as it is, on the calibration images."""
         self._calibration, self._first, self._do = calibration, first, procedure
+        self._bar = RoundProgress(procedure.rounds, shown=procedure.progress)
         self._clock = first.clock
         self._probe = probe_inputs(self.model, calibration)
         self._repairer = Repairer(
@@ -128,24 +130,26 @@ class PruningRun:
         Raises:
             Exception: A round failed; the network is as it was before that round.
         """
-        with tqdm(total=1.0, desc="pruning", disable=not self._do.progress, leave=False) as bar:
-            bar.update(float(self._done))
+        with self._bar:
+            self._bar.advance(float(self._done))
             while self._done < 1 and self.stopped is None:
                 before = self._done
                 self._round()
-                bar.update(float(self._done - before))
+                self._bar.advance(float(self._done - before))
             self._close_in()
-        if self.plans and not self._finished:
-            self._finish_network()
+            if self.plans and not self._finished:
+                self._finish_network()
 
     def _finish_network(self) -> None:
         """Repair and distil after the last round; what was there before comes back on failure."""
         put_back = self._restorer()
         self.finishing = True
         try:
+            self._bar.step("repairing what is left")
             if self._do.repair == "end" and self._repair(self.plans, self._reported()):
                 self.evaluation = self._evaluated()
             if self._do.distil is not None:
+                self._bar.step("distilling")
                 self.undistilled = self._reported()
                 self.model, self.distilled = distil(
                     self._original, self.model, self._calibration, minutes=self._do.distil
@@ -243,6 +247,7 @@ class PruningRun:
     def _round(self) -> None:
         """One round; smaller steps are tried where the measured loss is above what is allowed."""
         self.begun = True
+        self._bar.begin(len(self.plans) + 1)
         method, survey = self._do.method, None
         if method.myopic is None:
             stage = self._stage(self._step)
@@ -253,6 +258,7 @@ class PruningRun:
         while True:
             step = min(self._step / 2**halved, 1 - self._done)  # Of no length, when closing in.
             stage = self._stage(step)
+            self._bar.step("choosing")
             plan = self._planned(stage, survey)
             # What was measured for a step that was not taken has been paid for, too.
             images += plan.oracle_images
@@ -264,6 +270,7 @@ class PruningRun:
             if result == "kept":
                 self._done += step
                 self._keep_state()
+                self._call_back()
                 if self._done < 1:
                     self._time(FEW_REPEATS)
                 return
@@ -277,6 +284,21 @@ class PruningRun:
                 self._keep_state()
                 return
 
+    def _call_back(self) -> None:
+        """Tell whoever wants to know that a round is kept."""
+        start, now = self.start.costs, self.groups.costs
+        for callback in self._do.callbacks:
+            callback.on_round_end(
+                RoundEnd(
+                    number=len(self.plans),
+                    plan=self.plans[-1],
+                    model=self.model,
+                    macs_kept=now.total("macs") / start.total("macs"),
+                    parameters_kept=now.total("parameters") / start.total("parameters"),
+                    evaluation=self.evaluation,
+                )
+            )
+
     def _announce(self, survey: Survey, stage: Stage) -> None:
         """Log before the first cut what is expected of all of them."""
         rounds = round(1 / self._step)
@@ -284,6 +306,8 @@ class PruningRun:
         if self.expected is not None:
             level = logging.WARNING if self.expected.alarming else logging.INFO
             LOG.log(level, "%s", self.expected)
+            if self._do.progress and not LOG.isEnabledFor(level):
+                say_above(str(self.expected))  # Whoever watches is told in any case.
 
     def _stage(self, step: Fraction) -> Stage:
         share = float(min(Fraction(1), self._done + step))
@@ -322,6 +346,7 @@ class PruningRun:
             result, rise = self._cut(plan, survey, halved)
             if result == "kept":
                 if self._do.finetune is not None:
+                    self._bar.step("fine-tuning")
                     fine_tune(self.model, self._do.finetune, len(self.plans) + 1)
                     self.evaluation = self._evaluated()
                 self.groups = retrace_groups(self.model, self._probe, self.groups)
@@ -345,6 +370,7 @@ class PruningRun:
         self, plan: Plan, survey: Survey | None, halved: int
     ) -> tuple[CutResult, float | None]:
         """Cut and recalibrate, and judge by the loss; with its rise, where there is one."""
+        self._bar.step("cutting and repairing")
         compensation = survey.compensation if survey is not None else None
         cut_as_promised(self.model, self.groups, plan, self._probe, compensation)
         repaired = self._do.repair == "rounds" and self._repair(
@@ -352,6 +378,7 @@ class PruningRun:
         )
         if not repaired and self._do.method.recalibrate:
             recalibrate_batchnorm(self.model, self._calibration)
+        self._bar.step("measuring")
         highest = highest_predicted(plan) if halved < HALVINGS else None
         before, self.evaluation = self._loss_before(), self._evaluated()
         if self.evaluation is None:
