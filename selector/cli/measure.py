@@ -2,43 +2,43 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 
+import selector
 from selector.cli import options as opt
-from selector.cli.inputs import ImageOptions, names, read_data, read_model
-from selector.cli.outputs import check_new_records, printed, progress_wanted
-from selector.recording.record import record as record_network
-from selector.saliency.registry import find_metric
-from selector.saliency.scoring import Scores
-from selector.saliency.scoring import score as score_network
+from selector.cli.bundles import Images, Network
+from selector.cli.command import printed
+from selector.cli.dry import would_write
+from selector.cli.inputs import names
+from selector.cli.outputs import check_folder, progress_wanted
+from selector.errors import SelectorError
 from selector.tables import text_table
+
+if TYPE_CHECKING:
+    from selector.saliency.scoring import Scores
 
 
 @printed
 def score(
-    model: opt.Model,
+    network: Network,
     data: opt.Data,
-    weights: opt.Weights = None,
+    images: Images,
     metrics: Annotated[
         str | None, typer.Option(help="Metrics, as in taylor,l1; all by default.")
     ] = None,
-    images: opt.Images = None,
-    batch_size: opt.BatchSize = None,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    size: opt.Size = None,
-    bgr: opt.Bgr = False,
     as_json: opt.Json = False,
 ) -> str:
     """Score every channel of every prunable group; the lowest are removed first."""
+    from selector.saliency.registry import find_metric
+
     chosen = None if metrics is None else names(metrics, "--metrics")
     for name in chosen or ():
         find_metric(name)
-    batches, _ = read_data(data, None, ImageOptions(images, batch_size, mean, std, size, bgr))
-    scores = score_network(read_model(model, weights), batches, chosen)
+    loaded = network.read()
+    batches, _ = images.read(data, loaded.preparation)
+    scores = selector.score(loaded.model, batches, chosen)
     if as_json:
         return json.dumps(
             {g: {m: s.tolist() for m, s in found.items()} for g, found in scores.items()}, indent=1
@@ -46,14 +46,14 @@ def score(
     return _score_table(scores)
 
 
-def _score_table(scores: Scores) -> str:
+def _score_table(scores: "Scores") -> str:
     cells = [
         [
             group,
             f"{len(values)}",
             metric,
             *(f"{float(v):.4g}" for v in (values.min(), values.median(), values.max())),
-            " ".join(str(int(c)) for c in torch.argsort(values, stable=True)[:8]),
+            " ".join(str(int(c)) for c in values.argsort(stable=True)[:6]),
         ]
         for group, found in scores.items()
         for metric, values in found.items()
@@ -64,11 +64,13 @@ def _score_table(scores: Scores) -> str:
 
 @printed
 def record(
-    model: opt.Model,
+    network: Network,
     data: opt.Data,
-    network: Annotated[str, typer.Option(help="Name of the network in the records.")],
+    images: Images,
+    network_name: Annotated[
+        str, typer.Option("--network", help="Name of the network in the records.")
+    ],
     output: Annotated[Path, typer.Option(help="Folder of records; this network's is added.")],
-    weights: opt.Weights = None,
     family: Annotated[str, typer.Option(help="Kind of architecture, for evaluation.")] = "",
     dataset: Annotated[str, typer.Option(help="Name of the data set.")] = "",
     contexts: Annotated[
@@ -77,21 +79,19 @@ def record(
     journal: Annotated[
         Path | None, typer.Option(help="Folder where a killed run continues.")
     ] = None,
-    images: opt.Images = None,
-    batch_size: opt.BatchSize = None,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    size: opt.Size = None,
-    bgr: opt.Bgr = False,
+    dry_run: opt.DryRun = False,
     as_json: opt.Json = False,
 ) -> str:
     """Measure what each metric's choice does to the loss: what a selector learns from."""
-    check_new_records(output, network)
-    batches, _ = read_data(data, None, ImageOptions(images, batch_size, mean, std, size, bgr))
-    measured = record_network(
-        read_model(model, weights),
+    _check_new_records(output, network_name)
+    loaded = network.read()
+    batches, _ = images.read(data, loaded.preparation)
+    if dry_run:
+        return would_write([output / network_name])
+    measured = selector.record(
+        loaded.model,
         batches,
-        network=network,
+        network=network_name,
         family=family,
         dataset=dataset,
         contexts=contexts,
@@ -100,8 +100,8 @@ def record(
         progress=progress_wanted(),
     )
     found = {
-        "folder": str(output / network),
-        "network": network,
+        "folder": str(output / network_name),
+        "network": network_name,
         "states": len({row.context for row in measured.groups}),
         "groups": len({row.group for row in measured.groups}),
         "candidates": len(measured.candidates),
@@ -113,3 +113,19 @@ def record(
         "{folder}: {candidates} candidates in {groups} groups and {states} states of the network, "
         "on twice {images} images"
     ).format(**found)
+
+
+def _check_new_records(folder: Path, network: str) -> None:
+    """Make sure that a network's records can be added to a folder.
+
+    Raises:
+        SelectorError: The network is there already, the folder cannot be written, or it holds
+            records of another schema version.
+    """
+    from selector.records.parquet import check_versions
+    from selector.records.records import FILES, SCHEMA_VERSION
+
+    check_folder(folder)
+    check_versions(folder, FILES, str(SCHEMA_VERSION))
+    if (folder / network).exists():
+        raise SelectorError(f"{folder / network} exists; choose another --network or --output")

@@ -5,13 +5,16 @@ from typing import Annotated
 
 import typer
 
-from selector.cli.inputs import BATCH_SIZE, IMAGES
+IMAGES = 512
+BATCH_SIZE = 64
+"""Images that are read, and of a batch, unless others are asked for."""
 
 _NETWORK, _IMAGES, _METHOD = "The network", "The images", "What is removed, and how"
 
 _MODEL = typer.Option(
     "--model",
-    help="package.module:factory, called without arguments; the current folder is searched.",
+    help="timm:NAME, torchvision:NAME, transformers:FOLDER, or package.module:factory, called "
+    "without arguments; the current folder is searched.",
     rich_help_panel=_NETWORK,
 )
 Model = Annotated[str, _MODEL]
@@ -19,19 +22,44 @@ OptionalModel = Annotated[str | None, _MODEL]
 Weights = Annotated[
     Path | None,
     typer.Option(
-        help="Weights of that network: safetensors, a .pt or .pth of tensors, or a network that "
-        "prune wrote; the factory's own by default.",
+        help="Weights of that network: safetensors, a checkpoint (.pt, .pth, .ckpt, .bin), or a "
+        "network that prune wrote; by default the factory's own, or the published ones. "
+        "'random' for none.",
         rich_help_panel=_NETWORK,
     ),
 ]
+WeightsKey = Annotated[
+    str | None,
+    typer.Option(
+        help="Which weights of a checkpoint that holds several, as in state_dict_ema.",
+        rich_help_panel=_NETWORK,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(help="cpu, cuda, cuda:1, mps; auto for a GPU if any.", rich_help_panel=_NETWORK),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of all that is random.", rich_help_panel=_NETWORK)]
 _DATA = typer.Option(
     "--data",
-    help="Parquet file of image and label, folder with a folder of images per class, or "
-    "package.module:factory that returns re-iterable batches of (inputs, targets).",
+    help="A folder with a folder of images per class; a Parquet file, a folder or a pattern of "
+    "them; a CSV file of paths and labels; a saved Hugging Face data set; or "
+    "package.module:factory that returns re-iterable batches of (inputs, targets). Where labels "
+    "are not needed, also a folder of images alone.",
     rich_help_panel=_IMAGES,
 )
 Data = Annotated[str, _DATA]
 OptionalData = Annotated[str | None, _DATA]
+ImageColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of the images; 'image' by default, in CSV 'path'.", rich_help_panel=_IMAGES
+    ),
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(help="Column of the labels; 'label' by default.", rich_help_panel=_IMAGES),
+]
 TestData = Annotated[
     str | None,
     typer.Option(
@@ -59,15 +87,15 @@ Mean = Annotated[
     str | None,
     typer.Option(
         help="Subtracted from pixel/255: one number, or one per plane, as in "
-        "0.485,0.456,0.406. By default 0.5, so that with --std 0.5 pixels become -1 to 1; "
-        "give what the network was trained with.",
+        "0.485,0.456,0.406. Give what the network was trained with; by default what timm or "
+        "torchvision say, else 0.5, so that with --std 0.5 pixels become -1 to 1.",
         rich_help_panel=_IMAGES,
     ),
 ]
 Std = Annotated[
     str | None,
     typer.Option(
-        help="Divides what is left after --mean, like it; 0.5 by default.",
+        help="Divides what is left after --mean, like it.",
         rich_help_panel=_IMAGES,
     ),
 ]
@@ -75,7 +103,8 @@ Size = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Resize the shorter side to this many pixels and crop the centre.",
+        help="Resize the shorter side to this many pixels and crop the centre. By default images "
+        "keep their size, unless timm or torchvision name a smaller one, or they differ.",
         rich_help_panel=_IMAGES,
     ),
 ]
@@ -191,3 +220,28 @@ MaxLossChange = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Check everything, say what would be done and written, and do nothing."
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", help="Write the small network (safetensors); an input of --weights elsewhere."
+    ),
+]
+Plot = Annotated[Path | None, typer.Option(help="Write a plot: NAME.svg, NAME.png or NAME.pdf.")]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for the state, where a stopped run goes on; by default beside the output, "
+        "and taken away at the end."
+    ),
+]
+
+
+def kind_of(plot: Path) -> str:
+    """The format of a plot, by its suffix."""
+    return plot.suffix.lower().lstrip(".") or "svg"

@@ -2,29 +2,33 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import selector
 from selector.cli import options as opt
-from selector.cli.inputs import ImageOptions, read_data, read_model
-from selector.cli.outputs import check_files, printed, tell_written
+from selector.cli.bundles import Images, Network, parameters_of
+from selector.cli.command import printed
+from selector.cli.dry import would_write
+from selector.cli.outputs import check_files, tell_written
 from selector.errors import SelectorError
-from selector.learning.explanation import Explanation
-from selector.network.checkpoint import save_pruned
-from selector.planning.plan import Plan
-from selector.pruning.apply import apply_plan
 from selector.tables import count_text
+
+if TYPE_CHECKING:
+    from selector.learning.explanation import Explanation
+    from selector.planning.plan import Plan
 
 
 @printed
 def apply(
+    network: Network,
     plan: Annotated[Path, typer.Option(help="A plan of choose or prune, JSON.")],
-    model: opt.Model,
     output: Annotated[
-        Path, typer.Option(help="Write the small network (safetensors); see load_pruned.")
+        Path,
+        typer.Option(help="Write the small network (safetensors); an input of --weights."),
     ],
-    weights: opt.Weights = None,
+    images: Images,
     data: Annotated[
         str | None,
         typer.Option(
@@ -33,34 +37,28 @@ def apply(
         ),
     ] = None,
     compensate: opt.Compensate = False,
-    images: opt.Images = None,
-    batch_size: opt.BatchSize = None,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    size: opt.Size = None,
-    bgr: opt.Bgr = False,
+    dry_run: opt.DryRun = False,
     as_json: opt.Json = False,
 ) -> str:
     """Carry out a plan on the network that it was made for."""
-    check_files([output], [plan, weights, None if data is None else Path(data)])
-    asked = Plan.load(plan)
-    options = ImageOptions(images, batch_size, mean, std, size, bgr)
-    batches = None
-    if data is not None:
-        batches, _ = read_data(data, None, options)
-    elif options.typed:
-        raise SelectorError(f"{options.typed[0]} does nothing without --data; leave it out")
-    network = read_model(model, weights)
-    small = apply_plan(network, asked, batches, compensate=compensate)
-    save_pruned(small, output)
+    check_files([output], [plan, network.weights, data])
+    asked = selector.Plan.load(plan)
+    if data is None and images.typed:
+        raise SelectorError(f"{images.typed[0]} does nothing without --data; leave it out")
+    loaded = network.read()
+    batches = None if data is None else images.read(data, loaded.preparation)[0]
+    small = selector.apply_plan(loaded.model, asked, batches, compensate=compensate)
+    before, after = parameters_of(loaded.model), parameters_of(small)
+    if dry_run:
+        return would_write([output])
+    selector.save_pruned(small, output)
     tell_written(output)
-    before, after = (sum(p.numel() for p in m.parameters()) for m in (network, small))
     if as_json:
         return json.dumps({"output": str(output), "parameters": [before, after]})
     return f"parameters {count_text(before)} -> {count_text(after)} ({after / before:.1%})"
 
 
-def explanations(plan: Plan, group: str | None) -> dict[str, Explanation]:
+def explanations(plan: "Plan", group: str | None) -> "dict[str, Explanation]":
     """Why the selector trusted the metric that it did, by group.
 
     Args:

@@ -17,7 +17,8 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 from selector.cli.app import app
-from selector.cli.inputs import ImageOptions, read_data
+from selector.cli.bundles import Images
+from selector.cli.images import read_data
 from selector.network.checkpoint import load_pruned, read_tensors, save_pruned
 from selector.planning.plan import Plan
 from selector.saliency.registry import METRICS, arms
@@ -156,15 +157,15 @@ def test_score_reads_a_folder_a_factory_and_weights(here: Path) -> None:
 
 
 def test_image_options_reach_the_batches(here: Path) -> None:
-    plain, test = read_data("images.parquet", "folder", ImageOptions(5, 2, None, None, None, False))
+    plain, test = read_data("images.parquet", "folder", Images(images=5, batch_size=2))
     (first, labels), *rest = cast(Tensors, list(plain))
     assert [len(rest), labels.tolist()] == [2, [0, 1]]
     assert test is not None
     assert sum(len(targets) for _, targets in cast(Tensors, test)) == 48
-    options = ImageOptions(5, 2, "0.4,0.5,0.6", "0.25", 4, True)
+    options = Images(images=5, batch_size=2, mean="0.4,0.5,0.6", std="0.25", size=4, bgr=True)
     (small, _), *_ = cast(Tensors, list(read_data("images.parquet", None, options)[0]))
     assert small.shape == (2, 3, 4, 4)
-    bgr = ImageOptions(5, 2, None, None, None, True)
+    bgr = Images(images=5, batch_size=2, bgr=True)
     (flipped, _), *_ = cast(Tensors, list(read_data("images.parquet", None, bgr)[0]))
     torch.testing.assert_close(flipped, first.flip(1))
     assert -1 <= float(first.min()) < -0.9
