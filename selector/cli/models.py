@@ -1,6 +1,7 @@
 """A user's network, from what was typed: `timm:NAME`, `torchvision:NAME`, a folder, a factory."""
 
 import random
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from selector.cli.inputs import described, made
+from selector.cli.inputs import made
 from selector.cli.libraries import (
     LIBRARIES,
     Library,
@@ -76,14 +77,18 @@ def _of_library(
 ) -> nn.Module:
     """A network of a library, with as many classes and input channels as the file has."""
     try:
-        model = library.make(known, published)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of what a library will change one day.
+            model = library.make(known, published)
     except SelectorError:
         raise
     except Exception as error:  # No network, no room, an argument that is missing.
-        way_out = "give the file with --weights, or --weights random for none" if published else ""
+        way_out = "make it by a factory: package.module:factory"
+        if published:
+            way_out = "give the file with --weights, or --weights random for none"
         raise SelectorError(
             f"--model {name} cannot be made{' with its published weights' if published else ''} "
-            f"({described(error)}); {way_out or 'make it by a factory: package.module:factory'}"
+            f"({type(error).__name__}: {_first_line(error)}); {way_out}"
         ) from error
     if file is None:
         return model
@@ -92,6 +97,11 @@ def _of_library(
     if options:
         model = library.make(known, False, **options)
     return load_weights(model, file, key)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else "no message"
 
 
 def _options(library: Library, model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, int]:

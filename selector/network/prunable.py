@@ -1,11 +1,11 @@
 """What can be pruned in a network, as a value: groups, reasons against others, costs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from selector.errors import SelectorError
-from selector.network.costs import Costs, Measure
+from selector.network.costs import Costs, Measure, saved_per_channel
 from selector.network.groups import Group
 from selector.tables import count_text, data_frame, html_table, text_table
 
@@ -39,9 +39,16 @@ class Groups:
                 "\n  in the layers that make them and in those that read them",
                 f"{count_text(costs.total('macs'))} MACs an image, "
                 f"{count_text(costs.total('parameters'))} parameters",
-                *(f"not pruned: {name}: {why}" for name, why in self.refused.items()),
+                *(f"not pruned: {', '.join(names)}: {why}" for why, names in self._reasons()),
             ]
         )
+
+    def _reasons(self) -> list[tuple[str, list[str]]]:
+        """Reasons against pruning, each with the layers that it holds for."""
+        found: dict[str, list[str]] = {}
+        for name, why in self.refused.items():
+            found.setdefault(why, []).append(name)
+        return list(found.items())
 
     def _repr_html_(self) -> str:
         """The table, for notebooks."""
@@ -84,6 +91,18 @@ class Groups:
 
     def _layers(self, name: str) -> set[str]:
         return {part.layer for part in self.prunable[name].slices}
+
+    def with_costs(self, costs: Costs) -> "Groups":
+        """The same groups where the network costs something else: for larger images, say."""
+        prunable = {
+            name: replace(
+                group,
+                macs_per_channel=saved_per_channel(costs, group, "macs"),
+                parameters_per_channel=saved_per_channel(costs, group, "parameters"),
+            )
+            for name, group in self.prunable.items()
+        }
+        return Groups(prunable, self.refused, costs)
 
     def required(self) -> Mapping[str, Group]:
         """The prunable groups, at least one.

@@ -1,7 +1,7 @@
 """Which channels of the unpruned network the pruned one still has, layer by layer."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch_pruning as tp
@@ -15,6 +15,9 @@ from selector.network.surgery import Cut
 
 Kept = Mapping[str, Sequence[int]]
 """Layer -> output positions of the unpruned network that are left, in their order now."""
+
+History = Sequence[Any]
+"""Steps of Torch-Pruning: (name of a layer, whether it lost outputs, indices)."""
 
 _SAME = ("kernel_size", "stride", "padding", "dilation", "transposed", "padding_mode")
 
@@ -38,18 +41,70 @@ def kept_after_cuts(original: nn.Module, cuts: Iterable[Cut]) -> dict[str, tuple
     return kept
 
 
+def is_history(kept: object) -> TypeGuard[History]:
+    """Whether something is a history of Torch-Pruning: names, sides and indices."""
+    return (
+        isinstance(kept, Sequence)
+        and len(kept) > 0
+        and all(isinstance(one, list | tuple) and len(one) == 3 for one in kept)
+        and all(isinstance(one[0], str) and isinstance(one[1], bool) for one in kept)
+    )
+
+
 def kept_after_history(
-    original: nn.Module, history: Sequence[Any], inputs: object
+    original: nn.Module, history: History, inputs: object, *, pruned: nn.Module | None = None
 ) -> dict[str, tuple[int, ...]]:
     """What a pruning by Torch-Pruning left of every layer's outputs.
 
-    The history is replayed on a copy whose layers number their outputs.
+    The history is replayed on a copy whose layers number their outputs. Torch-Pruning 1.6 notes a
+    step twice where `group.prune(idxs)` is called with indices; where the history as it stands does
+    not lead to the pruned network, repeated steps count once.
 
     Args:
         original: The unpruned network.
         history: What `pruner.pruning_history()` or `DependencyGraph.pruning_history()` returned.
         inputs: What the network is called with, for Torch-Pruning's tracing.
+        pruned: What the pruning left, for the comparison of widths.
+
+    Raises:
+        SelectorError: The history is of another network.
     """
+    fault = ""
+    for steps in (list(history), _once(history)):
+        try:
+            kept = _replayed(original, steps, inputs)
+        except (AttributeError, IndexError, RuntimeError, ValueError, TypeError) as error:
+            fault = f" ({type(error).__name__}: {error})"
+            continue
+        if pruned is None or _has_widths(pruned, kept):
+            return kept
+    raise SelectorError(
+        f"the history of Torch-Pruning does not lead from original to pruned{fault}; pass the "
+        "history of this very pruning, and the network as it was before it"
+    )
+
+
+def _once(history: History) -> list[Any]:
+    """The steps of a history, each that is repeated at once only once."""
+    steps = list(history)
+    return [step for n, step in enumerate(steps) if n == 0 or tuple(step) != tuple(steps[n - 1])]
+
+
+def _has_widths(pruned: nn.Module, kept: Kept) -> bool:
+    """Whether a network has as many outputs in every layer as a history leaves."""
+    layers = dict(pruned.named_modules())
+    return all(
+        name in layers
+        and (dimension := _output_dimension(layers[name])) is not None
+        and layers[name].state_dict()["weight"].shape[dimension] == len(positions)
+        for name, positions in kept.items()
+    )
+
+
+def _replayed(
+    original: nn.Module, history: list[Any], inputs: object
+) -> dict[str, tuple[int, ...]]:
+    """Output positions that are left of every layer after a history."""
     numbered = copy_of(original)
     for layer in numbered.modules():
         weight = dict(layer.named_parameters(recurse=False)).get("weight")

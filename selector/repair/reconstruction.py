@@ -28,7 +28,14 @@ from selector.data.forward import device_of, evaluating, probe_inputs
 from selector.network.copying import copy_of, uncompiled
 from selector.network.layers import NORMALISATION
 from selector.network.surgery import Cut
-from selector.repair.correspondence import Kept, kept_after_cuts, kept_positions_of
+from selector.repair.correspondence import (
+    History,
+    Kept,
+    is_history,
+    kept_after_cuts,
+    kept_after_history,
+    kept_positions_of,
+)
 from selector.repair.graph_walk import GraphWalk, UnwalkableError
 from selector.repair.norm_statistics import InputMoments, carry_over
 from selector.repair.pruned import Pruned, parts_of
@@ -85,7 +92,7 @@ def reconstruct(
     pruned: nn.Module | Pruned,
     batches: Batches,
     *,
-    kept: Kept | Sequence[Cut] | None = None,
+    kept: Kept | Sequence[Cut] | History | None = None,
     how: Repair | None = None,
 ) -> Reconstructed:
     """Refit what is left of a network in closed form, on a copy, without labels.
@@ -96,7 +103,8 @@ def reconstruct(
         batches: Re-iterable of (inputs, targets); the targets are not read.
         kept: What is left of every layer; by default what the result of `prune` says. Cuts in
             positions of the unpruned network, or output positions by layer, where layers that lost
-            nothing may be missing; of a pruning by Torch-Pruning, see `kept_after_history`.
+            nothing may be missing; or the history of a pruning by Torch-Pruning, as its
+            `pruner.pruning_history()` gives it.
         how: Settings; the defaults suit 64 images or more.
 
     Returns:
@@ -124,13 +132,16 @@ def reconstruct_in_place(
     pruned: nn.Module,
     batches: Batches,
     *,
-    kept: Kept | Sequence[Cut] | None = None,
+    kept: Kept | Sequence[Cut] | History | None = None,
     how: Repair | None = None,
 ) -> RepairReport:
     """`reconstruct` on the pruned network itself; where an error is raised, it is half done."""
     check_repeatable(batches)
-    if kept is not None and not isinstance(kept, Mapping):
-        kept = kept_after_cuts(original, kept)
+    if is_history(kept):
+        inputs = probe_inputs(original, batches)
+        kept = kept_after_history(original, kept, inputs, pruned=pruned)
+    elif kept is not None and not isinstance(kept, Mapping):
+        kept = kept_after_cuts(original, cast(Sequence[Cut], kept))
     left = kept_positions_of(original, pruned, kept)
     device = device_of(original)
     with (

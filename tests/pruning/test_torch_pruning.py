@@ -1,5 +1,6 @@
 """Torch-Pruning takes the selector for an importance, and prunes as it says."""
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +16,8 @@ from selector.learning.selector import SaliencySelector
 from selector.network.tracing import find_groups
 from selector.pruning.torch_pruning import SelectorImportance, marginal
 from selector.records.decision import Decision
+from selector.repair.correspondence import kept_after_history
+from selector.repair.reconstruction import reconstruct
 from tests.networks import data, small
 
 
@@ -152,3 +155,63 @@ def test_bad_input_is_named() -> None:
         SelectorImportance(small("plain"), [])
     with pytest.raises(SelectorError, match=r"ratio=2 must be a share between 0 and 1"):
         SelectorImportance(small("plain"), data(), ratio=2)
+
+
+PRUNERS = [
+    "BasePruner",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("MagnitudePruner", "BNScalePruner", "GroupNormPruner", "GrowingRegPruner")
+    ),
+]
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+def test_every_pruner_takes_it_and_its_history_can_be_repaired(name: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        original = Residual().eval()
+    pruned = copy.deepcopy(original)
+    pruner = getattr(tp.pruner, name)(
+        pruned,
+        IMAGES[0][0][:1],
+        importance=SelectorImportance(pruned, IMAGES),
+        pruning_ratio=0.3,
+        iterative_steps=2,
+        ignored_layers=[pruned.head],
+    )
+    for _ in range(2):
+        for group in pruner.step(interactive=True):
+            group.prune()
+    assert pruned.stem.out_channels < original.stem.out_channels
+    assert pruned(IMAGES[0][0]).shape == (4, 5)
+    repaired, report = reconstruct(original, pruned, IMAGES, kept=pruner.pruning_history())
+    assert report.layers
+
+    def gap(model: nn.Module) -> float:
+        with torch.no_grad():
+            gaps = [(model(x) - original(x)).square().mean() for x, _ in IMAGES]
+        return float(torch.stack(gaps).mean())
+
+    assert gap(repaired) <= gap(pruned)
+
+
+def test_steps_that_torch_pruning_notes_twice_count_once() -> None:
+    original = Residual().eval()
+    pruned = copy.deepcopy(original)
+    graph = tp.DependencyGraph().build_dependency(pruned, example_inputs=IMAGES[0][0][:1])
+    for layer, channels in ((pruned.stem, [1, 4]), (pruned.blocks[1].one, [0, 3])):
+        group = graph.get_pruning_group(layer, tp.prune_conv_out_channels, channels)
+        group.prune(channels)
+    history = graph.pruning_history()
+    kept = kept_after_history(original, history, IMAGES[0][0][:1], pruned=pruned)
+    assert kept["stem"] == (0, 2, 3, 5, 6, 7)
+    reconstruct(original, pruned, IMAGES, kept=history)
+
+
+def test_the_history_of_another_network_is_refused() -> None:
+    original = Residual().eval()
+    pruned = copy.deepcopy(original)
+    for history in ([["stem", True, [0, 1]]], [["trunk", True, [0]]]):
+        with pytest.raises(SelectorError, match="does not lead from original to pruned"):
+            reconstruct(original, pruned, IMAGES, kept=history)
