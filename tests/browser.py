@@ -117,7 +117,7 @@ class Browser:
         )
 
     def media(self, kind: str, *, dark: bool) -> None:
-        """Show the page on a screen or on paper, in one of the two themes."""
+        """Show the page on a `screen` or in `print`, or on what it is shown on, in a theme."""
         theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", media=kind, features=[theme])
 
@@ -150,7 +150,8 @@ class Browser:
         return base64.b64decode(found["data"])
 
     def printed(self) -> bytes:
-        """The page as a PDF on A4."""
+        """The page as a PDF on A4, by someone whose theme is dark."""
+        self.media("", dark=True)
         found = self.ask("Page.printToPDF", paperWidth=8.27, paperHeight=11.69)
         return base64.b64decode(found["data"])
 

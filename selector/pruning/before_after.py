@@ -18,7 +18,7 @@ from selector.pruning.report_values import LayerRow
 LOG = logging.getLogger("selector")
 
 BUDGET = 2.0
-"""Seconds that timing takes, about; slow networks are timed in few pairs."""
+"""Seconds that timing takes, about; slow networks are timed in few pairs, by a single image."""
 FEWEST = 3
 """Pairs of timings at least."""
 
@@ -64,7 +64,7 @@ def _owners(groups: Mapping[str, Group]) -> dict[str, str]:
 def compare_running(
     before: nn.Module, after: nn.Module, calibration: Calibration, timed: Timed | None
 ) -> tuple[tuple[Footprint, Footprint] | None, Timed | None]:
-    """Memory of both networks, and their latency in turns; a few forward passes of eight images.
+    """Memory of both networks, and their latency in turns; a few forward passes.
 
     Args:
         before: The unpruned network.
@@ -82,6 +82,10 @@ def compare_running(
         footprints = footprint(before, inputs), footprint(after, inputs)
         # Both ran once, slower than they will; a pair runs each twice, the first time to warm up.
         pair = 2 * (time.perf_counter() - begin)
+        if timed is None and pair > BUDGET:
+            images = batch_size(inputs)
+            inputs = probe_inputs(before, calibration, 1)
+            pair *= batch_size(inputs) / images
         repeats = max(FEWEST, min(REPEATS, int(BUDGET / max(pair, 1e-9))))
         timed = timed or time_both(before, after, inputs, batch_size(inputs), repeats)
     except Exception as error:

@@ -8,6 +8,10 @@ import pytest
 import torch
 
 import selector
+from selector.data.calibration import Calibration
+from selector.network.latency import Timed, time_both
+from selector.pruning import before_after
+from selector.pruning.before_after import compare_running
 from selector.pruning.prune import prune
 from selector.pruning.run_info import call_text, typed_command
 from tests.networks import data, small
@@ -92,3 +96,39 @@ def test_rounds_know_their_accuracy() -> None:
     assert report.latency is not None
     assert report.footprints is not None
     assert report.footprints[1].file_bytes < report.footprints[0].file_bytes
+
+
+def test_slow_networks_are_timed_by_one_image_and_few_pairs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, batches = small("plain", 8), Calibration(data(8, 2))
+    footprints, timed = compare_running(model, model, batches, None)
+    assert footprints is not None
+    assert timed is not None
+    assert timed.images == footprints[0].images == 8
+    assert footprints[0] == footprints[1]
+    repeats = []
+
+    def noted(*arguments: object) -> Timed:
+        repeats.append(arguments[-1])
+        return time_both(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(before_after, "time_both", noted)
+    monkeypatch.setattr(before_after, "BUDGET", 1e-6)
+    _, slow = compare_running(model, model, batches, None)
+    assert slow is not None
+    assert slow.images == 1
+    assert repeats == [before_after.FEWEST]
+    # Where latency was the target, it is known.
+    assert compare_running(model, model, batches, timed)[1] is timed
+    assert repeats == [before_after.FEWEST]
+
+
+def test_a_network_that_cannot_be_timed_is_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> Timed:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(before_after, "time_both", fails)
+    result = prune(small("plain", 8), data(6, 2), ratio=0.4, criterion="l1", rounds=1)
+    assert result.report.latency is None
+    assert result.report.rows
