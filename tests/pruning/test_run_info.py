@@ -101,7 +101,7 @@ def test_rounds_know_their_accuracy() -> None:
 def test_slow_networks_are_timed_by_one_image_and_few_pairs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model, batches = small("plain", 8), Calibration(data(8, 2))
+    model, batches = small("plain", 8), Calibration(data(8, 8))
     footprints, timed = compare_running(model, model, batches, None)
     assert footprints is not None
     assert timed is not None
