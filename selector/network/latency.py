@@ -39,6 +39,8 @@ class Timed:
     both."""
     images: int
     """In the forward pass that was timed."""
+    quartiles: tuple[float, float] | None = None
+    """Lower and upper quartile of these ratios: how far the machine's noise moves them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,5 +226,6 @@ def time_both(
                 pair[place] = median_seconds(lambda m=model: call(m, inputs), device, repeats=1)  # type: ignore[misc]
             pairs.append(pair)
     before, after = (statistics.median(pair[place] for pair in pairs) for place in (0, 1))
-    ratio = statistics.median(pair[1] / pair[0] for pair in pairs)
-    return Timed(before, after, ratio, images)
+    ratios = [pair[1] / pair[0] for pair in pairs]
+    low, middle, high = (float(x) for x in np.quantile(ratios, [0.25, 0.5, 0.75]))
+    return Timed(before, after, middle, images, (low, high))

@@ -12,6 +12,7 @@ from selector.files import write_text
 from selector.network.latency import Timed
 from selector.planning.choice import Choice
 from selector.planning.plan import Plan, goal_text
+from selector.pruning.report_page.verdict import verdict
 from selector.pruning.report_values import GroupRow, ReportValues, StepRow
 from selector.tables import count_text, data_frame, html_table, nats_text, text_table
 
@@ -79,6 +80,11 @@ class Report(ReportValues):
             *(f"not pruned: {name}: {why}" for name, why in self.refused),
         ]
         return "\n".join(lines)
+
+    @property
+    def verdict(self) -> str:
+        """What came of the pruning, in one sentence: size, speed, quality, and what is unknown."""
+        return verdict(self)
 
     def remarks(self) -> list[str]:
         """What was asked and got, what was expected, and the warnings, a line each."""

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from selector.network.latency import Timed
 from selector.pruning.report_values import ReportValues
 from selector.tables import count_text
 
@@ -55,7 +56,7 @@ def _running(report: ReportValues) -> Iterator[Figure]:
             term="latency",
             before=seconds_text(timed.before),
             after=seconds_text(timed.after),
-            change=f"{100 * timed.ratio:.1f} % of the time",
+            change=_of_the_time(timed),
             share=timed.ratio,
             headline=True,
         )
@@ -116,6 +117,15 @@ def _in_bytes(name: str, term: str, before: int | None, after: int | None) -> Fi
         share=after / before,
         headline=True,
     )
+
+
+def _of_the_time(timed: Timed) -> str:
+    """The ratio of both times, with its quartiles where they are known."""
+    text = f"{100 * timed.ratio:.0f} % of the time"
+    if timed.quartiles is None:
+        return text
+    low, high = (f"{100 * end:.0f}" for end in timed.quartiles)
+    return f"{text} ({low} to {high} %)"
 
 
 def _images(count: int) -> str:
