@@ -2,7 +2,7 @@
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from selector.data.forward import float_tensors
 from selector.network.surgery import Cut
-from training.benchmarks.coverage.masking import zeroed
+from training.benchmarks.coverage.masking import Places, masked_copy
 from training.benchmarks.coverage.subject import Subject, energy
 
 FRESH = 4
@@ -73,27 +73,36 @@ def _counted() -> Iterator[None]:
 
 @torch.no_grad()
 def exactness(
-    original: nn.Module, cut: nn.Module, cuts: Sequence[Cut], subject: Subject
+    original: nn.Module,
+    cut: nn.Module,
+    cuts: Sequence[Cut],
+    subject: Subject,
+    statistics: Mapping[str, Places] | None = None,
 ) -> Exactness:
-    """Compare the masked original with the cut network on fresh images, in float64 where they can.
+    """Compare the masked original with the cut network on fresh images, in float64 if possible.
 
     Args:
         original: The unpruned network.
         cut: It without the channels, neither recalibrated nor repaired.
         cuts: What was removed, in positions of the unpruned network.
         subject: Gives the images.
+        statistics: See `masked_copy`.
     """
     images = subject.inputs(FRESH, SEED)
     try:
-        return _compared(
-            _double(original), _double(cut), cuts, _moved(images, torch.float64), "float64"
-        )
+        wide = [copy.deepcopy(network).double().eval() for network in (original, cut)]
+        double = masked_copy(wide[0], cuts, statistics)
+        found = [_outputs(n, _moved(images, torch.float64)) for n in (wide[0], double, wide[1])]
+        if all(t.dtype == torch.float64 for tensors in found for t in tensors):
+            return _compared("float64", *found)
     except RuntimeError:  # A type that is fixed in the forward pass.
-        return _compared(original, cut, cuts, images, "float32")
+        pass
+    networks = (original, masked_copy(original, cuts, statistics), cut)
+    return _compared("float32", *(_outputs(network, images) for network in networks))
 
 
-def _double(model: nn.Module) -> nn.Module:
-    return copy.deepcopy(model).double().eval()
+def _outputs(model: nn.Module, images: object) -> list[Tensor]:
+    return float_tensors(run(model.eval(), images))
 
 
 def _moved(images: object, where: torch.device | torch.dtype) -> object:
@@ -105,20 +114,13 @@ def _moved(images: object, where: torch.device | torch.dtype) -> object:
 
 
 def _compared(
-    original: nn.Module, cut: nn.Module, cuts: Sequence[Cut], images: object, precision: str
+    precision: str, whole: Sequence[Tensor], expected: Sequence[Tensor], actual: Sequence[Tensor]
 ) -> Exactness:
-    whole = float_tensors(run(original, images))
-    with zeroed(original, cuts):
-        expected = float_tensors(run(original, images))
-    actual = float_tensors(run(cut, images))
-    if precision == "float64" and any(t.dtype != torch.float64 for t in (*expected, *actual)):
-        raise RuntimeError("outputs are not float64")
     if [t.shape for t in expected] != [t.shape for t in actual]:
         return Exactness(float("inf"), 0.0, precision)
     scale = max((float(t.abs().max()) for t in expected if t.numel()), default=1.0)
-    return Exactness(
-        _largest(expected, actual) / scale, _largest(whole, expected) / scale, precision
-    )
+    changed = _largest(whole, expected)
+    return Exactness(_largest(expected, actual) / scale, changed / scale, precision)
 
 
 def _largest(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:

@@ -1,18 +1,19 @@
-"""What a cut must give, made without the product's own masking: hooks that zero activations.
+"""What a cut must give, made without the product's own masking: a copy with zeroed activations.
 
 A channel that is cut exists nowhere: what its producers give is zeroed, and so is what its
-consumers read. Normalisations over the channels (LayerNorm, RMSNorm, GroupNorm and the like) are
-computed over the channels that are kept, since removing some changes their statistics.
+consumers read. Modules that take statistics over the channels (LayerNorm, RMSNorm, GroupNorm and
+the like) are run on the channels that are kept, since removing some changes the statistics.
 """
 
 import copy
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
+from selector.network.groups import Group
 from selector.network.surgery import Cut
 
 CONVOLUTION = nn.modules.conv._ConvNd
@@ -24,72 +25,141 @@ PER_CHANNEL = (
 )
 """Layers between producers and consumers that treat every channel by itself."""
 
+Places = Mapping[tuple[int, int], frozenset[int]]
+"""Argument of a module and dimension of that tensor -> positions that are gone."""
 
-@contextmanager
-def zeroed(model: nn.Module, cuts: Iterable[Cut]) -> Iterator[None]:
-    """Context in which the positions of these cuts are zero on both sides of every layer."""
-    handles: list[RemovableHandle] = []
-    try:
-        for cut in cuts:
-            module = _module_of(model, cut.layer)
-            if module is not None and cut.indices:
-                handles.append(_hooked(module, cut))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+_TENSOR = re.compile(r"(\w+)\[(\d+)\]")
+_STATISTICS = re.compile(r"kept\[(\d+), (-?\d+)\]")
 
 
-def _hooked(module: nn.Module, cut: Cut) -> RemovableHandle:
-    gone = torch.tensor(cut.indices)
-    if cut.side == "in":
+def statistics_places(
+    groups: Mapping[str, Group], removals: Mapping[str, Iterable[int]]
+) -> dict[str, Places]:
+    """Where the product says that statistics are taken over channels: it cuts nothing there.
 
-        def enter(layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (args[0].index_fill(channel_dimension(layer, args[0]), gone, 0), *args[1:])
+    Args:
+        groups: Of the unpruned network.
+        removals: Group -> channels that go.
 
-        return module.register_forward_pre_hook(enter)
+    Returns:
+        Module -> places; what must come out there is for this file to say.
+    """
+    found: dict[str, dict[tuple[int, int], frozenset[int]]] = {}
+    for name, channels in removals.items():
+        gone = set(channels)
+        for part in groups[name].slices:
+            if place := _STATISTICS.fullmatch(part.side):
+                pairs = zip(part.indices, part.channels, strict=True)
+                lost = frozenset(index for index, channel in pairs if channel in gone)
+                key = int(place[1]), int(place[2])
+                places = found.setdefault(part.layer, {})
+                places[key] = places.get(key, frozenset()) | lost
+    return dict(found)
 
-    def leave(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        dimension = channel_dimension(layer, output)
-        if cut.side == "out" or isinstance(layer, PER_CHANNEL):
-            return output.index_fill(dimension, gone, 0)
-        lost = set(cut.indices)
-        kept = torch.tensor([i for i in range(output.shape[dimension]) if i not in lost])
-        found = restricted(layer, kept)(args[0].index_select(dimension, kept))
-        return torch.zeros_like(output).index_copy(dimension, kept, found)
 
-    return module.register_forward_hook(leave)
+def masked_copy(
+    model: nn.Module, cuts: Iterable[Cut], statistics: Mapping[str, Places] | None = None
+) -> nn.Module:
+    """A copy in which the positions of these cuts are zero wherever they would be.
+
+    Args:
+        model: The unpruned network.
+        cuts: What is removed from it; sides that are names stand for bare tensors (`gamma[0]`) or
+            for numbers that modules keep, which the whole network needs as they are.
+        statistics: Modules that are run on the kept channels, beside layers like LayerNorm.
+    """
+    masked = copy.deepcopy(model)
+    modules = dict(masked.named_modules())
+    places = {name: dict(found) for name, found in (statistics or {}).items()}
+    cuts = [cut for cut in cuts if cut.indices and cut.layer in modules]
+    for cut in cuts:
+        layer = modules[cut.layer]
+        if cut.side == "both" and not isinstance(layer, PER_CHANNEL):
+            if cut.layer not in places:
+                dimension = 1 if _is_of_maps(layer) else -1
+                places[cut.layer] = {(0, dimension): frozenset(cut.indices)}
+    inside = tuple(f"{name}." for name in places)
+    for cut in cuts:
+        if cut.layer not in places and not cut.layer.startswith(inside):
+            _zero(masked, cut)
+    for name, found in places.items():
+        inner = [cut for cut in cuts if cut.layer == name or cut.layer.startswith(f"{name}.")]
+        _run_on_kept(modules[name], name, inner, found)
+    return masked
 
 
-def restricted(layer: nn.Module, kept: Tensor) -> nn.Module:
-    """A copy of a normalisation with the parameters of the kept channels alone."""
-    small = copy.copy(layer)
-    small._forward_hooks = type(layer._forward_hooks)()
-    width = max((t.numel() for t in layer.parameters(recurse=False)), default=0)
+def _zero(model: nn.Module, cut: Cut) -> None:
+    layer, gone = model.get_submodule(cut.layer), torch.tensor(cut.indices)
+    if cut.side in ("out", "both"):
+        layer.register_forward_hook(
+            lambda layer, args, output: output.index_fill(_dimension(layer, output), gone, 0)
+        )
+    elif cut.side == "in":
+        layer.register_forward_pre_hook(
+            lambda layer, args: (
+                args[0].index_fill(_dimension(layer, args[0]), gone, 0),
+                *args[1:],
+            )
+        )
+        if isinstance(model.get_submodule(cut.layer.rpartition(".")[0]), nn.MultiheadAttention):
+            layer.weight.data[:, gone] = 0  # Its projection is never called, only its weight read.
+    elif place := _TENSOR.fullmatch(cut.side):
+        tensor = getattr(layer, place[1])
+        tensor.data = tensor.data.index_fill(int(place[2]), gone, 0)
 
-    def chosen(tensor: Tensor | None) -> Tensor | None:
-        if tensor is None or tensor.numel() != width:
-            return tensor
-        return tensor.detach().index_select(tensor.shape.index(width), kept)
 
-    parts = {name: chosen(tensor) for name, tensor in layer._parameters.items()}
-    small._parameters = {n: None if t is None else nn.Parameter(t) for n, t in parts.items()}
-    small._buffers = {name: chosen(tensor) for name, tensor in layer._buffers.items()}
-    if hasattr(layer, "normalized_shape"):
-        vars(small)["normalized_shape"] = (len(kept),)
-    if hasattr(layer, "num_channels"):
-        vars(small)["num_channels"] = len(kept)
+def _run_on_kept(layer: nn.Module, name: str, cuts: Iterable[Cut], places: Places) -> None:
+    """Let a module see the kept channels alone, and give zeros for the others."""
+    plain: Callable[..., Tensor] = _restricted(layer, name, cuts).forward
+
+    def forward(*args: Any) -> Tensor:
+        given, spread = list(args), []
+        for (argument, dimension), gone in places.items():
+            width = given[argument].shape[dimension]
+            kept = torch.tensor([i for i in range(width) if i not in gone], dtype=torch.long)
+            given[argument] = given[argument].index_select(dimension, kept)
+            spread.append((dimension, width, kept))
+        output = plain(*given)
+        for dimension, width, kept in spread:
+            if output.shape[dimension] == len(kept):
+                shape = list(output.shape)
+                shape[dimension] = width
+                output = output.new_zeros(shape).index_copy(dimension, kept, output)
+        return output
+
+    vars(layer)["forward"] = forward
+
+
+def _restricted(layer: nn.Module, name: str, cuts: Iterable[Cut]) -> nn.Module:
+    """A copy of a module whose parameters are those of the kept channels."""
+    small = copy.deepcopy(layer)
+    for cut in cuts:
+        part = small.get_submodule(cut.layer[len(name) + 1 :])
+        place = _TENSOR.fullmatch(cut.side)
+        dimensions = {"out": 0, "both": 0, "in": 1}
+        for own, tensor in (
+            *part.named_parameters(recurse=False),
+            *part.named_buffers(recurse=False),
+        ):
+            dimension = dimensions.get(cut.side)
+            if place is not None:
+                dimension = int(place[2]) if place[1] == own else None
+            if dimension is None or dimension >= tensor.ndim or tensor.ndim == 0:
+                continue
+            kept = [i for i in range(tensor.shape[dimension]) if i not in set(cut.indices)]
+            tensor.data = tensor.data.index_select(dimension, torch.tensor(kept))
+        if hasattr(part, "normalized_shape"):
+            part.normalized_shape = (part.normalized_shape[-1] - len(cut.indices),)
+        if hasattr(part, "num_channels"):
+            vars(part)["num_channels"] = int(part.num_channels) - len(cut.indices)
     return small
 
 
-def channel_dimension(layer: nn.Module, values: Tensor) -> int:
-    """The dimension that runs over a layer's channels: the last, but 1 for maps of convolutions."""
-    if isinstance(layer, PER_CHANNEL) or type(layer).__name__.endswith("2d"):
-        return 1
-    return 1 if isinstance(layer, nn.GroupNorm) else values.ndim - 1
+def _dimension(layer: nn.Module, values: Tensor) -> int:
+    """The dimension over a layer's channels: 1 of convolutions and BatchNorm, else the last."""
+    return 1 if isinstance(layer, PER_CHANNEL) else values.ndim - 1
 
 
-def _module_of(model: nn.Module, name: str) -> nn.Module | None:
-    """The module of that name, or the owner of the parameter of that name."""
-    modules = dict(model.named_modules())
-    return modules.get(name, modules.get(name.rpartition(".")[0]))
+def _is_of_maps(layer: nn.Module) -> bool:
+    """Whether a normalisation reads maps, with the channels in dimension 1."""
+    return isinstance(layer, nn.GroupNorm) or type(layer).__name__.endswith("2d")

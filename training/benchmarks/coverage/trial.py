@@ -24,7 +24,14 @@ from selector.pruning.prune import prune
 from selector.pruning.result import PruneResult, PruningError
 from training.benchmarks.coverage import rival
 from training.benchmarks.coverage.catalogue import subject_named
-from training.benchmarks.coverage.checks import exactness, file_fault, macs_of, training_fault
+from training.benchmarks.coverage.checks import (
+    Exactness,
+    exactness,
+    file_fault,
+    macs_of,
+    training_fault,
+)
+from training.benchmarks.coverage.masking import statistics_places
 from training.benchmarks.coverage.subject import Subject
 from training.benchmarks.coverage.trained_like import trained_like
 
@@ -128,7 +135,7 @@ class Trial:
             partly = _one_line(str(error))
             result = prune(model, batches, ratio=LATER_RATIO, **options)
         self.note(prune_seconds=round(time.process_time() - began, 2), stage="checks")
-        self._check_result(model, result)
+        self._check_result(model, result, groups)
         after = macs_of(result.model, subject)
         kept = result.report.macs[1] / result.report.macs[0]
         self.note(macs=(before, after), reported=round(kept, 4))
@@ -153,15 +160,11 @@ class Trial:
         )
         return groups
 
-    def _check_result(self, model: nn.Module, result: PruneResult) -> None:
-        self._check(
-            model,
-            apply_plan(model, result.plan),
-            result.cuts,
-            result.model,
-            save_pruned,
-            load_pruned,
-        )
+    def _check_result(self, model: nn.Module, result: PruneResult, groups: Groups) -> None:
+        places = statistics_places(groups.prunable, result.plan.removals)
+        bare = apply_plan(model, result.plan)
+        self._check(exactness(model, bare, result.cuts, self.subject, places))
+        self._check_use(result.model, save_pruned, load_pruned)
 
     def _by_rival(self, model: nn.Module) -> None:
         before = macs_of(model, self.subject)
@@ -173,36 +176,34 @@ class Trial:
             macs=(before, cut.kept * before),
             stage="checks",
         )
-        self._check(model, cut.model, cut.cuts, cut.model, rival.save, rival.load)
+        self._check(exactness(model, cut.model, cut.cuts, self.subject))
+        self._check_use(cut.model, rival.save, rival.load)
         self._conclude("")
 
-    def _check(
-        self,
-        model: nn.Module,
-        cut: nn.Module,
-        cuts: Any,
-        final: nn.Module,
-        save: Callable[..., Any],
-        load: Callable[..., Any],
-    ) -> None:
-        """Exactness of the bare cut; training step and file of the final network."""
-        subject = self.subject
-        exact = exactness(model, cut, cuts, subject)
-        faults = []
-        if not exact.exact:
-            faults.append(f"masked is not cut: outputs differ by {exact.gap:.2g} of the largest")
-        faults += [
-            fault
-            for fault in (training_fault(final, subject), file_fault(final, subject, save, load))
-            if fault is not None
-        ]
+    def _check(self, exact: Exactness) -> None:
+        """Whether masked is cut."""
         self.note(
             gap=exact.gap,
             changed=exact.changed,
             precision=exact.precision,
-            faults=tuple(_one_line(fault) for fault in faults),
             silent_wrong=not exact.exact,
         )
+        if not exact.exact:
+            self._fault(f"masked is not cut: outputs differ by {exact.gap:.2g} of the largest")
+
+    def _check_use(
+        self, model: nn.Module, save: Callable[..., Any], load: Callable[..., Any]
+    ) -> None:
+        """A training step and a file of the final network."""
+        for fault in (
+            training_fault(model, self.subject),
+            file_fault(model, self.subject, save, load),
+        ):
+            if fault is not None:
+                self._fault(fault)
+
+    def _fault(self, text: str) -> None:
+        self.note(faults=(*self.found.faults, _one_line(text)))
 
     def _conclude(self, partly: str) -> None:
         if self.found.faults:
