@@ -7,13 +7,14 @@ the like) are run on the channels that are kept, since removing some changes the
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from selector.network.groups import Group
+from selector.network.layers import weight_of
 from selector.network.surgery import Cut
 
 CONVOLUTION = nn.modules.conv._ConvNd
@@ -102,7 +103,8 @@ def _zero(model: nn.Module, cut: Cut) -> None:
             )
         )
         if isinstance(model.get_submodule(cut.layer.rpartition(".")[0]), nn.MultiheadAttention):
-            layer.weight.data[:, gone] = 0  # Its projection is never called, only its weight read.
+            # Its projection is never called, only its weight read.
+            weight_of(model, cut.layer).data[:, gone] = 0
     elif place := _TENSOR.fullmatch(cut.side):
         tensor = getattr(layer, place[1])
         tensor.data = tensor.data.index_fill(int(place[2]), gone, 0)
@@ -110,7 +112,7 @@ def _zero(model: nn.Module, cut: Cut) -> None:
 
 def _run_on_kept(layer: nn.Module, name: str, cuts: Iterable[Cut], places: Places) -> None:
     """Let a module see the kept channels alone, and give zeros for the others."""
-    plain: Callable[..., Tensor] = _restricted(layer, name, cuts).forward
+    small = _restricted(layer, name, cuts)
 
     def forward(*args: Any) -> Tensor:
         given, spread = list(args), []
@@ -119,7 +121,7 @@ def _run_on_kept(layer: nn.Module, name: str, cuts: Iterable[Cut], places: Place
             kept = torch.tensor([i for i in range(width) if i not in gone], dtype=torch.long)
             given[argument] = given[argument].index_select(dimension, kept)
             spread.append((dimension, width, kept))
-        output = plain(*given)
+        output: Tensor = small(*given)
         for dimension, width, kept in spread:
             if output.shape[dimension] == len(kept):
                 shape = list(output.shape)
@@ -148,10 +150,11 @@ def _restricted(layer: nn.Module, name: str, cuts: Iterable[Cut]) -> nn.Module:
                 continue
             kept = [i for i in range(tensor.shape[dimension]) if i not in set(cut.indices)]
             tensor.data = tensor.data.index_select(dimension, torch.tensor(kept))
-        if hasattr(part, "normalized_shape"):
-            part.normalized_shape = (part.normalized_shape[-1] - len(cut.indices),)
-        if hasattr(part, "num_channels"):
-            vars(part)["num_channels"] = int(part.num_channels) - len(cut.indices)
+        counts = vars(part)
+        if "normalized_shape" in counts:
+            counts["normalized_shape"] = (counts["normalized_shape"][-1] - len(cut.indices),)
+        if "num_channels" in counts:
+            counts["num_channels"] -= len(cut.indices)
     return small
 
 
