@@ -112,10 +112,12 @@ def run_one(subject: Subject, tool: Tool) -> CoverageRun:
         process = _server().Process(target=in_process, args=(subject.name, tool, path, SECONDS))
         began = time.monotonic()
         process.start()
-        process.join(PATIENCE * SECONDS)
-        if process.is_alive():
-            process.kill()
-            process.join()
+        try:
+            process.join(PATIENCE * SECONDS)
+        finally:  # Also where the benchmark itself is stopped.
+            if process.is_alive():
+                process.kill()
+                process.join()
         found = _read(path)
     if process.exitcode != 0 and found["outcome"] == "timeout":
         elapsed = time.monotonic() - began
