@@ -15,7 +15,8 @@ Channels = tuple[int, ...]
 
 Mode = Literal["plain", "compensated", "repaired"]
 
-Side = Literal["out", "in", "both"]
+Side = str
+"""A side of a layer, `out`, `in` or `both`; other places have names (`selector.network.bare`)."""
 ChannelSet = Sequence[int]
 
 Interval = tuple[float, float]

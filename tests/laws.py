@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from selector.network.costs import Measure, count_costs
-from selector.network.groups import Group, masked
+from selector.network.groups import Group
+from selector.network.masking import masked
 from selector.network.surgery import apply_cuts, cuts_of, temporarily_cut
 from selector.network.tracing import Groups, find_groups
 

@@ -115,11 +115,11 @@ def probe_inputs(model: nn.Module, batches: Batches, count: int = 4) -> object:
     if images <= count:
         return inputs
     few = rows(inputs, 0, count, images)
-    return few if _runs(model, few, count) else inputs
+    return few if runs_on(model, few, count) else inputs
 
 
 @torch.no_grad()
-def _runs(model: nn.Module, inputs: object, images: int) -> bool:
+def runs_on(model: nn.Module, inputs: object, images: int) -> bool:
     """Whether the network gives outputs for as many images as the inputs hold."""
     try:
         with evaluating(model):

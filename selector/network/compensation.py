@@ -17,7 +17,7 @@ from selector.data.batches import Batches
 from selector.data.forward import call, evaluating, probe_inputs, read, run_batch
 from selector.network.coupling.law import judging
 from selector.network.coupling.ties import Owner, shared_parameters
-from selector.network.groups import Group, masked
+from selector.network.groups import Group
 from selector.network.hooks import Hook, forward_hooks
 from selector.network.layers import (
     CONVOLUTION,
@@ -26,6 +26,7 @@ from selector.network.layers import (
     layer_width,
     weight_of,
 )
+from selector.network.masking import masked
 from selector.typing import ChannelSet
 
 Means = Mapping[str, Tensor]

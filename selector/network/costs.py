@@ -17,6 +17,7 @@ from selector.network.layers import (
     CONVOLUTION,
     NORMALISATION,
     is_depthwise,
+    is_statistics_norm,
     layer_width,
 )
 
@@ -73,7 +74,7 @@ def lost_positions(removed: Mapping[Group, int]) -> dict[tuple[str, str], float]
     """Positions that every side of every layer loses with so many channels of every group."""
     lost: dict[tuple[str, str], float] = defaultdict(float)
     for group, count in removed.items():
-        for part in group.slices:
+        for part in group.sided:
             side = "in" if part.side == "in" else "out"
             lost[part.layer, side] += count * len(part.indices) / group.channels
     return lost
@@ -106,6 +107,7 @@ def count_costs(model: nn.Module, inputs: object) -> Costs:
         name: layer
         for name, layer in model.named_modules()
         if isinstance(layer, CONVOLUTION | nn.Linear | NORMALISATION)
+        or is_statistics_norm(layer)
         or (isinstance(layer, nn.PReLU) and layer.num_parameters > 1)
     }
     macs, total = _measured_macs(model, inputs, counted)
@@ -160,7 +162,7 @@ def _layer_cost(layer: nn.Module, macs: float, seen: set[int]) -> LayerCost:
     own = {name: p for name, p in layer.named_parameters(recurse=False) if id(p) not in seen}
     seen.update(map(id, own.values()))
     sizes = {name: p.numel() for name, p in own.items()}
-    between = isinstance(layer, NORMALISATION | nn.PReLU)
+    between = isinstance(layer, NORMALISATION | nn.PReLU) or is_statistics_norm(layer)
     # A parametrised layer has no weight of its own; it is refused, and its parameters are fixed.
     weights = 0 if between else sizes.get("weight", 0)
     convolution = isinstance(layer, CONVOLUTION)

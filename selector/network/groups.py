@@ -1,17 +1,13 @@
-"""A group of channels as a value, and its removal by masking."""
+"""A group of channels as a value."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from numbers import Integral
 
-import torch
-from torch import Tensor, nn
-
 from selector.errors import SelectorError
-from selector.network.layers import input_dimension, weight_of
+from selector.network.bare import is_bare, kept_place
 from selector.typing import ChannelSet, Side
 
 
@@ -22,14 +18,16 @@ class Slice:
     layer: str
     """Qualified name of the layer in the network."""
     side: Side
-    """`out`: a producer loses outputs; `in`: a consumer loses inputs; `both`: channel-wise."""
+    """`out`: a producer loses outputs; `in`: a consumer loses inputs; `both`: channel-wise.
+    Other names stand for places outside layers: see `selector.network.bare`."""
     indices: tuple[int, ...]
     """Positions along the layer's dimension; a channel has several of a flattened map, and one in
     every group of a grouped convolution."""
     channels: tuple[int, ...]
     """For every position, the group's channel that it belongs to."""
     idle: bool = False
-    """The layer does not run in evaluation mode: it is cut, but nothing can be measured in it."""
+    """The layer does not run in evaluation mode, or other code uses its weight: it is cut, but
+    nothing can be measured in it."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,8 @@ class Group:
     macs_per_channel: float
     """Multiply-accumulates per image that go with one removable channel, all else unpruned."""
     parameters_per_channel: float
+    reading: str = ""
+    """By which of several ways of following channels it was found, so that it is found again."""
 
     def __hash__(self) -> int:
         """By name: groups of one network differ in it, and the slices are long."""
@@ -53,13 +53,36 @@ class Group:
     @cached_property
     def span(self) -> int:
         """Filters of the root that one channel covers; one, unless convolutions are grouped."""
-        root = next(part for part in self.slices if (part.layer, part.side) == (self.name, "out"))
-        return len(root.indices) // self.channels
+        return len(self._root.indices) // self.channels
+
+    @cached_property
+    def by_offset(self) -> bool:
+        """Whether channels are offsets of the root's outputs, in one or several groups of them."""
+        pairs = zip(self._root.indices, self._root.channels, strict=True)
+        return all(index % self.channels == channel for index, channel in pairs)
+
+    @property
+    def _root(self) -> Slice:
+        return next(part for part in self.slices if (part.layer, part.side) == (self.name, "out"))
 
     @cached_property
     def running(self) -> tuple[Slice, ...]:
         """The slices in which something can be measured: those of layers that run."""
         return tuple(part for part in self.slices if not part.idle)
+
+    @cached_property
+    def sided(self) -> tuple[Slice, ...]:
+        """The slices that are sides of layers: what costs are counted of."""
+        return tuple(part for part in self.slices if not is_bare(part.side))
+
+    @cached_property
+    def takes_statistics(self) -> bool:
+        """Whether a module takes statistics over the channels: LayerNorm, for one.
+
+        Removal then changes what is kept, and so the masked network has such modules run on the
+        kept channels.
+        """
+        return any(kept_place(part.side) for part in self.slices)
 
     @cached_property
     def producers(self) -> tuple[str, ...]:
@@ -106,38 +129,6 @@ class Group:
                 f"all {self.channels} channels of group {self.name!r} would go; leave at least one"
             )
         return chosen
-
-
-@contextmanager
-def masked(model: nn.Module, group: Group, channel_set: ChannelSet) -> Iterator[None]:
-    """Context in which a channel set is removed by zeroing the consumers' input weights.
-
-    Everything between producers and consumers is channel-wise, so the loss is that of the network
-    with the channels physically cut out. The weights come back bit for bit.
-
-    Raises:
-        SelectorError: A channel set that `Group.checked` refuses.
-    """
-    chosen = set(group.checked(channel_set))
-    undo: list[tuple[nn.Parameter, Tensor]] = []
-    try:
-        for part in group.slices:
-            if part.side == "in":
-                weight = weight_of(model, part.layer)
-                undo.append((weight, weight.data))
-                gone = [i for i, c in zip(part.indices, part.channels, strict=True) if c in chosen]
-                dimension = input_dimension(model.get_submodule(part.layer))
-                index = torch.tensor(gone, dtype=torch.long, device=weight.device)
-                # The groups of a convolution share the columns: one for each offset in a group.
-                index %= weight.shape[dimension]
-                weight.data = weight.data.index_fill(dimension, index, 0)
-        # Autocast keeps what it has cast a parameter to, by the parameter's identity.
-        torch.clear_autocast_cache()
-        yield
-    finally:
-        for weight, data in reversed(undo):
-            weight.data = data
-        torch.clear_autocast_cache()
 
 
 def find_group(groups: Mapping[str, Group], name: str) -> Group:

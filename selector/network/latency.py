@@ -119,7 +119,9 @@ def time_layers(model: nn.Module, groups: Mapping[str, Group], inputs: object) -
     """
     with torch.no_grad(), evaluating(model):
         seen = _inputs_of(
-            model, {part.layer for g in groups.values() for part in g.running}, inputs
+            model,
+            {part.layer for g in groups.values() for part in g.sided if not part.idle},
+            inputs,
         )
         layers = {name: model.get_submodule(name) for name in seen}
         seconds = {name: _seconds(layers[name], seen[name]) for name in seen}
@@ -140,7 +142,7 @@ def _factors(
 ) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
     """Layer -> what is left of its time when shares of this group's channels are gone."""
     counts = sorted({round(share * group.channels) for share in WIDTHS} - {0, group.channels})
-    layers = dict.fromkeys(part.layer for part in group.slices if part.layer in seconds)
+    layers = dict.fromkeys(part.layer for part in group.sided if part.layer in seconds)
     found: dict[str, list[float]] = {name: [1.0] for name in layers}
     for count in counts:
         with temporarily_cut(model, [(group, range(count))]):

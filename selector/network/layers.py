@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from typing import cast
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from selector.errors import SelectorError
+from selector.network.bare import bare_width, is_bare
 from selector.typing import Side
 
 CONVOLUTION = nn.modules.conv._ConvNd
@@ -31,6 +33,19 @@ def is_grouped(layer: nn.Module) -> bool:
     )
 
 
+def is_statistics_norm(layer: nn.Module) -> bool:
+    """Whether a layer normalises by statistics over its channels: removal changes them.
+
+    LayerNorm, RMSNorm and GroupNorm, also those of other libraries that are alike.
+    """
+    if isinstance(layer, nn.GroupNorm):
+        return True
+    shape = getattr(layer, "normalized_shape", None)
+    weight = getattr(layer, "weight", None)
+    single = isinstance(shape, tuple | list) and len(shape) == 1
+    return single and (weight is None or (isinstance(weight, Tensor) and weight.ndim == 1))
+
+
 def channel_dimension(layer: nn.Module, values: Tensor) -> int:
     """The dimension of a layer's inputs or outputs that runs over their channels."""
     return 1 if isinstance(layer, CONVOLUTION) else values.ndim - 1
@@ -47,8 +62,17 @@ def output_dimension(layer: nn.Module) -> int:
 
 
 def weight_of(model: nn.Module, layer: str) -> nn.Parameter:
-    """The weight of a layer, by the layer's qualified name."""
-    return cast(nn.Parameter, model.get_submodule(layer).weight)
+    """The weight of a layer by the layer's name; of a recurrent one, the one that reads inputs."""
+    found = model.get_submodule(layer)
+    return cast(nn.Parameter, getattr(found, reading_weights(found)[0]))
+
+
+def reading_weights(layer: nn.Module) -> tuple[str, ...]:
+    """Names of the weights that read a layer's inputs; a recurrent one has one a direction."""
+    if isinstance(layer, nn.RNNBase):
+        ways = ("", "_reverse") if layer.bidirectional else ("",)
+        return tuple(f"weight_ih_l0{way}" for way in ways)
+    return ("weight",)
 
 
 def layer_width(layer: nn.Module, side: Side) -> int:
@@ -61,12 +85,20 @@ def layer_width(layer: nn.Module, side: Side) -> int:
         return layer.num_features
     if isinstance(layer, nn.PReLU):
         return layer.num_parameters
+    if isinstance(layer, nn.RNNBase) and side == "in":
+        return int(layer.input_size)
+    if isinstance(layer, nn.GroupNorm):
+        return layer.num_channels
+    if is_statistics_norm(layer):
+        return int(cast(Sequence[int], layer.normalized_shape)[0])
     raise SelectorError(f"a {type(layer).__name__} has no channels that can be removed")
 
 
 def positions_per_group(layer: nn.Module, side: Side) -> int:
     """How many positions a layer has on one side in each group of its convolution."""
     groups = layer.groups if isinstance(layer, CONVOLUTION) and is_grouped(layer) else 1
+    if isinstance(layer, nn.GroupNorm) and layer.num_groups < layer.num_channels:
+        groups = layer.num_groups
     return layer_width(layer, side) // groups
 
 
@@ -75,3 +107,25 @@ def same_in_every_group(layer: nn.Module, side: Side, indices: Sequence[int]) ->
     per_group = positions_per_group(layer, side)
     groups = layer_width(layer, side) // per_group
     return len(set(indices)) == groups * len({index % per_group for index in indices})
+
+
+def removable(layer: nn.Module, side: Side) -> bool:
+    """Whether positions can be removed exactly from this side of this kind of layer.
+
+    A layer whose parameters are computed from others (weight norm, spectral norm) cannot lose any.
+    """
+    if parametrize.is_parametrized(layer):
+        return False
+    if is_bare(side):
+        return bare_width(layer, side) is not None
+    if isinstance(layer, NORMALISATION | INSTANCE_NORMALISATION) or is_statistics_norm(layer):
+        return side == "both"
+    if isinstance(layer, nn.RNNBase):
+        return side == "in"
+    if "weight" not in dict(layer.named_parameters(recurse=False)):
+        return False
+    if isinstance(layer, CONVOLUTION):
+        if side == "both":
+            return is_depthwise(layer)
+        return layer.groups == 1 or is_grouped(layer)
+    return side != "both" if isinstance(layer, nn.Linear) else isinstance(layer, nn.PReLU)

@@ -5,15 +5,17 @@ groups that lie in it. Costs follow by arithmetic. For loops that cut one channe
 """
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+from selector.network.bare import is_bare
 from selector.network.costs import Costs, LayerCost, saved_per_channel
 from selector.network.groups import Group, Slice
 from selector.network.surgery import Cut, cuts_of
 from selector.network.tracing import Groups
-from selector.typing import ChannelSet
+from selector.typing import ChannelSet, Side
 
 Removals = Sequence[tuple[Group, ChannelSet]]
 
@@ -33,7 +35,7 @@ def shrink(groups: Mapping[str, Group], removals: Removals) -> dict[str, Group]:
         SelectorError: A channel set that `Group.checked` refuses.
     """
     chosen = {group.name: group.checked(channels) for group, channels in removals}
-    gone = {(cut.layer, cut.side): cut.indices for cut in cuts_of(removals)}
+    gone = _positions_gone(removals)
     found = {}
     for name, group in groups.items():
         left = group.channels - len(chosen.get(name, ()))
@@ -44,6 +46,17 @@ def shrink(groups: Mapping[str, Group], removals: Removals) -> dict[str, Group]:
             )
             found[name] = replace(group, channels=left, slices=slices)
     return found
+
+
+def _positions_gone(removals: Removals) -> dict[tuple[str, Side], tuple[int, ...]]:
+    """Layer and side -> positions that go, also where nothing is cut."""
+    gone: dict[tuple[str, Side], set[int]] = defaultdict(set)
+    for group, channels in removals:
+        chosen = set(channels)
+        for part in group.slices:
+            pairs = zip(part.indices, part.channels, strict=True)
+            gone[part.layer, part.side].update(i for i, c in pairs if c in chosen)
+    return {place: tuple(sorted(positions)) for place, positions in gone.items()}
 
 
 def shrink_all(groups: Groups, removals: Removals) -> Groups:
@@ -76,7 +89,7 @@ def _shrunk_slice(part: Slice, gone: Sequence[int], channels: Sequence[int]) -> 
 def _shrunk_costs(costs: Costs, cuts: Sequence[Cut]) -> Costs:
     layers = dict(costs.layers)
     for cut in cuts:
-        if cut.layer in layers:
+        if cut.layer in layers and not is_bare(cut.side):
             layers[cut.layer] = _shrunk_layer(layers[cut.layer], cut)
     return replace(costs, layers=layers)
 

@@ -4,13 +4,20 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from selector.errors import SelectorError
+from selector.network.bare import (
+    bare_width,
+    is_bare,
+    kept_place,
+    note_width,
+    number_name,
+    tensor_place,
+)
 from selector.network.coupling.ties import (
     Owner,
     cut_dimension,
@@ -21,16 +28,16 @@ from selector.network.coupling.ties import (
 from selector.network.groups import Group
 from selector.network.layers import (
     CONVOLUTION,
-    INSTANCE_NORMALISATION,
-    NORMALISATION,
     input_dimension,
-    is_depthwise,
-    is_grouped,
+    is_statistics_norm,
     layer_width,
     output_dimension,
     positions_per_group,
+    reading_weights,
+    removable,
     same_in_every_group,
 )
+from selector.network.narrow_attention import run_narrow
 from selector.typing import ChannelSet, Side
 
 
@@ -43,26 +50,6 @@ class Cut:
     indices: tuple[int, ...]
 
 
-def removable(layer: nn.Module, side: Side) -> bool:
-    """Whether positions can be removed exactly from this side of this kind of layer.
-
-    A layer whose parameters are computed from others (weight norm, spectral norm) cannot lose any.
-    """
-    if parametrize.is_parametrized(layer):
-        return False
-    if isinstance(layer, INSTANCE_NORMALISATION):
-        return side == "both" and not layer.affine
-    if isinstance(layer, NORMALISATION):
-        return side == "both"
-    if "weight" not in dict(layer.named_parameters(recurse=False)):
-        return False
-    if isinstance(layer, CONVOLUTION):
-        if side == "both":
-            return is_depthwise(layer)
-        return layer.groups == 1 or is_grouped(layer)
-    return side != "both" if isinstance(layer, nn.Linear) else isinstance(layer, nn.PReLU)
-
-
 def cuts_of(removals: Iterable[tuple[Group, ChannelSet]]) -> tuple[Cut, ...]:
     """What has to be removed from every layer so that the channel sets of these groups are gone.
 
@@ -72,6 +59,8 @@ def cuts_of(removals: Iterable[tuple[Group, ChannelSet]]) -> tuple[Cut, ...]:
     for group, channel_set in removals:
         chosen = set(group.checked(channel_set))
         for part in group.slices:
+            if kept_place(part.side):
+                continue
             for index, channel in zip(part.indices, part.channels, strict=True):
                 if channel in chosen:
                     gone[part.layer, part.side].add(index)
@@ -80,7 +69,7 @@ def cuts_of(removals: Iterable[tuple[Group, ChannelSet]]) -> tuple[Cut, ...]:
 
 def outputs_gone(cuts: Iterable[Cut]) -> dict[str, tuple[int, ...]]:
     """Layer -> the outputs that these cuts take from it."""
-    return {cut.layer: cut.indices for cut in cuts if cut.side != "in"}
+    return {cut.layer: cut.indices for cut in cuts if cut.side in ("out", "both")}
 
 
 def apply_cuts(model: nn.Module, cuts: Iterable[Cut]) -> None:
@@ -117,12 +106,20 @@ def _check_tie(model: nn.Module, owners: Sequence[Owner], cuts: Sequence[Cut]) -
 
 
 def _cut_layer(layer: nn.Module, side: Side, gone: Sequence[int]) -> None:
+    if is_bare(side):
+        _cut_bare(layer, side, gone)
+        return
     width, lost = layer_width(layer, side), set(gone)
     kept = [index for index in range(width) if index not in lost]
     if side == "in":
         # The groups of a convolution share the columns: one for each offset in a group.
         per_group = positions_per_group(layer, side)
-        _keep(layer, "weight", input_dimension(layer), sorted({i % per_group for i in kept}))
+        columns = sorted({i % per_group for i in kept})
+        if isinstance(layer, nn.RNNBase):
+            # Changed in place with the weights: whoever puts those back needs the old list.
+            layer._flat_weights = list(layer._flat_weights)
+        for weight in reading_weights(layer):
+            _keep(layer, weight, input_dimension(layer), columns)
     else:
         convolves = isinstance(layer, CONVOLUTION | nn.Linear) and side == "out"
         _keep(layer, "weight", output_dimension(layer) if convolves else 0, kept)
@@ -130,6 +127,23 @@ def _cut_layer(layer: nn.Module, side: Side, gone: Sequence[int]) -> None:
             _keep(layer, name, 0, kept)
     for name in _width_names(layer, side):
         setattr(layer, name, len(kept))
+    if is_statistics_norm(layer) and not isinstance(layer, nn.GroupNorm):
+        cast(Any, layer).normalized_shape = (len(kept),)
+
+
+def _cut_bare(module: nn.Module, side: Side, gone: Sequence[int]) -> None:
+    width, lost = bare_width(module, side), set(gone)
+    assert width is not None
+    note_width(module, side, width - len(lost))
+    if (number := number_name(side)) is not None:
+        setattr(module, number, width - len(lost))
+    if (place := tensor_place(side)) is None:
+        return
+    name, dimension = place
+    _keep(module, name, dimension, [i for i in range(width) if i not in lost])
+    run_narrow(module)
+    if name == "weight" and isinstance(getattr(module, "normalized_shape", None), tuple):
+        cast(Any, module).normalized_shape = tuple(getattr(module, name).shape)
 
 
 def _width_names(layer: nn.Module, side: Side) -> tuple[str, ...]:
@@ -140,6 +154,13 @@ def _width_names(layer: nn.Module, side: Side) -> tuple[str, ...]:
         return (f"{side}_channels",)
     if isinstance(layer, nn.Linear):
         return (f"{side}_features",)
+    if isinstance(layer, nn.RNNBase):
+        return ("input_size",)
+    if isinstance(layer, nn.GroupNorm):
+        alike = layer.num_groups == layer.num_channels
+        return ("num_channels", "num_groups") if alike else ("num_channels",)
+    if is_statistics_norm(layer):
+        return ()
     return ("num_parameters",) if isinstance(layer, nn.PReLU) else ("num_features",)
 
 
@@ -180,13 +201,14 @@ def _checked_layer(model: nn.Module, cut: Cut) -> nn.Module:
         raise SelectorError(
             f"layer {cut.layer!r} ({type(layer).__name__}) cannot lose its {cut.side!r} channels"
         )
-    width = layer_width(layer, cut.side)
+    width = bare_width(layer, cut.side) if is_bare(cut.side) else layer_width(layer, cut.side)
+    assert width is not None
     if cut.indices and not (min(cut.indices) >= 0 and max(cut.indices) < width):
         raise SelectorError(
             f"layer {cut.layer!r} has {width} {cut.side!r} positions, the cut names "
             f"{max(cut.indices)}; these cuts belong to another network"
         )
-    if not same_in_every_group(layer, cut.side, cut.indices):
+    if not is_bare(cut.side) and not same_in_every_group(layer, cut.side, cut.indices):
         raise SelectorError(
             f"the groups of layer {cut.layer!r} would not lose the same {cut.side!r} positions "
             "each; these cuts belong to another network"

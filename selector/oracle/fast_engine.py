@@ -114,6 +114,8 @@ class Fast:
 
     def outputs(self, group: Group, removals: Sequence[Removal]) -> list[object]:
         """The batch's outputs after each of some removals from one group."""
+        if group.takes_statistics:
+            self._slow.add(group)  # What is kept changes, too: there is little to keep.
         if group not in self._plans and group not in self._slow:
             self._plans[group] = Recomputation(self._runner, group)
             if self._check or group.name not in self._verdicts:

@@ -9,7 +9,8 @@ from torch import nn
 from selector.data.forward import call
 from selector.network.compensation import Shift, shifted
 from selector.network.folding import Fold, folded
-from selector.network.groups import Group, masked
+from selector.network.groups import Group
+from selector.network.masking import masked
 
 
 class Removal(NamedTuple):

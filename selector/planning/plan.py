@@ -63,6 +63,11 @@ class RoundOutcome:
     """The same images' accuracy; None where it has no meaning, and in plans of earlier versions."""
 
 
+def renumbered(groups: Groups, choices: Sequence[Choice]) -> tuple[str, ...]:
+    """Those of the choices' groups whose channels are no offsets of their root's outputs."""
+    return tuple(one.group for one in choices if not groups.prunable[one.group].by_offset)
+
+
 @dataclass(frozen=True, repr=False)
 class Plan:
     """Channels to remove from a network, with the reasons."""
@@ -88,6 +93,8 @@ class Plan:
     outcome: RoundOutcome | None = None
     cuts: tuple[Cut, ...] = ()
     """What goes from every layer; empty in plans saved by earlier versions."""
+    renumbered: tuple[str, ...] = ()
+    """Groups whose channels are no offsets of their root's outputs: heads, or outputs that stay."""
 
     @classmethod
     def of_groups(
@@ -105,6 +112,7 @@ class Plan:
             refused=dict(groups.refused),
             oracle_images=oracle_images,
             cuts=cuts_of((groups.prunable[one.group], one.remove) for one in choices),
+            renumbered=renumbered(groups, choices),
         )
 
     @property

@@ -1,8 +1,10 @@
 """Checks of a saved plan, and why a plan has no explanations."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from selector.errors import SelectorError
+from selector.network.bare import is_side
 
 if TYPE_CHECKING:
     from selector.planning.plan import Plan
@@ -32,11 +34,13 @@ def check_numbers(plan: "Plan", what: str) -> None:
 def check_cuts(plan: "Plan", what: str) -> None:
     """Refuse cuts that are not those of the choices: one of the two was edited.
 
-    A channel of a group is one output of its root, or as many in every one where the root is a
-    grouped convolution.
+    A channel of a group is one output of its root, or as many in every group of a convolution, or
+    in every head. Where some outputs of the root have to stay, channels count those that do not.
     """
     roots = {cut.layer: cut.indices for cut in plan.cuts if cut.side == "out"}
     for cut in plan.cuts:
+        if not is_side(cut.side):
+            raise SelectorError(f"this is not {what}: {cut.side!r} is no side of a layer")
         if len(set(cut.indices)) < len(cut.indices) or min(cut.indices, default=0) < 0:
             raise SelectorError(
                 f"this is not {what}: cuts of layer {cut.layer!r} repeat a position, or name one "
@@ -44,12 +48,23 @@ def check_cuts(plan: "Plan", what: str) -> None:
             )
     for choice in plan.choices if plan.cuts else ():
         # Groups of a convolution follow one another, with a position of each channel in all.
-        gone = {index % choice.channels for index in roots.get(choice.group, ())}
-        if gone != set(choice.remove):
+        outputs = roots.get(choice.group, ())
+        agree = {index % choice.channels for index in outputs} == set(choice.remove)
+        if choice.group in plan.renumbered:
+            agree = _agree(sorted(choice.remove), sorted(outputs))
+        if not agree:
             raise SelectorError(
                 f"remove of group {choice.group!r} is not what the plan's cuts take; where you "
                 "edited it, take the field 'cuts' out, and give apply_plan batches"
             )
+
+
+def _agree(channels: Sequence[int], outputs: Sequence[int]) -> bool:
+    """Whether a root loses these outputs with these channels, as far as the numbers tell."""
+    if not channels or len(outputs) % len(channels):
+        return False
+    fixed = [output - channel for output, channel in zip(outputs, channels, strict=False)]
+    return len(outputs) > len(channels) or (fixed[0] >= 0 and fixed == sorted(fixed))
 
 
 def unexplained(criterion: str) -> str:

@@ -118,7 +118,7 @@ class CountedCost(RunningCost):
         self._touched: dict[str, tuple[Numbers, Matrix, Matrix]] = {}
         for name, group in stage.groups.prunable.items():
             lost: dict[int, list[float]] = {}
-            for part in (found for found in group.slices if found.layer in place):
+            for part in (found for found in group.sided if found.layer in place):
                 sides = lost.setdefault(place[part.layer], [0.0, 0.0])
                 sides[part.side == "in"] += len(part.indices) / group.channels
             outputs, inputs = np.array([*lost.values()]).reshape(-1, 2).T

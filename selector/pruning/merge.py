@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from selector.network.surgery import cuts_of
 from selector.network.tracing import Groups
 from selector.planning.choice import Choice
-from selector.planning.plan import Goal, Plan
+from selector.planning.plan import Goal, Plan, renumbered
 from selector.typing import Interval
 
 
@@ -47,6 +47,7 @@ def combined(
         goal=goal,
         warnings=tuple(dict.fromkeys(text for plan in plans for text in plan.warnings)),
         cuts=cuts_of(removals),
+        renumbered=renumbered(first, choices),
     )
 
 

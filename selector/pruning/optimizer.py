@@ -72,7 +72,7 @@ def kept_positions(result: PruneResult) -> dict[str, Tensor]:
     cuts = [type(cut)(places[cut.layer], cut.side, cut.indices) for cut in result.cuts]
     apply_cuts(numbered, cuts)
     return {
-        f"{name}.{kind}": p.detach().long()
+        f"{name}.{kind}" if name else kind: p.detach().long()
         for name, place in places.items()
         for kind, p in numbered.get_submodule(place).named_parameters(recurse=False)
     }

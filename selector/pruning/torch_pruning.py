@@ -83,9 +83,13 @@ class SelectorImportance:
         name = next((n for n, module in self._model.named_modules() if module is root), None)
         assert self._groups is not None
         for found in self._groups.prunable.values():
-            part = next((p for p in found.slices if p.layer == name and p.side != "in"), None)
+            part = next(
+                (p for p in found.slices if p.layer == name and p.side in ("out", "both")), None
+            )
             if part is not None:
                 channel = dict(zip(part.indices, part.channels, strict=True))
+                if not channel.keys() >= set(group[0].idxs):
+                    return None  # Some of its channels have to stay.
                 values = self._scores[found.name]
                 return torch.stack([values[channel[index]] for index in group[0].idxs])
         return None

@@ -34,7 +34,7 @@ def kept_after_cuts(original: nn.Module, cuts: Iterable[Cut]) -> dict[str, tuple
     """
     kept = {}
     for cut in cuts:
-        if cut.side != "in":
+        if cut.side in ("out", "both"):
             gone = set(cut.indices)
             width = layer_width(_layer(original, cut.layer), cut.side)
             kept[cut.layer] = tuple(i for i in range(width) if i not in gone)

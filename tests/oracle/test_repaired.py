@@ -11,7 +11,8 @@ from selector.errors import SelectorError
 from selector.network.batchnorm import batch_statistics
 from selector.network.compensation import shifted
 from selector.network.folding import Prediction, folded
-from selector.network.groups import Group, masked
+from selector.network.groups import Group
+from selector.network.masking import masked
 from selector.network.surgery import apply_cuts, cuts_of, outputs_gone
 from selector.network.tracing import find_groups
 from selector.oracle.fast_engine import Fast

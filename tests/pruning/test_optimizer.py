@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adadelta, Adafactor, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 from selector.errors import SelectorError
-from selector.network.groups import masked
+from selector.network.masking import masked
 from selector.network.tracing import find_groups
 from selector.pruning.optimizer import kept_positions, rebind
 from selector.pruning.prune import prune

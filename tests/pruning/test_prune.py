@@ -17,7 +17,7 @@ from selector.learning.selector import SaliencySelector
 from selector.network.batchnorm import recalibrate_batchnorm
 from selector.network.checkpoint import load_pruned, save_pruned
 from selector.network.costs import count_costs
-from selector.network.groups import masked
+from selector.network.masking import masked
 from selector.network.tracing import find_groups
 from selector.oracle.oracle import loss_changes
 from selector.planning.choose import choose

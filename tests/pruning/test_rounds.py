@@ -17,7 +17,7 @@ from selector.learning.selector import SaliencySelector
 from selector.learning.table import Described
 from selector.network.batchnorm import recalibrate_batchnorm
 from selector.network.compensation import Compensation, removed
-from selector.network.groups import masked
+from selector.network.masking import masked
 from selector.network.tracing import find_groups
 from selector.planning.choose import choose
 from selector.planning.expectation import Logits, classes_said, expect

@@ -18,11 +18,12 @@ from selector.network.layers import (
     CONVOLUTION,
     is_depthwise,
     is_grouped,
+    is_statistics_norm,
     layer_width,
     positions_per_group,
+    removable,
     same_in_every_group,
 )
-from selector.network.surgery import removable
 from selector.typing import Side
 
 _tracing = threading.RLock()
@@ -141,7 +142,7 @@ def _slices(reached: Sequence[Reached], names: Mapping[nn.Module, str]) -> list[
             continue  # concatenation, reshape, addition: nothing of its own to cut
         if isinstance(module, nn.PReLU) and module.num_parameters == 1:
             continue
-        if not removable(module, place.side):
+        if is_statistics_norm(module) or not removable(module, place.side):
             if not any(True for _ in module.parameters(recurse=False)):
                 continue
             return _why_not(names[module], module)
@@ -154,7 +155,7 @@ def _why_not(name: str, layer: nn.Module) -> str:
     kind = type(layer).__name__
     if isinstance(layer, CONVOLUTION) and layer.transposed and layer.groups > 1:
         return f"{_described(name, layer)}: grouped transposed convolutions are not handled"
-    if isinstance(layer, nn.LayerNorm | nn.GroupNorm):
+    if is_statistics_norm(layer):
         return f"{kind} {name!r} mixes channels: masked and cut networks would differ"
     return f"{kind} {name!r} is a layer whose channels cannot be cut exactly"
 

@@ -23,8 +23,14 @@ from selector.network.layers import CONVOLUTION, NORMALISATION, layer_width
 from selector.network.surgery import temporarily_cut
 
 
+def idle_layers(model: nn.Module, inputs: object) -> list[str]:
+    """Layers that a forward pass in evaluation mode does not use."""
+    with torch.no_grad(), evaluating(model):
+        return _unused(model, lambda: call(model, inputs))
+
+
 def with_idle_layers(
-    model: nn.Module, inputs: object, groups: Sequence[Group]
+    model: nn.Module, inputs: object, groups: Sequence[Group], idle: Sequence[str] | None = None
 ) -> tuple[list[Group], dict[str, str]]:
     """Groups with what else they reach in training mode, and those that unused layers forbid.
 
@@ -32,12 +38,12 @@ def with_idle_layers(
         model: The network; left exactly as found, and so is the random state.
         inputs: A few images.
         groups: Groups as they are in evaluation mode.
+        idle: What `idle_layers` gives, where that is known.
 
     Returns:
         The groups, those that are refused included, and root -> reason for the latter.
     """
-    with torch.no_grad(), evaluating(model):
-        idle = _unused(model, lambda: call(model, inputs))
+    idle = idle_layers(model, inputs) if idle is None else idle
     if not idle:
         return list(groups), {}
     trained, unused, refused = _trained_groups(model, inputs, idle)

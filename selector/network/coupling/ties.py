@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from selector.network.bare import is_bare, tensor_place
 from selector.network.groups import Group, Slice
 from selector.network.layers import input_dimension, is_depthwise, output_dimension
 from selector.typing import Side
@@ -84,6 +85,9 @@ def _places(part: Slice) -> frozenset[tuple[int, int]]:
 
 def cut_dimension(layer: nn.Module, owner: Owner, side: Side) -> int | None:
     """The dimension of an owner's tensor that loses positions with a side of its layer."""
+    if is_bare(side):
+        place = tensor_place(side)
+        return place[1] if place is not None and place[0] == owner.attribute else None
     if owner.attribute == "bias":
         return None if side == "in" else 0
     if side == "both" or is_depthwise(layer):

@@ -1,0 +1,98 @@
+"""The own index mapping of one network: groups in several readings, for the law to choose from.
+
+Where code says `x[:, :n]` or `view(b, 8, -1)`, a trace shows numbers and not where they come from.
+They may follow the width, stand in an attribute of the module, or be written down. So there are
+several readings of a group.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import nn
+
+from selector.network.bare import numbers_of
+from selector.network.channels.candidates import Candidates
+from selector.network.channels.trace import trace_channels
+from selector.network.groups import Group, Slice
+from selector.network.layers import CONVOLUTION, NORMALISATION, is_statistics_norm
+from selector.typing import Numbers
+
+LAYERS = CONVOLUTION | nn.Linear | NORMALISATION
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """The groups of one reading of a network's slices."""
+
+    groups: Mapping[str, Group]
+    refused: Mapping[str, str]
+    numbered: Mapping[str, Group]
+    """Those groups with the numbers that modules keep of their channels."""
+
+
+class ChannelMapping:
+    """Where the channels of a network lie, found by labels."""
+
+    def __init__(self, model: nn.Module, inputs: object) -> None:
+        """Run the network once.
+
+        Args:
+            model: The network, in evaluation mode; left as found.
+            inputs: A few images.
+        """
+        self._model = model
+        self._traced = trace_channels(model, inputs)
+        ledger = self._traced.ledger
+        self.plain = not (ledger.mixings or ledger.choices or ledger.literal)
+        """Nothing but layers, additions and concatenations: any graph can be trusted with it."""
+        self._extents: dict[str, list[Numbers]] = {}
+        for extent in self._traced.extents:
+            module = model.get_submodule(extent.module)
+            if not isinstance(module, LAYERS) and not is_statistics_norm(module):
+                labels = np.asarray(extent.labels.numpy(), dtype=np.intp)
+                self._extents.setdefault(extent.module, []).append(labels)
+
+    def readings(self) -> list[Reading]:
+        """The groups as they are if slices follow the width, and if they do not."""
+        slices = range(len(self._traced.ledger.literal))
+        readings = [self._reading("labels", ())]
+        return readings + ([self._reading("labels, fixed bounds", slices)] if slices else [])
+
+    def _reading(self, what: str, literal: Collection[int]) -> Reading:
+        found = Candidates(self._model, self._traced, literal)
+        numbered = {}
+        for name, group in found.groups.items():
+            parts = tuple(self._kept_numbers(found, group))
+            if parts:
+                slices = group.slices + parts
+                numbered[name] = replace(group, slices=slices, reading=f"{what}, numbers")
+        groups = {name: replace(group, reading=what) for name, group in found.groups.items()}
+        return Reading(groups, found.refused, numbered)
+
+    def _kept_numbers(self, found: Candidates, group: Group) -> Iterator[Slice]:
+        channel_of = found.channel_of[group.name]
+        for name, extents in self._extents.items():
+            numbers = numbers_of(self._model.get_submodule(name))
+            for attribute, value in numbers.items():
+                places = [
+                    place
+                    for labels in extents
+                    if len(labels) == value
+                    and (place := _positions(found.classes.of_labels(labels), channel_of))
+                ]
+                if places and len({_counts(place) for place in places}) == 1:
+                    indices, channels = zip(*places[0], strict=True)
+                    yield Slice(name, f".{attribute}", indices, channels)
+
+
+def _positions(classes: Numbers, channel_of: Mapping[int, int]) -> list[tuple[int, int]]:
+    """Positions of a dimension that belong to one channel of a group as a whole."""
+    same = (classes == classes[:, :1]).all(1)
+    rows = classes[:, 0].tolist()
+    return [(i, channel_of[c]) for i, c in enumerate(rows) if same[i] and c in channel_of]
+
+
+def _counts(place: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    channels = [channel for _, channel in place]
+    return tuple(np.bincount(channels).tolist())
