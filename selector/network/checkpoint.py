@@ -5,11 +5,12 @@ cut to fit, whichever channels, and then every tensor is overwritten.
 """
 
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -159,4 +160,7 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Any], path: str | Path)
             continue
         if not name.endswith(("num_batches_tracked", "_extra_state")):
             raise SelectorError(f"{path} lacks {name!r}, which the network needs")
-    model.load_state_dict(dict(tensors), strict=False)
+    state = OrderedDict(tensors)
+    # Modules read their version of it: tensors made by this very code have the present one.
+    cast(Any, state)._metadata = getattr(own, "_metadata", None)
+    model.load_state_dict(state, strict=False)

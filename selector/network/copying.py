@@ -33,14 +33,40 @@ def check_usable(model: nn.Module) -> None:
     """Make sure that the weights can be read and changed.
 
     Raises:
-        SelectorError: A tensor that was made in inference mode.
+        SelectorError: A scripted or quantised module, or a tensor of complex numbers, or made
+            in inference mode.
     """
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_inference():
+    for name, module in model.named_modules():
+        what = f"{name!r}" if name else "the network"
+        if isinstance(module, torch.jit.ScriptModule):
             raise SelectorError(
-                f"{name!r} was made under torch.inference_mode, so its gradient and its value "
-                "cannot be followed; build or load the network outside inference mode"
+                f"{what} is scripted or loaded by torch.jit, and scripted layers cannot be cut; "
+                "pass the network as it was before, and script the pruned one"
             )
+        if ".quantized" in type(module).__module__ or "quantization" in type(module).__module__:
+            raise SelectorError(
+                f"{what} ({type(module).__name__}) is quantised, and quantised layers cannot be "
+                "cut; pass the network as it was before, and quantise the pruned one"
+            )
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        why = _unusable(tensor)
+        if why is not None:
+            raise SelectorError(f"{name!r} {why}")
+
+
+def _unusable(tensor: Tensor) -> str | None:
+    """Why a tensor can be neither read nor changed, and what to do, or None where it can."""
+    if tensor.is_inference():
+        return (
+            "was made under torch.inference_mode, so its gradient and its value cannot be "
+            "followed; build or load the network outside inference mode"
+        )
+    if tensor.is_complex() and isinstance(tensor, nn.Parameter):
+        return (
+            "holds complex numbers, for which no metric is defined; keep real and imaginary parts "
+            "in two parameters"
+        )
+    return None
 
 
 class _DetachedCopies(TorchFunctionMode):

@@ -47,7 +47,9 @@ def find_groups(model: nn.Module, inputs: object) -> Groups:
     with torch.inference_mode(False), without_checkpoints():
         inputs = _few(model, _usable(inputs))
         with evaluating(model), exact_arithmetic(model):
+            before = pytree.tree_map(_copied, inputs)
             costs = _costs(model, inputs)
+            _check_unchanged(before, inputs)
             candidates = Discovery(model, inputs)
         with judging(model, inputs) as judge:
             found, refused = candidates.judged(judge)
@@ -80,6 +82,20 @@ def _usable(inputs: object) -> object:
 
     found: object = pytree.tree_map(copied, inputs)
     return found
+
+
+def _copied(leaf: object) -> object:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+
+def _check_unchanged(before: object, after: object) -> None:
+    """Refuse a network that writes over its inputs: each forward pass would see others."""
+    for one, other in zip(pytree.tree_leaves(before), pytree.tree_leaves(after), strict=True):
+        if isinstance(one, Tensor) and not torch.equal(one, other):
+            raise SelectorError(
+                "the network changes its inputs in place, so a second forward pass sees others; "
+                "begin its forward pass with a copy, as in images = images.clone()"
+            )
 
 
 def _few(model: nn.Module, inputs: object) -> object:
