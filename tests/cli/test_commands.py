@@ -1,5 +1,6 @@
 """The commands as people use them: each output is an input of the next."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 import selector
@@ -377,3 +379,34 @@ def test_ctrl_c_in_a_process_of_its_own(watched: Path) -> None:
     resumed = command("999")
     assert resumed.returncode == 0, resumed.stderr
     check_resumed(watched, resumed.stderr)
+
+
+@pytest.mark.slow
+def test_three_commands_from_a_checkpoint_to_a_small_onnx_file_and_a_report(here: Path) -> None:
+    """A `.pth` of torchvision's and a folder of images; no Python."""
+    models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
+    pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+    torch.manual_seed(0)
+    model = models.resnet18(num_classes=4)
+    torch.save({"model": model.state_dict(), "args": argparse.Namespace(lr=0.1)}, "net.pth")
+    for number in range(64):
+        folder = here / "images" / f"class{number % 4}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(256, (40, 36, 3), dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
+    name = ["--model", "torchvision:resnet18"]
+    images = ["--data", "images", "--size", "32"]
+    small = [*name, "--weights", "small.safetensors"]
+    files = ["--output", "small.safetensors", "--report", "report.html"]
+    asked = ["--keep-macs", "0.5", "--rounds", "2", "--json"]
+    report = json.loads(done("prune", *name, "--weights", "net.pth", *images, *asked, *files))
+    scored = json.loads(done("eval", *small, *images, "--json"))
+    assert scored["macs"] == pytest.approx(report["macs"][1])
+    assert scored["macs"] <= 0.51 * report["macs"][0]
+    assert scored["images"] == 64
+    exported = json.loads(
+        done("export", *small, "--size", "32", "--output", "small.onnx", "--json")
+    )
+    assert exported["bytes"] < 0.7 * (here / "net.pth").stat().st_size
+    assert exported["difference"] is None or exported["difference"] < 1e-4
+    assert (here / "report.html").read_text().startswith("<!")

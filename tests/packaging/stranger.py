@@ -3,6 +3,7 @@
 It is checked by mypy and pyright against the installed wheel, and the first part of it runs.
 """
 
+import copy
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ def pruned(model: nn.Module, batches: list[tuple[object, object]], folder: Path)
     again: selector.Plan = selector.Plan.load(folder / "plan.json")
     small: nn.Module = selector.apply_plan(model, again)
     selector.save_pruned(small, folder / "small.safetensors")
-    small = selector.load_pruned(lambda: model, folder / "small.safetensors")
+    small = selector.load_pruned(lambda: copy.deepcopy(model), folder / "small.safetensors")
     repaired = selector.reconstruct(model, result, batches)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     selector.rebind(optimizer, result)
