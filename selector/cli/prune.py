@@ -57,6 +57,9 @@ class Files:
     output: opt.Output = None
     report: Annotated[Path | None, typer.Option(help="Write the report, as HTML.")] = None
     plan: Annotated[Path | None, typer.Option(help="Write all rounds as one plan, JSON.")] = None
+    log: Annotated[
+        Path | None, typer.Option(help="Write a line for every round as it ends, CSV.")
+    ] = None
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -91,7 +94,7 @@ def prune(
     as_json: opt.Json = False,
 ) -> str | Printed:
     """Remove channels until the target is met, every group by the metric to trust there."""
-    outputs = [files.output, files.report, files.plan]
+    outputs = [files.output, files.report, files.plan, files.log]
     check_files(outputs, [network.weights, data, test_data])
     chosen = way.checked(goal, bounds.own)
     loaded = network.read()
@@ -124,6 +127,7 @@ def prune(
         repair=False if steps.no_repair else "auto",
         distil=steps.distil,
         test_batches=test_batches,
+        callbacks=[] if files.log is None else [selector.CsvLog(files.log)],
         progress=progress_wanted(),
         **goal.targets,
     )

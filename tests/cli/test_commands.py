@@ -48,7 +48,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_prune_writes_every_other_command_reads(here: Path) -> None:
     files = ["--output", "small.safetensors", "--plan", "plan.json", "--report", "report.html"]
-    done("prune", *DEMO, "--keep-macs", "0.5", *FAST, *files)
+    done("prune", *DEMO, "--keep-macs", "0.5", *FAST, *files, "--log", "rounds.csv")
+    assert Path("rounds.csv").read_text().splitlines()[1].startswith("1,0.")
+    Path("rounds.csv").unlink()
     assert sorted(p.name for p in here.iterdir()) == [
         "plan.json",
         "report.html",
