@@ -117,6 +117,8 @@ def call_text(function: Callable[..., object], given: Mapping[str, object]) -> s
 
 def _is_default(value: object, default: object) -> bool:
     """Whether a value is the default; arrays are not compared element by element."""
+    if isinstance(default, tuple | list) and isinstance(value, tuple | list):
+        return list(value) == list(default)
     return value is default or (type(value) is type(default) and bool(value == default))
 
 
