@@ -17,6 +17,19 @@ NAMES, WORDS = 24, 12
 """Names in the first column, and text in others, are not broken up to these lengths."""
 
 
+def printable(text: str) -> str:
+    r"""Text in which what a terminal would obey, and not print, is written out.
+
+    Names come from files of others: one may hold a sequence that hides or recolours what follows.
+
+    >>> print(printable("conv\x1b[8m1"))
+    conv\x1b[8m1
+    """
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def text_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", width: int = WIDTH
 ) -> str:
@@ -36,6 +49,7 @@ def text_table(
     from rich.console import Console
     from rich.table import Table
 
+    rows = [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
     shown = [n for n in range(len(columns)) if n == 0 or not _is_dead([row[n] for row in rows])]
     cells = [[columns[n], *(row[n] for row in rows)] for n in shown]
     numeric = [n > 0 and all(map(_is_number, column[1:])) for n, column in enumerate(cells)]
@@ -100,6 +114,7 @@ def html_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: 
     >>> html_table(["layer"], [["a<b"]])
     '<table><thead><tr><th>layer</th></tr></thead><tbody><tr><td>a&lt;b</td></tr></tbody></table>'
     """
+    rows = [[printable(cell) for cell in row] for row in rows]
     shown = [n for n in range(len(columns)) if n == 0 or not _is_dead([row[n] for row in rows])]
     head = "".join(f"<th>{escape(columns[n])}</th>" for n in shown)
     body = "".join(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -12,6 +13,7 @@ import typer
 from selector.cli.config import Config
 from selector.cli.outputs import InterruptedRunError, Printed, Terminal
 from selector.errors import SelectorError
+from selector.tables import printable
 
 REFUSED = 2
 """Exit status of unusable input, and of a run that had to stop."""
@@ -50,8 +52,8 @@ def printed(command: Command) -> Callable[..., None]:
             found = command(**given)
         answer = Printed(found) if isinstance(found, str) else found
         if answer.first:
-            print(answer.first, file=sys.stderr)
-        print(answer.text)
+            print(printable(answer.first), file=sys.stderr)
+        write_out(answer.text)
         if answer.status:
             raise typer.Exit(answer.status)
 
@@ -60,6 +62,22 @@ def printed(command: Command) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in parameters}
     return run
+
+
+def write_out(text: str) -> None:
+    """Print a document; what cannot take it is one line on stderr and exit status 2.
+
+    Whoever closes the pipe early, as `head` does, has read enough: that is no fault.
+    """
+    try:
+        print(printable(text), flush=True)
+    except OSError as error:
+        # What is still buffered must not be tried again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return
+        print(f"error: the output cannot be written: {error}", file=sys.stderr)
+        raise typer.Exit(REFUSED) from error
 
 
 def _bundles(command: Command) -> dict[str, type[Any]]:
@@ -106,7 +124,7 @@ def _reported(terminal: Terminal) -> Iterator[None]:
         with terminal.logging():
             yield
     except SelectorError as error:
-        print("error:", *str(error).split(), file=sys.stderr)
+        print("error:", *printable(str(error)).split(), file=sys.stderr)
         raise typer.Exit(REFUSED) from error
     except InterruptedRunError as error:
         print(error, file=sys.stderr)

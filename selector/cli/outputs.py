@@ -14,6 +14,7 @@ from tqdm import tqdm
 from tqdm.contrib import DummyTqdmFile
 
 from selector.errors import SelectorError
+from selector.tables import printable
 
 NOTHING_REMOVED = 3
 """Exit status of a pruning that removed nothing."""
@@ -39,7 +40,7 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         name = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        tqdm.write(f"{name}{record.getMessage()}", file=sys.stderr)
+        tqdm.write(f"{name}{printable(record.getMessage())}", file=sys.stderr)
 
 
 class Terminal:

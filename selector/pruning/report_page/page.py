@@ -12,7 +12,7 @@ from selector.pruning.report_page.plots import course_chart, prediction_chart
 from selector.pruning.report_page.sections import how_made, trust
 from selector.pruning.report_page.verdict import advice, forecast, verdict
 from selector.pruning.report_values import ReportValues
-from selector.tables import count_text, nats_text
+from selector.tables import count_text, nats_text, printable
 
 MISSING = "-"
 
@@ -23,6 +23,8 @@ def page_of(report: ReportValues) -> str:
         loader=PackageLoader("selector"),
         autoescape=select_autoescape(default=True),
         undefined=StrictUndefined,
+        # Not of `Markup`, which is ours.
+        finalize=lambda value: printable(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
