@@ -13,6 +13,12 @@ from selector.errors import SelectorError
 
 Pixels = npt.NDArray[np.uint8]
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What is decoded, by plain decoders: EPS, for one, would be run by Ghostscript."""
+MOST_PIXELS = 2**26
+"""Of an image as it stands in its file, and as it is resized: 8192 x 8192."""
+MOST_BYTES = 2**35
+"""Of all images together, decoded."""
 SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
 """Pillow opens their images of 16 bits as 32-bit integers, in the range of 16 bits."""
 
@@ -30,14 +36,23 @@ def decoded(encoded: bytes, size: int | None, where: str, channels: int = 3) -> 
         SelectorError: No image that can be read, or one whose pixels have no known range.
     """
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        # Size and format stand in the first bytes: nothing is decoded before both are fine.
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+            _check_pixels(*image.size, where)
             mode = "L" if channels == 1 else "RGB"
-            pixels = np.asarray(fitted(_of_8_bits(image, where).convert(mode), size))
+            pixels = np.asarray(fitted(_of_8_bits(image, where).convert(mode), size, where))
             return pixels.reshape(*pixels.shape[:2], channels)
     except SelectorError:
         raise
     except Exception as error:  # Damaged files raise almost anything.
         raise SelectorError(f"{where} is not a readable image: {error}") from error
+
+
+def _check_pixels(width: int, height: int, where: str) -> None:
+    if width * height > MOST_PIXELS:
+        raise SelectorError(
+            f"{where} has {width}x{height} pixels, and {MOST_PIXELS} are the most; make it smaller"
+        )
 
 
 def _of_8_bits(image: Image.Image, where: str) -> Image.Image:
@@ -55,7 +70,7 @@ def _of_8_bits(image: Image.Image, where: str) -> Image.Image:
     return image
 
 
-def fitted(image: Image.Image, size: int | None) -> Image.Image:
+def fitted(image: Image.Image, size: int | None, where: str = "the image") -> Image.Image:
     """Return the image with its shorter side resized to `size` (bilinear) and its centre cropped.
 
     An image that has this size already, or `size=None`, passes through untouched.
@@ -65,6 +80,7 @@ def fitted(image: Image.Image, size: int | None) -> Image.Image:
     width, height = image.size
     scale = size / min(width, height)
     wide, high = max(size, round(width * scale)), max(size, round(height * scale))
+    _check_pixels(wide, high, f"{where}, resized,")
     left, top = (wide - size) // 2, (high - size) // 2
     resized = image.resize((wide, high), Image.Resampling.BILINEAR)
     return resized.crop((left, top, left + size, top + size))
@@ -92,6 +108,12 @@ class PixelStack:
             )
         pixels = decoded(encoded, self._size, f"{self._source}: {where}", self._channels)
         if self._array is None:
+            if self._count * pixels.size > MOST_BYTES:
+                raise SelectorError(
+                    f"{self._source}: {self._count} images of {pixels.shape[1]}x{pixels.shape[0]} "
+                    f"pixels take more than {MOST_BYTES >> 30} GiB; give limit=... or a smaller "
+                    "size=..."
+                )
             self._array = np.empty((self._count, *pixels.shape), dtype=np.uint8)
         if pixels.shape != self._array.shape[1:]:
             (high, wide), (h, w) = self._array.shape[1:3], pixels.shape[:2]

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selector.errors import SelectorError
+from selector.files import read_bytes
+
+LARGEST_FILE = 2**28
+"""Bytes of an image's file."""
 
 IMAGE_SUFFIXES = frozenset(
     [
@@ -131,7 +135,7 @@ def content(file: Path, source: str) -> bytes:
         SelectorError: It cannot be read; it and the source that names it are named.
     """
     try:
-        return file.read_bytes()
+        return read_bytes(file, LARGEST_FILE)
     except OSError as error:
         why = "a link to a file that is not there" if file.is_symlink() else str(error)
         try:

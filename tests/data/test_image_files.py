@@ -1,6 +1,8 @@
 """Images come out as they went in, only those asked for are decoded; errors name the culprit."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -276,3 +278,48 @@ def test_labels_that_are_no_classes(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "x.parquet")
     with pytest.raises(SelectorError, match="labels reach 1152921504606846976"):
         read_images(tmp_path / "x.parquet")
+
+
+def test_nothing_is_run_or_decoded_for_a_format_that_is_not_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nquit\n"
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("it runs a program"))
+    for number, content in enumerate((eps, b"8BPS\0\1" + bytes(20), b"%PDF-1.4\n")):
+        path = write(tmp_path / f"{number}.parquet", [content], [0])
+        with pytest.raises(SelectorError, match="row 0 is not a readable image"):
+            read_images(path)
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that says that it is large."""
+    whole = bytearray(png(pixels(1)[0]))
+    whole[16:24] = struct.pack(">II", width, height)
+    whole[29:33] = struct.pack(">I", zlib.crc32(bytes(whole[12:29])))
+    return bytes(whole)
+
+
+@pytest.mark.parametrize(("width", "height"), [(10**5, 10**4), (60_000, 60_000), (2**26, 2)])
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_too_many_pixels_are_not_decoded(tmp_path: Path, width: int, height: int) -> None:
+    path = write(tmp_path / "x.parquet", [bomb(width, height)], [0])
+    with pytest.raises(SelectorError, match=r"pixels, and 67108864 are the most|not a readable"):
+        read_images(path, size=32)
+
+
+def test_too_many_pixels_do_not_come_of_resizing(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20_000, 1)).save(buffer, "PNG")
+    path = write(tmp_path / "x.parquet", [buffer.getvalue()], [0])
+    with pytest.raises(SelectorError, match=r"row 0, resized, has 4480000x224 pixels"):
+        read_images(path, size=224)
+
+
+def test_more_images_than_memory_are_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selector.data.decoding.MOST_BYTES", 2**20)
+    path = write(tmp_path / "x.parquet", [png(pixels(1)[0])] * 2, [0, 1])
+    read_images(path)
+    with pytest.raises(SelectorError, match=r"2 images of 1024x1024 pixels take more than"):
+        read_images(path, size=1024)
