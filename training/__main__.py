@@ -22,6 +22,7 @@ from training.benchmarks.labels import records as records_benchmark
 from training.benchmarks.labels import which_metric as metric_table
 from training.benchmarks.networks import report as network_report
 from training.benchmarks.networks.pruning_task import Folders, RunSettings
+from training.benchmarks.reliability import report as reliability
 from training.benchmarks.repair import criteria as repair_criteria
 from training.benchmarks.repair import report as repair_report
 from training.benchmarks.repair import rounds as repair_rounds
@@ -374,6 +375,21 @@ def benchmark_repair(
     work(None if networks is None else networks.split(","), minutes, results)
     if docs:
         repair_report.update_page(BENCHMARKS, results)
+
+
+@app.command()
+def benchmark_reliability(
+    parts: Annotated[
+        str, typer.Option(help="Parts, with commas between them; none writes what is there.")
+    ] = ",".join(reliability.PARTS),
+    minutes: Annotated[float | None, typer.Option(help="In each part, begin no run later.")] = None,
+    work: Annotated[Path, typer.Option(help="Runs, samples, large data.")] = ROOT
+    / "runs"
+    / "reliability",
+    results: Annotated[Path, typer.Option(help="Where the result file goes.")] = RESULTS,
+) -> None:
+    """Hostile files, kills, random networks and load: what falls over; resumable."""
+    reliability.run(parts.split(","), minutes, work, results)
 
 
 @app.command()

@@ -119,15 +119,17 @@ def _surplus(layer: nn.Module, side: Side, width: int) -> tuple[int, ...]:
 def _saved_widths(name: str, layer: nn.Module, tensors: Mapping[str, Tensor]) -> dict[Side, int]:
     if isinstance(layer, NORMALISATION | INSTANCE_NORMALISATION):
         saved = tensors.get(f"{name}.running_mean", tensors.get(f"{name}.weight"))
-        return {} if saved is None else {"both": saved.shape[0]}
+        return {} if saved is None or saved.ndim != 1 else {"both": saved.shape[0]}
     if isinstance(layer, nn.RNNBase):
         saved = tensors.get(f"{name}.weight_ih_l0")
-        return {} if saved is None else {"in": saved.shape[1]}
+        return {} if saved is None or saved.ndim != 2 else {"in": saved.shape[1]}
     saved = tensors.get(f"{name}.weight")
     if is_statistics_norm(layer):
-        return {} if saved is None or saved.ndim > 1 else {"both": saved.shape[0]}
+        return {} if saved is None or saved.ndim != 1 else {"both": saved.shape[0]}
     if saved is None or not isinstance(layer, CONVOLUTION | nn.Linear | nn.PReLU):
         return {}
+    if saved.ndim != layer.weight.ndim:
+        return {}  # Loading will name it.
     if isinstance(layer, nn.PReLU):
         return {"both": saved.shape[0]}
     if is_depthwise(layer):

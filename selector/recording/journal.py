@@ -40,6 +40,8 @@ class Journal:
     def __init__(self, folder: Path | None, name: str, fingerprint: str) -> None:
         self._folder = None if folder is None else folder / name
         self._fingerprint, self._closed = fingerprint, False
+        self.resumed = False
+        """Whether the recording was begun before, by another call."""
         if self._folder is not None:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -89,6 +91,8 @@ class Journal:
             write_text(mark, self._fingerprint)
         elif read_text(mark, "the journal's mark") != self._fingerprint:
             raise SelectorError(_other(folder))
+        else:
+            self.resumed = True
 
     def kept(self, group: GroupRecord) -> list[CandidateRecord]:
         """What was measured before of a group, or nothing.

@@ -158,9 +158,15 @@ def record(
         )
         found = Records((provenance,), tuple(groups), tuple(rows))
         if output is not None:
-            found.save(output)
+            # Where the call before was killed between the two, the records are there.
+            if not (diary.resumed and _is_saved(found, Path(output) / network)):
+                found.save(output)
             diary.close()
     return found
+
+
+def _is_saved(records: Records, folder: Path) -> bool:
+    return folder.is_dir() and Records.load(folder).candidates == records.candidates
 
 
 def _measured(

@@ -1,6 +1,7 @@
 """Parquet tables of records: read with every fault named, as rows of plain values and arrays."""
 
 import gc
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from selector.errors import SelectorError
 
 VERSION = b"schema_version"
 PROVENANCE = b"provenance"
+CHECKSUM = b"sha256"
+"""Of the provenance."""
 NAMES = ["network", "context", "group", "arm"]
 """Columns that hold few different texts, each kept once."""
 MOST_ROWS, MOST_COLUMNS, MOST_VALUES = 20_000_000, 1000, 2**28
@@ -29,13 +32,9 @@ def read_table(path: Path, readable: Sequence[str]) -> pa.Table:
     try:
         if path.exists() and not path.is_file():
             raise OSError("it is no regular file")
-        about = pq.read_metadata(path)
-        _check_size(about)
-        there = [name for name in NAMES if name in about.schema.names]
         # Not `pq.read_table`, which looks for a data set of many files first: ten times slower.
-        with pq.ParquetFile(
-            path, metadata=about, page_checksum_verification=True, read_dictionary=there
-        ) as file:
+        with _opened(path) as file:
+            _check_size(file.metadata)
             table = file.read(use_threads=False)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise SelectorError(f"{path} cannot be read as Parquet: {error}") from error
@@ -46,6 +45,25 @@ def read_table(path: Path, readable: Sequence[str]) -> pa.Table:
             "record the network again"
         )
     return table
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    """An open file whose columns of names are read as numbers of names."""
+    for names in (NAMES, NAMES[:3]):  # Groups have no arm.
+        try:
+            return pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=names)
+        except KeyError:
+            continue
+    return pq.ParquetFile(path, page_checksum_verification=True)
+
+
+def rows_in(path: Path) -> int:
+    """How many rows a table says that it has; 0 where it cannot be read."""
+    try:
+        with pq.ParquetFile(path) as file:
+            return max(0, int(file.metadata.num_rows))
+    except (OSError, ValueError, pa.ArrowException):
+        return 0
 
 
 def _check_size(about: pq.FileMetaData) -> None:
@@ -85,12 +103,20 @@ def provenance_of(table: pa.Table) -> dict[str, object]:
 
     Raises:
         KeyError: It does not say.
-        ValueError: It is not a JSON object.
+        ValueError: It is not a JSON object, or not the one that was written.
     """
-    found = json.loads(table.schema.metadata[PROVENANCE])
+    text: bytes = table.schema.metadata[PROVENANCE]
+    # Pages of a table have checksums of their own; tables of earlier versions have only those.
+    if table.schema.metadata.get(CHECKSUM, digest := _digest(text)) != digest:
+        raise ValueError("the checksum of its provenance does not fit; copy the folder again")
+    found = json.loads(text)
     if not isinstance(found, dict):
         raise ValueError(f"its provenance is a {type(found).__name__}, not an object")
     return found
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest().encode()
 
 
 def rows_of(table: pa.Table) -> list[dict[str, object]]:

@@ -1,5 +1,6 @@
 """Measured candidates as data: frozen, flat, versioned; Parquet files, one folder a network."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator
@@ -8,16 +9,19 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from selector.data.checks import whole_number
 from selector.errors import SelectorError
 from selector.files import forget_remains, partial_of, sync
 from selector.records.checks import check_measured
 from selector.records.decision import Decision
+from selector.records.drawing import drawn
 from selector.records.measurement import CandidateRecord, GroupRecord
 from selector.records.parquet import (
     folders_with,
     many_objects,
     provenance_of,
     read_table,
+    rows_in,
     rows_of,
     tuples_of,
     version_of,
@@ -116,8 +120,14 @@ class Records:
             _write(self.of_networks([provenance.network]), provenance, root)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Records":
+    def load(cls, folder: str | Path, *, most: int | None = None, seed: int = 0) -> "Records":
         """Read a network's folder, or a folder of such folders.
+
+        Args:
+            folder: The folder.
+            most: Candidates that are read, about; where there are more, whole decisions are drawn,
+                the same share of every network's. All by default.
+            seed: Of what is drawn.
 
         Raises:
             SelectorError: Nothing there, a file that cannot be read, another schema version, or
@@ -127,8 +137,12 @@ class Records:
         found = folders_with(root, FILES)
         if not found:
             raise SelectorError(f"no records in {root}: no {CANDIDATES_FILE} below it")
+        share = 1.0
+        if most is not None:
+            whole_number("most", most, 1)
+            share = most / max(1, sum(rows_in(path / CANDIDATES_FILE) for path in found))
         with many_objects():
-            parts = {str(path): _read(path) for path in found}
+            parts = {str(path): _read(path, share, seed) for path in found}
         check_mixture(
             {place: (part.networks[0], version) for place, (part, version) in parts.items()}
         )
@@ -140,9 +154,11 @@ class Records:
 
 
 def _write(records: Records, provenance: Provenance, root: Path) -> None:
+    about = json.dumps(asdict(provenance))
     metadata = {
         "schema_version": str(SCHEMA_VERSION),
-        "provenance": json.dumps(asdict(provenance)),
+        "provenance": about,
+        "sha256": hashlib.sha256(about.encode()).hexdigest(),
     }
     target = root / provenance.network
     partial = partial_of(target)
@@ -177,13 +193,15 @@ def _with_sets(rows: Iterable[CandidateRecord]) -> tuple[CandidateRecord, ...]:
     )
 
 
-def _read(folder: Path) -> tuple[Records, str]:
-    """A network's records, and the version of their schema."""
+def _read(folder: Path, share: float = 1.0, seed: int = 0) -> tuple[Records, str]:
+    """A network's records, or a share of its decisions, and the version of their schema."""
     groups, candidates = (read_table(folder / name, READABLE) for name in FILES)
     try:
         about = provenance_of(groups)
         if provenance_of(candidates) != about or version_of(candidates) != version_of(groups):
             raise ValueError("its two files come from different recordings")
+        if share < 1:
+            candidates, groups = drawn(candidates, groups, share, seed)
         names = [column.name for column in fields(CandidateRecord)]
         needed = [c.name for c in fields(CandidateRecord) if c.default is MISSING]
         candidates.select(needed)

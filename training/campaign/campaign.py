@@ -1,6 +1,7 @@
 """Train and record many networks: resumable, in parallel through joblib, one folder a network."""
 
 import os
+import shutil
 import socket
 import time
 from collections import Counter
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from joblib import Parallel, delayed
 from torch import Tensor
 from tqdm import tqdm
@@ -26,6 +28,9 @@ from training.zoo.specs import NetworkSpec
 
 LOSSES = 5
 """Losses of workers, without any network done between them, after which a campaign gives up."""
+
+JOURNAL = "journal"
+"""In the folder of weights."""
 
 BLAMED = 3
 """Losses during one network after which it is tried alone, and then skipped."""
@@ -73,6 +78,9 @@ def run(
     check_versions(data, FILES, str(SCHEMA_VERSION))
     names = [task.network for task in tasks]
     done = {n: NetworkOutcome(n, "there", "was there") for n in names if (data / n).exists()}
+    for task in tasks:
+        if task.network in done:  # Whoever was killed after the last file has left the journal.
+            shutil.rmtree(weights / JOURNAL / f"{task.network}-{task.seed}", ignore_errors=True)
     deadline = None if minutes is None else time.time() + 60 * minutes
     with (
         running_on(backend, address, jobs) as how,
@@ -110,7 +118,7 @@ class _Campaign:
                         "look after the machines, then give the same command again"
                     ) from error
                 self.bar.write(f"a worker was lost ({type(error).__name__}); going on without it")
-                self._alone([task for task in left if task.network not in self.done])
+                self._one_by_one([task for task in left if task.network not in self.done])
 
     def _attempt(self, tasks: Sequence[RecordingTask]) -> None:
         todo = (
@@ -120,7 +128,7 @@ class _Campaign:
         for outcome in Parallel(return_as=self.how)(todo):
             self._tell(outcome)
 
-    def _alone(self, left: Sequence[RecordingTask]) -> None:
+    def _one_by_one(self, left: Sequence[RecordingTask]) -> None:
         """Try networks during which workers were lost again and again, one at a time."""
         for task in left:
             note = _note(self.weights, task)
@@ -165,13 +173,34 @@ def _one(
     worker, started = f"{os.getpid()} {socket.gethostname()}", time.time()
     if deadline is not None and started > deadline:
         return NetworkOutcome(task.network, "stopped", "not started: the time is up", worker)
+    torch.set_num_threads(1)
+    lock = FileLock(weights / f"{task.network}.lock", timeout=0)
+    try:
+        with lock:
+            outcome = _alone(task, data, weights, deadline, _device(device, number), worker)
+            if os.name != "nt":
+                Path(lock.lock_file).unlink(missing_ok=True)
+            return outcome
+    except Timeout:
+        return NetworkOutcome(task.network, "elsewhere", "another worker is at it", worker)
+
+
+def _alone(
+    task: RecordingTask,
+    data: Path,
+    weights: Path,
+    deadline: float | None,
+    device: torch.device,
+    worker: str,
+) -> NetworkOutcome:
+    """Record a network that no other worker is at."""
+    started = time.time()
     if (data / task.network).exists():
         return NetworkOutcome(task.network, "there", "was there", worker)
-    torch.set_num_threads(1)
     note = _note(weights, task)
     try:
         write_text(note, f"{worker}\n")
-        reason = _recorded(task, data, weights, deadline, _device(device, number))
+        reason = _recorded(task, data, weights, deadline, device)
         outcome = NetworkOutcome(task.network, "recorded", reason, worker, time.time() - started)
     except TimeIsUpError:
         reason = "begun: the time is up; what was measured is in the journal"
@@ -199,7 +228,7 @@ def _recorded(
         seed=task.seed,
         mode=task.mode,
         unseen=task.unseen,
-        journal=weights / "journal",
+        journal=weights / JOURNAL,
         output=data,
     )
     return f"{len(records.candidates)} candidates"

@@ -14,12 +14,13 @@ from selector.tables import text_table
 LOG = "campaign.jsonl"
 """In the folder of weights: one line for each network that was tried, the latest last."""
 
-Status = Literal["there", "recorded", "failed", "stopped"]
+Status = Literal["there", "recorded", "failed", "stopped", "elsewhere"]
 MEANINGS: dict[Status, str] = {
     "there": "were there",
     "recorded": "recorded now",
     "failed": "failed",
     "stopped": "not done, the time being up",
+    "elsewhere": "left to another worker",
 }
 
 ALL_DONE, SOME_FAILED, TIME_UP = 0, 1, 3
@@ -72,6 +73,8 @@ def summary(outcomes: Sequence[NetworkOutcome], weights: Path) -> str:
 
 
 def exit_status(outcomes: Sequence[NetworkOutcome]) -> int:
-    """0 if all networks are recorded, 1 if one failed, 3 if only time was lacking."""
+    """0 if all networks are recorded, 1 if one failed, 3 if some are not done yet."""
     found = {outcome.status for outcome in outcomes}
-    return SOME_FAILED if "failed" in found else TIME_UP if "stopped" in found else ALL_DONE
+    if "failed" in found:
+        return SOME_FAILED
+    return TIME_UP if found & {"stopped", "elsewhere"} else ALL_DONE

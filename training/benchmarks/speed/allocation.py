@@ -54,8 +54,8 @@ def run(sizes: tuple[int, ...] = SIZES) -> dict[str, float]:
 def _measured(size: int) -> dict[str, float]:
     chance = np.random.default_rng(0)
     widths = chance.integers(*CHANNELS, size + 1, endpoint=True).tolist()
-    model, batches = _chain(widths)
-    groups = _groups(model, widths[:-1])
+    model, batches = chain(widths)
+    groups = groups_of_chain(model, widths[:-1])
     chosen = Widths.of(groups.prunable, 0.9, 1)
     stage = Stage(groups, chosen, Target.of({"keep_macs": KEEP_MACS}), 1.0, groups.costs)
     curves = {name: _curve(stage.options(name), chance) for name in stage.free}
@@ -72,7 +72,8 @@ def _measured(size: int) -> dict[str, float]:
     }
 
 
-def _chain(widths: list[int]) -> tuple[nn.Module, Batches]:
+def chain(widths: list[int]) -> tuple[nn.Module, Batches]:
+    """A chain of convolutions of these widths, and drawn images."""
     chance = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -82,7 +83,7 @@ def _chain(widths: list[int]) -> tuple[nn.Module, Batches]:
     return model, [(images, torch.randint(widths[-1], (IMAGES,), generator=chance))]
 
 
-def _groups(model: nn.Module, widths: list[int]) -> Groups:
+def groups_of_chain(model: nn.Module, widths: list[int]) -> Groups:
     """The groups of a chain, without the trial of each that finding them would make."""
     costs = count_costs(model, torch.zeros(1, 3, PIXELS, PIXELS))
     found: dict[str, Group] = {}

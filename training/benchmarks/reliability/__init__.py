@@ -1,0 +1,1 @@
+"""Hostile files, kills, random networks and load: what falls over, counted."""
