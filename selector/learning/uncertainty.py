@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.model_selection import GroupKFold
+from threadpoolctl import threadpool_limits
 
 from selector.learning.description import DistributionNumbers
 from selector.learning.table import DAMAGE_OFFSET
@@ -54,7 +55,8 @@ class TrainingDistribution:
         spread[spread < CONSTANT] = 1.0  # Says nothing of what is usual: left in its own units.
         points = (facts - mean) / spread
         count = min(CENTRES, len(np.unique(points, axis=0)))
-        found = KMeans(count, n_init=1, random_state=seed).fit(points)
+        with threadpool_limits(1):  # Sums of several threads have other last digits.
+            found = KMeans(count, n_init=1, random_state=seed).fit(points)
         return cls(mean, spread, np.asarray(found.cluster_centers_, np.float64), 1.0)
 
     def distance(self, facts: Matrix) -> Matrix:
