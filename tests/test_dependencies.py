@@ -1,0 +1,36 @@
+"""What the package needs: each requirement is used, bounded from below, and of a known licence."""
+
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NAMES = {"pillow": "PIL", "scikit-learn": "sklearn"}
+"""Distributions that are imported under another name."""
+FREE = r"apache|mit\b|bsd|hpnd|psf|mpl|isc|python software|unlicense|cc0"
+
+
+def required() -> list[tuple[str, str]]:
+    found = [re.match(r"([\w-]+)(.*)", text) for text in PROJECT["dependencies"]]
+    return [(one[1], one[2]) for one in found if one]
+
+
+@pytest.mark.parametrize(("name", "bounds"), required())
+def test_every_requirement_is_used_and_bounded_from_below(name: str, bounds: str) -> None:
+    assert bounds.startswith(">=")
+    module = NAMES.get(name, name.replace("-", "_"))
+    pattern = re.compile(rf"^\s*(import|from) {module}\b", re.MULTILINE)
+    sources = (ROOT / "selector").rglob("*.py")
+    assert any(pattern.search(path.read_text(encoding="utf-8")) for path in sources)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in required()])
+def test_every_requirement_has_a_free_licence(name: str) -> None:
+    about = metadata.metadata(name)
+    classifiers = [c for c in about.get_all("Classifier") or () if c.startswith("License")]
+    said = " ".join([str(about.get("License-Expression")), str(about.get("License")), *classifiers])
+    assert re.search(FREE, said, re.IGNORECASE), said[:200]
