@@ -97,8 +97,8 @@ def network() -> nn.Module:
 DEMO_METHODS = ("l1", "single-best", "reconstruction", "oracle", "even", "selector", "verify")
 NOTE = """\
 Accuracy before and after the repair, which refits what is left in closed form, without labels.
-The selector spends the budget where it predicts the least damage; the others, and the one of the
-same shares, take as much of every layer."""
+The selector spends the budget where it predicts the least damage; the others, and
+"selector, even", take the same share of every layer."""
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,8 @@ COLUMNS = (
     "repaired",
     "loss",
     "MACs",
-    "parameters",
     "oracle images",
-    "seconds",
+    "time, s",
 )
 
 
@@ -56,13 +55,13 @@ class PruningMethod:
 SINGLE_BEST = "single best"
 METHODS: Mapping[str, PruningMethod] = {
     "l1": PruningMethod("always l1", "l1"),
-    "single-best": PruningMethod("single best metric", SINGLE_BEST),
-    "rank-mean": PruningMethod("rank mean of all metrics", "rank_mean"),
-    "reconstruction": PruningMethod("reconstruction, unlearnt", "reconstruction"),
-    "even": PruningMethod("selector, same shares", "selector"),
+    "single-best": PruningMethod("single best", SINGLE_BEST),
+    "rank-mean": PruningMethod("rank mean", "rank_mean"),
+    "reconstruction": PruningMethod("reconstruction", "reconstruction"),
+    "even": PruningMethod("selector, even", "selector"),
     "selector": PruningMethod("selector", "selector", 0, "damage"),
     "verify": PruningMethod("selector, verify=3", "selector", 3, "damage"),
-    "oracle": PruningMethod("full oracle", "oracle"),
+    "oracle": PruningMethod("oracle", "oracle"),
 }
 """What `compare_methods` knows, by the name that one types."""
 
@@ -118,7 +117,6 @@ class MethodComparison:
                 _percent(row.accuracy),
                 f"{row.loss:.3f}",
                 count_text(row.macs),
-                count_text(row.parameters),
                 f"{row.oracle_images}" if row.oracle_images else "-",
                 f"{row.seconds:.1f}",
             ]
