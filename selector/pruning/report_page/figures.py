@@ -120,11 +120,11 @@ def _in_bytes(name: str, term: str, before: int | None, after: int | None) -> Fi
 
 
 def _of_the_time(timed: Timed) -> str:
-    """The ratio of both times, with its quartiles where they are known."""
+    """The ratio of both times, with its interval where it is known."""
     text = f"{100 * timed.ratio:.0f} % of the time"
-    if timed.quartiles is None:
+    if timed.interval is None:
         return text
-    low, high = (f"{100 * end:.0f}" for end in timed.quartiles)
+    low, high = (f"{100 * end:.0f}" for end in timed.interval)
     return f"{text} ({low} to {high} %)"
 
 

@@ -11,8 +11,8 @@ TERMS = {
     "halved": "How often a round was undone and done again with a step half as long, because the "
     "loss rose more than predicted or allowed.",
     "latency": "The time of one forward pass on the machine named below, timed in turns with that "
-    "of the unpruned network. The ratio is the median of several pairs; in brackets, the middle "
-    "half of them. Other machines give other ratios.",
+    "of the unpruned network. The ratio is the median of several pairs; in brackets, its 95 % "
+    "interval. Other machines give other ratios.",
     "loss": "What training minimises, averaged over images; lower is better.",
     "MACs": "Multiply-accumulates: multiplications with their additions that the network needs for "
     "one image. The usual measure of computation.",

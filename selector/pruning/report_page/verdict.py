@@ -49,7 +49,7 @@ def _speed(report: ReportValues) -> str:
         return "speed not measured"
     gain = 1 / report.latency.ratio
     device = "this CPU" if report.run is None or report.run.device == "cpu" else "this GPU"
-    low, high = report.latency.quartiles or (report.latency.ratio,) * 2
+    low, high = report.latency.interval or (report.latency.ratio,) * 2
     if abs(gain - 1) < SAME_SPEED or low < 1 < high:
         return f"no faster that can be measured on {device}"
     return (

@@ -38,7 +38,7 @@ def test_what_is_left_is_said_in_words(demo_report: Report, kept: float, words: 
 def test_the_speed_is_the_measured_one(demo_report: Report, ratio: float, words: str) -> None:
     timed = Timed(before=1.0, after=ratio, ratio=ratio, images=8)
     assert f", {words}, " in verdict(replace(demo_report, latency=timed))
-    noisy = replace(timed, quartiles=(0.4, 1.3))
+    noisy = replace(timed, interval=(0.4, 1.3))
     said = "no faster that can be measured on this CPU"
     assert f", {said}, " in verdict(replace(demo_report, latency=noisy))
 
