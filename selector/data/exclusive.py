@@ -40,7 +40,7 @@ def lock_of(model: object) -> "threading.RLock":
     """The lock of a network, the same for the wrapper that `torch.compile` puts around it."""
     if not isinstance(model, nn.Module):
         return threading.RLock()  # Not a network: the function will say so.
-    while isinstance(inner := getattr(model, "_modules", {}).get("_orig_mod"), nn.Module):
+    while isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
         model = inner
     with _GUARD:
         return _LOCKS.setdefault(model, threading.RLock())

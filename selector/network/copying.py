@@ -24,7 +24,7 @@ def copy_of(model: nn.Module) -> nn.Module:
 
 def uncompiled(model: nn.Module) -> nn.Module:
     """The network inside the wrapper of `torch.compile`, or the network itself."""
-    while isinstance(inner := getattr(model, "_modules", {}).get("_orig_mod"), nn.Module):
+    while isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
         model = inner
     return model
 
@@ -33,16 +33,11 @@ def check_usable(model: nn.Module) -> None:
     """Make sure that the weights can be read and changed.
 
     Raises:
-        SelectorError: A scripted or quantised module, or a tensor of complex numbers, or made
+        SelectorError: A quantised module, or a tensor of complex numbers, or made
             in inference mode.
     """
     for name, module in model.named_modules():
         what = f"{name!r}" if name else "the network"
-        if isinstance(module, torch.jit.ScriptModule):
-            raise SelectorError(
-                f"{what} is scripted or loaded by torch.jit, and scripted layers cannot be cut; "
-                "pass the network as it was before, and script the pruned one"
-            )
         if ".quantized" in type(module).__module__ or "quantization" in type(module).__module__:
             raise SelectorError(
                 f"{what} ({type(module).__name__}) is quantised, and quantised layers cannot be "

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from selector.data.batches import batch_size
 from selector.data.forward import call, evaluating
@@ -19,6 +20,7 @@ from selector.network.layers import (
     is_depthwise,
     is_statistics_norm,
     layer_width,
+    reading_weights,
 )
 
 Measure = Literal["macs", "parameters", "weights"]
@@ -101,12 +103,12 @@ def count_costs(model: nn.Module, inputs: object) -> Costs:
     Multiply-accumulates are those of convolutions and matrix products, counted where they run (a
     layer called twice counts twice); additions of biases, normalisation and pooling are left out.
     Those of convolutions and linear layers are known by layer; what the operators of the whole pass
-    add up to beyond that (attention, recurrent layers, functions) is one number.
+    add up to beyond that (attention, steps of recurrent layers, functions) is one number.
     """
     counted = {
         name: layer
         for name, layer in model.named_modules()
-        if isinstance(layer, CONVOLUTION | nn.Linear | NORMALISATION)
+        if isinstance(layer, CONVOLUTION | nn.Linear | NORMALISATION | nn.RNNBase)
         or is_statistics_norm(layer)
         or (isinstance(layer, nn.PReLU) and layer.num_parameters > 1)
     }
@@ -133,14 +135,16 @@ def _measured_macs(
 
     def counter(name: str) -> Hook:
         def count(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            macs[name] += _macs(layer, args[0], output)
+            inputs: object = args[0]
+            values = inputs.data if isinstance(inputs, PackedSequence) else args[0]
+            macs[name] += _macs(layer, values, output)
 
         return count
 
     hooks = {
         name: counter(name)
         for name, layer in counted.items()
-        if isinstance(layer, CONVOLUTION | nn.Linear)
+        if isinstance(layer, CONVOLUTION | nn.Linear | nn.RNNBase)
     }
     watch = OperatorWatch(count=True)
     with forward_hooks(model, hooks), evaluating(model), nothing_fused(model), watch:
@@ -153,6 +157,10 @@ def _macs(layer: nn.Module, inputs: Tensor, output: Tensor) -> float:
         if layer.transposed:
             return inputs.numel() * layer.weight.numel() / layer.in_channels
         return output.numel() * layer.weight.numel() / layer.out_channels
+    if isinstance(layer, nn.RNNBase):
+        # What reads the inputs; what goes from step to step is no matter of channels.
+        weights = sum(layer.get_parameter(name).numel() for name in reading_weights(layer))
+        return inputs.numel() / int(layer.input_size) * weights
     assert isinstance(layer, nn.Linear)
     return float(output.numel() * layer.in_features)
 
@@ -164,7 +172,7 @@ def _layer_cost(layer: nn.Module, macs: float, seen: set[int]) -> LayerCost:
     sizes = {name: p.numel() for name, p in own.items()}
     between = isinstance(layer, NORMALISATION | nn.PReLU) or is_statistics_norm(layer)
     # A parametrised layer has no weight of its own; it is refused, and its parameters are fixed.
-    weights = 0 if between else sizes.get("weight", 0)
+    weights = 0 if between else sum(sizes.get(name, 0) for name in reading_weights(layer))
     convolution = isinstance(layer, CONVOLUTION)
     return LayerCost(
         macs=macs,

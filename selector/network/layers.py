@@ -85,8 +85,8 @@ def layer_width(layer: nn.Module, side: Side) -> int:
         return layer.num_features
     if isinstance(layer, nn.PReLU):
         return layer.num_parameters
-    if isinstance(layer, nn.RNNBase) and side == "in":
-        return int(layer.input_size)
+    if isinstance(layer, nn.RNNBase):
+        return int(layer.input_size if side == "in" else layer.hidden_size)
     if isinstance(layer, nn.GroupNorm):
         return layer.num_channels
     if is_statistics_norm(layer):

@@ -89,14 +89,19 @@ def run_on_kept(model: nn.Module, group: Group, channels: Collection[int]) -> It
     names = dict.fromkeys(part.layer for part in group.slices if kept_place(part.side))
     modules = [(name, model.get_submodule(name)) for name in names] if channels else []
     removal = group, tuple(sorted(channels))
+    hooks = []
     try:
         for name, module in modules:
             active: Removals = vars(module).setdefault(_ACTIVE, [])
             if not active:
                 vars(module)["forward"] = _on_kept(model, name, module)
             active.append(removal)
+            # PyTorch's fused layers take the weights themselves, unless there is a hook.
+            hooks.append(module.register_forward_pre_hook(lambda *_: None))
         yield
     finally:
+        for hook in hooks:
+            hook.remove()
         for _, module in modules:
             active = vars(module).get(_ACTIVE, [])
             if active:

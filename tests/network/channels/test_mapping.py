@@ -346,7 +346,7 @@ STATISTICS: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
         lambda: Bodied(
             Body(
                 transformer,
-                encoder=nn.TransformerEncoderLayer(12, 3, 10, batch_first=True),
+                encoder=nn.TransformerEncoderLayer(12, 2, 10, batch_first=True),
                 position=nn.Parameter(torch.ones(1, 64, 12)),
             )
         ),
