@@ -28,9 +28,14 @@ def test_every_requirement_is_used_and_bounded_from_below(name: str, bounds: str
     assert any(pattern.search(path.read_text(encoding="utf-8")) for path in sources)
 
 
+STATED = ("License-Expression", "License")
+"""Fields of a distribution's metadata that state its licence."""
+
+
 @pytest.mark.parametrize("name", [name for name, _ in required()])
 def test_every_requirement_has_a_free_licence(name: str) -> None:
     about = metadata.metadata(name)
     classifiers = [c for c in about.get_all("Classifier") or () if c.startswith("License")]
-    said = " ".join([str(about.get("License-Expression")), str(about.get("License")), *classifiers])
+    stated = [text for field in STATED for text in about.get_all(field) or ()]
+    said = " ".join([*stated, *classifiers])
     assert re.search(FREE, said, re.IGNORECASE), said[:200]

@@ -21,7 +21,7 @@ from training.benchmarks.labels import modes as modes_benchmark
 from training.benchmarks.labels import records as records_benchmark
 from training.benchmarks.labels import which_metric as metric_table
 from training.benchmarks.networks import report as network_report
-from training.benchmarks.networks.runs import Folders, RunSettings
+from training.benchmarks.networks.pruning_task import Folders, RunSettings
 from training.benchmarks.reliability import report as reliability
 from training.benchmarks.repair import criteria as repair_criteria
 from training.benchmarks.repair import report as repair_report

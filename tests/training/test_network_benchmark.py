@@ -32,15 +32,14 @@ from training.benchmarks.networks.methods import (
     VERIFY3,
     always,
 )
-from training.benchmarks.networks.report import update_pages
-from training.benchmarks.networks.runs import (
-    CurveRun,
+from training.benchmarks.networks.pruning_task import (
     Folders,
     PruningTask,
     RunSettings,
-    run_missing,
     tasks_for,
 )
+from training.benchmarks.networks.report import update_pages
+from training.benchmarks.networks.runs import CurveRun, run_missing
 from training.benchmarks.networks.tables import BEST_RIVAL, BEST_SINGLE, SBS, rows_of, summary_of
 from training.benchmarks.networks.torch_pruning_rival import (
     IMPORTANCES,
@@ -314,6 +313,9 @@ def test_the_summary_counts_networks_and_takes_the_best_in_hindsight() -> None:
     assert summary["auc_best_single_hindsight"] == pytest.approx(0.6)
     assert summary["verify3_forwards_over_myopic"] == pytest.approx(0.25)
     assert "auc_fixed_portfolio3" not in summary
+    # Repaired networks stand beside the others, five points above them here.
+    assert summary["auc_selector_repaired"] == pytest.approx(0.7)
+    assert summary["draws"] == 1
     # As long as one of them was not run, nobody knows which would have been best.
     fewer = [run for run in runs if run.method != always("l2")]
     assert "auc_best_single_hindsight" not in summary_of(
@@ -334,9 +336,16 @@ def test_a_short_fine_tune_mends_the_pruned_network(folders: Folders) -> None:
     halfway = finetuning.settings_for(FEW)
     assert halfway.keep_macs == pytest.approx(0.3**0.5)
     assert halfway.rounds == 2
-    found = finetuning.tune(tasks_for([SUBJECT], [always("l1")], halfway, folders)[0])
-    assert found.macs_kept <= 0.3**0.5
-    assert found.accuracy_tuned > found.accuracy_pruned
+    task = tasks_for([SUBJECT], [always("l1")], halfway, folders)[0]
+    found = {repaired: finetuning.tune(task, repaired, 1) for repaired in (False, True)}
+    for one in found.values():
+        assert one.macs_kept <= 0.3**0.5
+        assert one.accuracy_tuned > found[False].accuracy_pruned
+    assert found[True].accuracy_pruned > found[False].accuracy_pruned
+    summary = finetuning.summary_of(list(found.values()))
+    gap = found[True].accuracy_tuned - found[False].accuracy_tuned
+    assert summary["repair_points_after_1_epochs"] == pytest.approx(100 * gap, abs=0.01)
+    assert summary["tuned_pairs_1_epochs"] == 1
 
 
 def test_the_cost_of_routing_is_a_ratio_of_one_run(

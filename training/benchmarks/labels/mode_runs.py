@@ -93,9 +93,9 @@ class ModeRun:
 
 
 def every_run() -> list[tuple[str, str]]:
-    """Network and what is done, state after state, then the routed ones."""
+    """Network and what is done, network after network: the states, then the routed ones."""
     what = ("unpruned", "pruned", *(f"routed by {mode}" for mode in (*MODES, "one arm")))
-    return [(name, one) for one in what for name in NETWORKS]
+    return [(name, one) for name in NETWORKS for one in what]
 
 
 def run_one(network: str, what: str) -> ModeRun:

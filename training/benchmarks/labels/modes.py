@@ -6,7 +6,6 @@ is true: the network cut, repaired as a whole, and read on test images.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -60,7 +59,16 @@ def run(minutes: float | None, results: Path, jobs: int = 1) -> None:
     rows, summary = table_of(runs)
     print(text_table(COLUMNS, rows))
     print(text_table(["number", "value"], [[k, f"{v:.3f}"] for k, v in summary.items()]))
-    print(write_result("modes", summary, [asdict(one) for one in runs], results))
+    print(write_result("modes", summary, result_rows(runs), results))
+
+
+def result_rows(runs: Sequence[ModeRun]) -> list[dict[str, object]]:
+    """A row for each network and way of measuring; every candidate is in the file of runs."""
+    return [
+        {"network": network, "measured_by": way, **{k: round(v, 4) for k, v in numbers.items()}}
+        for way in WAYS
+        for network, numbers in by_network(runs, way).items()
+    ]
 
 
 def update_page(page: Path, results: Path) -> None:

@@ -19,24 +19,22 @@ from training.benchmarks.networks.methods import (
     PORTFOLIO,
     RANDOM,
     RANK_MEAN,
+    RECONSTRUCTING,
     SELECTOR,
     VERIFY3,
     always,
 )
-from training.benchmarks.networks.runs import (
-    FILE,
-    CurveRun,
+from training.benchmarks.networks.pruning_task import (
     Folders,
     RunSettings,
     default_methods,
-    finished,
-    run_missing,
     tasks_for,
 )
+from training.benchmarks.networks.runs import FILE, CurveRun, finished, run_missing
 from training.benchmarks.networks.tables import (
     BEST_RIVAL,
     BEST_SINGLE,
-    COLUMNS,
+    REPAIRED,
     SBS,
     Table,
     means_of,
@@ -52,10 +50,14 @@ from training.reporting.run_file import RunFile
 
 mpl.use("Agg")
 
-PLOTTED = (RANDOM, always("l1"), SBS, BEST_RIVAL, MYOPIC, SELECTOR, VERIFY3)
+PLOTTED = (RANDOM, always("l1"), always("reconstruction"), BEST_RIVAL, RECONSTRUCTING, SELECTOR)
 HEADLINE = (
     VERIFY3,
     SELECTOR,
+    always("reconstruction"),
+    "reconstruction, the selector's shares",
+    "rank_mean, the selector's shares",
+    RECONSTRUCTING,
     BEST_RIVAL,
     MYOPIC,
     PORTFOLIO,
@@ -123,8 +125,9 @@ def show(settings: RunSettings, folders: Folders, results: Path) -> None:
     if means:
         print(f"\nmean over {means[0].note}\n" + printed(means))
     if tuned:
-        print("\nafter a short fine-tune\n" + finetuning.printed(tuned))
+        print("\nafter training\n" + finetuning.printed(tuned))
     summary = (summary_of(table) if table else {}) | resnet50_cost.ratio(results)
+    summary |= finetuning.summary_of(tuned)
     print("\n".join(["", *(f"{key}: {value:g}" for key, value in summary.items())]))
     rows = [row.flat for row in [*table.values(), *means]] + [asdict(one) for one in tuned]
     print(write_result("networks", summary, rows, results))
@@ -148,23 +151,41 @@ def update_pages(page: Path, readme: Path, results: Path) -> None:
         raise SelectorError(f"no {file}; run benchmark-networks first")
     rows = [row for row in json.loads(file.read_text())["rows"] if row["network"] == "mean"]
     put(page, "networks", markdown(rows))
-    put(readme, "headline", markdown([row for row in rows if row["method"] in HEADLINE]))
+    shown = {name + end for name in HEADLINE for end in ("", REPAIRED)}
+    put(readme, "headline", markdown([row for row in rows if row["method"] in shown]))
+
+
+SHOWN = {"auc": "area 90-30%", "accuracy_50": "50% MACs", "accuracy_30": "30% MACs"}
+"""Columns of the documents, each with and without repair where there are repaired networks."""
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of the result file as a Markdown table; shares in percent, images in thousands."""
+    """Rows of the result file as a Markdown table, repaired networks beside unrepaired ones.
+
+    Shares in percent, images in thousands; the largest area after repair comes first.
+    """
+    known = {row["method"]: row for row in rows}
+    plain = [row for row in rows if not row["method"].endswith(REPAIRED)]
+
+    def repaired(row: Mapping[str, Any]) -> Mapping[str, Any]:
+        return known.get(row["method"] + REPAIRED, {})
+
+    both = any(row["method"].endswith(REPAIRED) for row in rows)
     lines = []
-    for row in rows:
-        *shares, forwards, seconds = (row[column] for column in COLUMNS)
+    for row in sorted(plain, key=lambda one: -(repaired(one).get("auc") or one["auc"] or 0)):
+        states = (row, repaired(row)) if both else (row,)
+        shares = [state.get(column) for column in SHOWN for state in states]
         percent = ["-" if share is None else f"{100 * share:.1f}" for share in shares]
-        cost = [f"{(forwards or 0) / 1000:.0f} k", f"{seconds:.0f}"]
+        cost = [f"{(row['oracle_forwards'] or 0) / 1000:.0f} k", f"{row['seconds']:.0f}"]
         lines.append([row["method"], *percent, *cost])
-    return markdown_table(["method", *COLUMNS.values()], lines)
+    ends = ("", REPAIRED) if both else ("",)
+    titles = [title + end for title in SHOWN.values() for end in ends]
+    return markdown_table(["method", *titles, "oracle images", "seconds"], lines)
 
 
 def plot(runs: Sequence[CurveRun], table: Table, path: Path) -> Path:
-    """Accuracy over MACs kept, one panel a network, few methods."""
-    curves = {(run.network, run.method): run.points for run in runs}
+    """Accuracy after repair over MACs kept, one panel a network, few methods, the first draw."""
+    curves = {(run.network, run.method): run.repaired for run in runs if not run.draw}
     networks = list(dict.fromkeys(run.network for run in runs))
     across = min(4, len(networks))
     down = -(-len(networks) // across)

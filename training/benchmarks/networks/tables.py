@@ -1,18 +1,20 @@
-"""What the runs of `networks` come to: areas, best in hindsight, counts, tables, plots."""
+"""What the runs of `networks` come to, with and without repair: areas, counts, differences."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.stats import t as student
 
 from selector.tables import count_text, text_table
-from training.benchmarks.common.curves import accuracy_at, area, removed_at_drop
+from training.benchmarks.common.curves import CurvePoint, accuracy_at, area, removed_at_drop
 from training.benchmarks.networks.methods import (
     METHODS,
     MYOPIC,
     PORTFOLIO,
     RANDOM,
     RANK_MEAN,
+    RECONSTRUCTING,
     RIVALS,
     SELECTOR,
     SINGLES,
@@ -40,9 +42,32 @@ SUMMARY: Mapping[str, str] = {
     "auc_verify_all": "selector, verify=all",
     "auc_rank_mean": RANK_MEAN,
     "auc_random": RANDOM,
+    "auc_taylor": always("taylor"),
+    "auc_fisher": always("fisher"),
+    "auc_reconstruction": always("reconstruction"),
+    "auc_reconstruction_fisher": always("reconstruction_fisher"),
+    "auc_l1_selector_shares": "l1, the selector's shares",
+    "auc_rank_mean_selector_shares": "rank_mean, the selector's shares",
+    "auc_reconstruction_selector_shares": "reconstruction, the selector's shares",
+    "auc_reconstruction_fisher_selector_shares": "reconstruction_fisher, the selector's shares",
+    "auc_reconstructing_rival": RECONSTRUCTING,
 }
 """Key of the summary -> the row whose mean area it is."""
 
+REPAIRED = ", repaired"
+"""Ends the name of a row of repaired networks."""
+
+
+ALWAYS_RUN = (SELECTOR, always("reconstruction"), always("l1"))
+"""A network counts once these have been run on it."""
+DIFFERENCES = (
+    (SELECTOR, "rank_mean, the selector's shares", "routing_points"),
+    (SELECTOR, "reconstruction, the selector's shares", "routing_over_reconstruction_points"),
+    (SELECTOR, "selector, even", "allocation_points"),
+    (SELECTOR, always("reconstruction"), "selector_over_reconstruction_points"),
+    (SELECTOR, RECONSTRUCTING, "selector_over_reconstructing_rival_points"),
+)
+"""Of repaired networks: method, rival, key of the summary."""
 
 COLUMNS: Mapping[str, str] = {
     "auc": "area 90-30%",
@@ -58,7 +83,7 @@ COLUMNS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One method on one network, or its mean over networks."""
+    """One method on one network, in the mean over draws, or its mean over networks."""
 
     network: str
     method: str
@@ -66,6 +91,8 @@ class Row:
     """One for each of `COLUMNS`; None where the curve does not reach so far."""
     note: str = ""
     """Which method it is in hindsight, why it failed, or how many networks it is the mean of."""
+    draws: int = 1
+    """Draws of calibration images; of a mean, of the network with the fewest."""
 
     @property
     def area(self) -> float:
@@ -76,7 +103,8 @@ class Row:
     def flat(self) -> dict[str, object]:
         """As the result file holds it."""
         rounded = {k: None if v is None else round(v, 4) for k, v in self.values.items()}
-        return {"network": self.network, "method": self.method, **rounded, "note": self.note}
+        names = {"network": self.network, "method": self.method}
+        return {**names, **rounded, "draws": self.draws, "note": self.note}
 
 
 Table = Mapping[tuple[str, str], Row]
@@ -84,54 +112,69 @@ Table = Mapping[tuple[str, str], Row]
 
 
 def rows_of(runs: Sequence[CurveRun], single_best: Mapping[str, str]) -> Table:
-    """All runs as rows, with the SBS and the best in hindsight of each network added.
+    """All runs as rows, unrepaired and repaired, with the SBS and the best in hindsight added.
 
     Args:
         runs: Finished runs.
         single_best: Network -> the arm that was best on the networks that were learnt from.
     """
-    table = {(run.network, run.method): _row(run) for run in runs}
+    table: dict[tuple[str, str], Row] = {}
+    for network, method in dict.fromkeys((run.network, run.method) for run in runs):
+        some = [run for run in runs if (run.network, run.method) == (network, method)]
+        table[network, method] = _row(network, method, some, [run.points for run in some])
+        curves = [run.repaired for run in some]
+        name = method + REPAIRED
+        table[network, name] = _row(network, name, some, curves)
     for network in dict.fromkeys(run.network for run in runs):
-        sbs = table.get((network, always(single_best[network])))
-        added = {
-            SBS: sbs,
-            BEST_SINGLE: _best(table, network, list(SINGLES)),
-            BEST_RIVAL: _best(table, network, list(RIVALS)),
-        }
-        for name, row in added.items():
-            if row is not None:
-                table[network, name] = replace(row, method=name, note=row.method)
+        for end in ("", REPAIRED):
+            added = {
+                SBS: table.get((network, always(single_best[network]) + end)),
+                BEST_SINGLE: _best(table, network, list(SINGLES), end),
+                BEST_RIVAL: _best(table, network, list(RIVALS), end),
+            }
+            for name, row in added.items():
+                if row is not None:
+                    note = row.method.removesuffix(end)
+                    table[network, name + end] = replace(row, method=name + end, note=note)
     return table
 
 
-def _row(run: CurveRun) -> Row:
-    values = {
-        "auc": area(run.points),
-        "accuracy_70": accuracy_at(run.points, 0.7),
-        "accuracy_50": accuracy_at(run.points, 0.5),
-        "accuracy_30": accuracy_at(run.points, 0.3),
-        "removed_at_drop": removed_at_drop(run.points),
-        "oracle_forwards": float(run.oracle_forwards),
-        "seconds": run.seconds,
-    }
-    return Row(run.network, run.method, values, run.failed or "")
+def _row(
+    network: str, method: str, runs: Sequence[CurveRun], curves: Sequence[Sequence[CurvePoint]]
+) -> Row:
+    """The mean over the draws of one method on one network."""
+    columns = [
+        {
+            "auc": area(curve),
+            "accuracy_70": accuracy_at(curve, 0.7),
+            "accuracy_50": accuracy_at(curve, 0.5),
+            "accuracy_30": accuracy_at(curve, 0.3),
+            "removed_at_drop": removed_at_drop(curve),
+            "oracle_forwards": float(run.oracle_forwards),
+            "seconds": run.seconds,
+        }
+        for run, curve in zip(runs, curves, strict=True)
+        if curve
+    ]
+    values = {name: _mean([one[name] for one in columns]) if columns else None for name in COLUMNS}
+    failed = next((run.failed for run in runs if run.failed), None)
+    return Row(network, method, values, failed or "", len(runs))
 
 
-def _best(table: Table, network: str, methods: Sequence[str]) -> Row | None:
+def _best(table: Table, network: str, methods: Sequence[str], end: str) -> Row | None:
     """The row of the largest area; none as long as some of the methods were not run."""
-    wanted = [method for method in methods if METHODS[method].default]
+    wanted = [method + end for method in methods if METHODS[method].default]
     rows = [table[network, method] for method in wanted if (network, method) in table]
     return max(rows, key=lambda row: row.area) if len(rows) == len(wanted) else None
 
 
 def compared(table: Table) -> list[str]:
-    """The networks that the selector and all it is compared with have been run on.
+    """The networks that the selector and what it is compared with everywhere have been run on.
 
     All of the table's networks as long as there is none.
     """
     every = list(dict.fromkeys(network for network, _ in table))
-    wanted = (SELECTOR, BEST_SINGLE, BEST_RIVAL)
-    return [n for n in every if all((n, name) in table for name in wanted)] or every
+    return [n for n in every if all((n, name) in table for name in ALWAYS_RUN)] or every
 
 
 def means_of(table: Table) -> list[Row]:
@@ -145,7 +188,8 @@ def means_of(table: Table) -> list[Row]:
         rows = [table[n, method] for n in networks if (n, method) in table]
         if len(rows) == len(networks) and all(row.area for row in rows):
             values = {column: _mean([row.values[column] for row in rows]) for column in COLUMNS}
-            means.append(Row("mean", method, values, f"{len(rows)} networks"))
+            draws = min(row.draws for row in rows)
+            means.append(Row("mean", method, values, f"{len(rows)} networks", draws))
     return sorted(means, key=lambda row: -row.area)
 
 
@@ -174,12 +218,33 @@ def summary_of(table: Table) -> dict[str, float]:
             found[f"{key}_of"] = len(both)
     means = {row.method: row for row in means_of(table)}
     for key, method in SUMMARY.items():
-        if method in means:
-            found[key] = round(means[method].area, 4)
+        for end, ending in (("", ""), (REPAIRED, "_repaired")):
+            if method + end in means:
+                found[key + ending] = round(means[method + end].area, 4)
+    found["draws"] = min(
+        (table[n, m].draws for n in compared(table) for m in ALWAYS_RUN), default=0
+    )
+    for ours, other, name in DIFFERENCES:
+        found |= _difference(table, ours + REPAIRED, other + REPAIRED, name)
     if VERIFY3 in means and MYOPIC in means:
         few, many = (means[m].values["oracle_forwards"] or 0.0 for m in (VERIFY3, MYOPIC))
         found["verify3_forwards_over_myopic"] = round(few / many, 4)
     return found
+
+
+def _difference(table: Table, ours: str, other: str, name: str) -> dict[str, float]:
+    """Points of area by which one method is ahead, with a 95 % interval over networks."""
+    both = [n for n in compared(table) if (n, ours) in table and (n, other) in table]
+    if len(both) < 3:
+        return {}
+    points = [100 * (table[n, ours].area - table[n, other].area) for n in both]
+    half = float(student.ppf(0.975, len(points) - 1)) * float(np.std(points, ddof=1))
+    middle, half = float(np.mean(points)), half / len(points) ** 0.5
+    return {
+        name: round(middle, 2),
+        f"{name}_low": round(middle - half, 2),
+        f"{name}_high": round(middle + half, 2),
+    }
 
 
 def printed(rows: Sequence[Row]) -> str:
