@@ -21,6 +21,7 @@ from training.benchmarks.coverage.subject import Subject
 from training.benchmarks.coverage.trained_like import trained_like
 from training.benchmarks.coverage.trial import Finding, Trial
 from training.benchmarks.coverage.written_networks import OptionA
+from training.reporting.result_file import RESULTS
 
 
 def chain() -> nn.Module:
@@ -305,6 +306,14 @@ def test_the_summary_counts_what_was_run(tmp_path: Path) -> None:
     (tmp_path / "coverage.json").write_text(json.dumps({"rows": rows}))
     report.update_page(page, tmp_path)
     assert "| timm/vit_tiny | partly | 50% | not / enough |" in page.read_text()
+
+
+def test_the_documents_show_the_result_file(tmp_path: Path) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
+    copied = tmp_path / "page.md"
+    copied.write_text(page.read_text())
+    report.update_page(copied, RESULTS)
+    assert copied.read_text() == page.read_text()
 
 
 def test_the_rival_notes_what_it_takes_in_positions_of_the_whole_network() -> None:

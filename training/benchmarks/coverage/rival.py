@@ -1,11 +1,13 @@
 """Torch-Pruning's own pruner on the same networks: local magnitudes, the same share of the MACs.
 
-It is told what its examples tell it: which layers give the outputs, and how many heads a packed
-projection of queries, keys and values has. The ratio is searched for, each time on a fresh copy.
+It is told what its examples tell it: which layers give the outputs, how many heads attention has,
+and which numbers of attention modules and ViTs must follow. The ratio is searched for, each time on
+a fresh copy.
 """
 
 import copy
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import torch
 import torch_pruning as tp
 from torch import nn
+from torchvision.models import VisionTransformer
 
 from selector.network.surgery import Cut
 from selector.typing import Side
@@ -81,6 +84,7 @@ def _at(model: nn.Module, subject: Subject, ratio: float, whole: float) -> Rival
         for dependency, indices in group:
             _note(dependency, indices, names, widths, gone)
         group.prune()
+    _follow(small, pruner.num_heads)
     cuts = tuple(Cut(name, side, tuple(sorted(lost))) for (name, side), lost in gone.items())
     return RivalCut(small, cuts, macs_of(small, subject) / whole)
 
@@ -117,8 +121,9 @@ def _widths(module: nn.Module) -> tuple[list[int], list[int]]:
         ("num_channels", "num_channels"),
         ("num_parameters", "num_parameters"),
     ):
-        if isinstance(width := getattr(module, out, None), int):
-            return list(range(width)), list(range(getattr(module, into)))
+        one, other = (getattr(module, name, None) for name in (out, into))
+        if isinstance(one, int) and isinstance(other, int):
+            return list(range(one)), list(range(other))
     shape = getattr(module, "normalized_shape", ())
     return (list(range(shape[-1])), list(range(shape[-1]))) if shape else ([], [])
 
@@ -152,11 +157,27 @@ def _width(layer: nn.Module) -> int:
     return found
 
 
+def _follow(model: nn.Module, heads: Mapping[nn.Module, int]) -> None:
+    """Set the numbers that attention and ViTs keep of their widths, as its examples do by hand."""
+    for module in model.modules():
+        projection = getattr(module, "qkv", None)
+        if isinstance(projection, nn.Linear) and projection in heads:
+            kept = vars(module)
+            kept["num_heads"] = heads[projection]
+            kept["head_dim"] = projection.out_features // (3 * heads[projection])
+            if "attn_dim" in kept:
+                kept["attn_dim"] = projection.out_features // 3
+        if isinstance(module, VisionTransformer):
+            module.hidden_dim = module.conv_proj.out_channels
+
+
 def _heads(model: nn.Module) -> dict[nn.Module, int]:
     """Packed projections with their numbers of heads."""
     found: dict[nn.Module, int] = {}
     for module in model.modules():
         projection, heads = getattr(module, "qkv", None), getattr(module, "num_heads", None)
+        if isinstance(module, nn.MultiheadAttention):
+            found[module] = module.num_heads
         if isinstance(projection, nn.Linear) and isinstance(heads, int):
             found[projection] = heads
     return found
