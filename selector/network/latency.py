@@ -35,6 +35,7 @@ class Timed:
     before: float
     """Median seconds of a forward pass of the first."""
     after: float
+    """The same times the ratio, so that the two and their ratio agree."""
     ratio: float
     """Median of the second's over the first's, pair by pair: what else the machine does falls on
     both."""
@@ -228,9 +229,10 @@ def time_both(
             for place, model in order if number % 2 else reversed(order):
                 pair[place] = median_seconds(lambda m=model: call(m, inputs), device, repeats=1)  # type: ignore[misc]
             pairs.append(pair)
-    before, after = (statistics.median(pair[place] for pair in pairs) for place in (0, 1))
+    before = statistics.median(pair[0] for pair in pairs)
     ratios = [pair[1] / pair[0] for pair in pairs]
-    return Timed(before, after, statistics.median(ratios), images, median_interval(ratios))
+    ratio = statistics.median(ratios)
+    return Timed(before, before * ratio, ratio, images, median_interval(ratios))
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
