@@ -80,7 +80,7 @@ class Subject:
         """The loss of `prune`; None for a plain classifier, whose is cross-entropy."""
         if self.classes is None or self.as_list:
             return energy
-        return entropy if self.source == "dense" else None
+        return entropy if self.source in ("dense", "written") else None
 
 
 def first_tensor(outputs: object) -> Tensor:
