@@ -242,8 +242,8 @@ class _Reconstruction:
             equations = gather(
                 name, layer, self.kept[name], visits, sampling, intercept=bias or absorbed
             )
-        except NotRowsError:
-            return LayerRepair(name, "skipped", "its outputs do not have the images first")
+        except NotRowsError as error:
+            return LayerRepair(name, "skipped", str(error))
         if not (equations.fitting.count and equations.held_out.count):
             return LayerRepair(name, "skipped", "it reads no tensor")
         choice = choose_step(equations.fitting, equations.held_out, bias=bias, absorbed=absorbed)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from selector.errors import SelectorError
-from selector.network.layers import CONVOLUTION
+from selector.network.layers import CONVOLUTION, channel_dimension
 from selector.repair.least_squares import NormalEquations, WeightStep
 from selector.repair.patches import (
     Positions,
@@ -26,7 +26,7 @@ FEWEST_POSITIONS = 16
 
 
 class NotRowsError(Exception):
-    """A layer's outputs do not run over the images first."""
+    """A layer's equations cannot be put into rows; the message says why."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,8 @@ def gather(
 
     Raises:
         SelectorError: Activations that are no numbers.
-        NotRowsError: Outputs that do not run over the images first.
+        NotRowsError: Outputs that do not run over the images first, or at positions that pruning
+            has removed some of.
     """
     matrices = weight_matrices(layer)
     groups, outputs, inputs = matrices.shape
@@ -135,7 +136,9 @@ def _rows(layer: nn.Module, kept: Tensor, visit: Visit, sampling: Sampling, coun
     images = visit.stop - visit.start
     available = rows_of_outputs(layer, visit.targets, images)
     if not available:
-        raise NotRowsError
+        raise NotRowsError("its outputs do not have the images first")
+    if _positions_of(layer, visit.inputs) != _positions_of(layer, visit.original_inputs):
+        raise NotRowsError("what pruning removed are the positions that it reads")
     places = Positions.drawn(len(sampling.held_out), count, sampling.seed + visit.call)
     positions = places.of(visit.start, visit.stop, available, kept.device)
     held = sampling.held_out[visit.start : visit.stop]
@@ -154,6 +157,13 @@ def _rows(layer: nn.Module, kept: Tensor, visit: Visit, sampling: Sampling, coun
         slice(fitted, None),
         inputs[:, first : first + each],
     )
+
+
+def _positions_of(layer: nn.Module, inputs: Tensor) -> list[int]:
+    """The sizes of a layer's inputs, but for that of its channels."""
+    sizes = list(inputs.shape)
+    del sizes[channel_dimension(layer, inputs)]
+    return sizes
 
 
 def _present_outputs(layer: nn.Module, matrices: Tensor, inputs: Tensor, origin: Tensor) -> Tensor:
