@@ -383,7 +383,7 @@ def test_a_forward_pass_without_gradients() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.inner(x)
 
-    refused(lambda: score(Frozen(), data()), "", "under no_grad or detach")
+    refused(lambda: score(Frozen(), data()), "", "under torch.no_grad or")
 
 
 def test_plans_of_another_network(model: nn.Module) -> None:

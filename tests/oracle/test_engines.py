@@ -53,7 +53,7 @@ def agree(one: Measured, other: Measured, relative: float) -> None:
 
 
 def judged(model: nn.Module, batches: Batches, sets: Sets, relative: float = 1e-5) -> None:
-    """All engines, both modes; the fast engine must not have fallen back."""
+    """All engines, both modes; the fast engine falls back for statistics over channels alone."""
     for mode in ("plain", "compensated"):
         means = measure_means(model, batches, sets) if mode == "compensated" else None
         found = [
@@ -67,7 +67,14 @@ def judged(model: nn.Module, batches: Batches, sets: Sets, relative: float = 1e-
         engine.load(batches[0][0])
         for group, some in sets.items():
             engine.outputs(group, [Removal(channels) for channels in some])
-    assert not engine.fallen_back
+    # Statistics over the channels that are kept are computed by the masked engine.
+    norms = (nn.LayerNorm, nn.GroupNorm)
+    over_channels = {
+        group.name
+        for group in sets
+        if any(isinstance(model.get_submodule(part.layer), norms) for part in group.slices)
+    }
+    assert set(engine.fallen_back) <= over_channels
 
 
 @settings(deadline=None, max_examples=25)

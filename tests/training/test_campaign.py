@@ -363,7 +363,7 @@ def test_foreign_networks_are_recorded_as_such_on_test_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tasks, "FOREIGN_BATCH", 4)
-    monkeypatch.setattr("selector.recording.record.draw_contexts", lambda *_: ())
+    monkeypatch.setattr("selector.recording.record.draw_contexts", lambda *_, **__: ())
     (outcome,) = campaign.run(
         [foreign_task("founding_lenet-5")], tmp_path / "data", tmp_path / "w", jobs=1, minutes=None
     )

@@ -8,6 +8,8 @@ from training.zoo.recipes import Recipe as Recipe
 from training.zoo.sampling import sample_zoo as sample_zoo
 from training.zoo.specs import NetworkSpec as NetworkSpec
 
+WIDE = 200
+"""Columns of the terminal that the table of networks is for: names are read whole."""
 COUNT, SEED = 160, 2026
 """The sample that the shipped records are of."""
 
@@ -32,7 +34,7 @@ def zoo_table(specs: Sequence[NetworkSpec]) -> str:
         ]
         for spec in specs
     ]
-    return text_table(columns, rows)
+    return text_table(columns, rows, width=WIDE)
 
 
 def zoo_of(

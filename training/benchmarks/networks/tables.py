@@ -221,9 +221,8 @@ def summary_of(table: Table) -> dict[str, float]:
         for end, ending in (("", ""), (REPAIRED, "_repaired")):
             if method + end in means:
                 found[key + ending] = round(means[method + end].area, 4)
-    found["draws"] = min(
-        (table[n, m].draws for n in compared(table) for m in ALWAYS_RUN), default=0
-    )
+    always_run = [table.get((n, m)) for n in compared(table) for m in ALWAYS_RUN]
+    found["draws"] = min((row.draws for row in always_run if row is not None), default=0)
     for ours, other, name in DIFFERENCES:
         found |= _difference(table, ours + REPAIRED, other + REPAIRED, name)
     if VERIFY3 in means and MYOPIC in means:

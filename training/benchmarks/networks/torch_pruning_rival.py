@@ -17,7 +17,8 @@ from selector.errors import SelectorError
 from selector.network.batchnorm import recalibrate_batchnorm
 from selector.network.copying import copy_of
 from selector.network.costs import count_costs
-from selector.network.tracing import find_groups
+from selector.network.coupling.dependency_graph import candidate_groups
+from selector.network.tracing import Groups, find_groups
 from selector.pruning.apply import FineTune
 
 Ranking = Literal["local", "global"]
@@ -134,7 +135,10 @@ class _StepwisePruner:
                 pruning_ratio=1.0,
                 max_pruning_ratio=max_ratio,
                 iterative_steps=STEPS,
-                ignored_layers=[model.get_submodule(name) for name in groups.refused],
+                ignored_layers=[
+                    model.get_submodule(name)
+                    for name in (*groups.refused, *_followed_wrongly(model, probe, groups))
+                ],
                 # Its defaults are shared between all pruners, and it writes into them.
                 in_channel_groups={},
                 out_channel_groups={},
@@ -156,6 +160,20 @@ class _StepwisePruner:
             self.pruner.current_step = self._step - 1
             self.pruner.step()
             self._kept = count_costs(self._model, self._probe).total("macs") / self._start
+
+
+def _followed_wrongly(model: nn.Module, probe: object, groups: Groups) -> list[str]:
+    """Producers of groups that Torch-Pruning's graph does not follow as they can be cut."""
+    try:
+        theirs = {group.name: group.slices for group in candidate_groups(model, probe)[0]}
+    except SelectorError:
+        theirs = {}
+    return [
+        layer
+        for group in groups.prunable.values()
+        if theirs.get(group.name) != group.slices
+        for layer in group.producers
+    ]
 
 
 def _measure(

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 import selector
 from selector.errors import SelectorError
 from selector.network.groups import Group
-from selector.network.surgery import apply_cuts, cuts_of
+from selector.network.surgery import Cut, apply_cuts, cuts_of
+from training.benchmarks.coverage.masking import masked_copy, statistics_places
 from training.benchmarks.reliability.drawn_networks import drawn
 
 COUNT, CHUNK = 2000, 20
@@ -105,7 +106,8 @@ def _gap(model: nn.Module, images: Tensor, groups: Mapping[str, Group], seed: in
         removals.append((group, channels))
     small = copy.deepcopy(model)
     apply_cuts(small, cuts_of(removals))
-    zeros = _with_zeros(model, removals)
+    gone = {group.name: channels for group, channels in removals}
+    zeros = masked_copy(model, _positions(removals), statistics_places(groups, gone))
     with torch.no_grad():
         right, found = zeros(images), small(images)
     if right.shape != found.shape:
@@ -134,6 +136,17 @@ def _zeroed(gone: list[int], layer: nn.Module, args: tuple[Tensor, ...]) -> tupl
     else:
         inputs[:, gone] = 0
     return (inputs, *args[1:])
+
+
+def _positions(removals: list[tuple[Group, list[int]]]) -> list[Cut]:
+    """Where the channels lie in every layer, put together here and not by what is tested."""
+    found: dict[tuple[str, str], set[int]] = {}
+    for group, channels in removals:
+        for part in group.slices:
+            pairs = zip(part.indices, part.channels, strict=True)
+            gone = {index for index, channel in pairs if channel in channels}
+            found.setdefault((part.layer, part.side), set()).update(gone)
+    return [Cut(layer, side, tuple(sorted(gone))) for (layer, side), gone in found.items()]
 
 
 def _prune(model: nn.Module, images: Tensor) -> None:
