@@ -25,8 +25,10 @@ from selector.network.compensation import Absorbers, Shift, find_absorbers
 from selector.network.groups import Group, Slice
 from selector.network.hooks import Hook, forward_hooks
 from selector.network.input_products import (
+    RIDGE,
     centred,
     products_with_constant,
+    ridged_correlation,
     rows_by_channel,
     sampled,
 )
@@ -38,9 +40,6 @@ from selector.network.layers import (
     weight_of,
 )
 from selector.network.surgery import Cut
-
-RIDGE = 0.1
-"""Noise that every channel is taken to have of its own, as a share of its variance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +55,9 @@ class Fold:
 class Prediction:
     """How a group's channels predict each other at every consumer: measured once."""
 
-    moments: Mapping[tuple[str, str], Tensor]
-    """(Group, consumer) -> `products_with_constant` of the inputs in the order of `_places`, shape
-    (blocks, inputs + 1, inputs + 1), float64."""
+    readers: Mapping[tuple[str, str], "Reader"]
+    """(Group, consumer) -> what it reads of the group."""
     absorbers: Absorbers
-    ridge: float = RIDGE
-    """Noise that every channel is taken to have of its own, as a share of its variance."""
 
     @classmethod
     def measured(
@@ -78,10 +74,14 @@ class Prediction:
             model: The network; left as found.
             batches: Calibration images; only the inputs are used.
             groups: The groups.
-            ridge: See the attribute.
+            ridge: Noise that every channel is taken to have of its own, as a share of its variance.
         """
         absorbers = find_absorbers(model, probe_inputs(model, batches))
-        return cls(_measure(model, batches, groups), absorbers, ridge)
+        readers = {
+            (group, layer): Reader.of(places, moments, layer in absorbers, ridge)
+            for (group, layer), (places, moments) in _measure(model, batches, groups).items()
+        }
+        return cls(readers, absorbers)
 
     def of(
         self, model: nn.Module, group: Group, channels: Sequence[int]
@@ -89,74 +89,105 @@ class Prediction:
         """What stands for some channels of a group: weights of its consumers, and constants."""
         folds, shifts = [], []
         for part in group.slices:
-            if part.side != "in" or (moments := self.moments.get((group.name, part.layer))) is None:
+            if part.side != "in" or (reader := self.readers.get((group.name, part.layer))) is None:
                 continue
-            absorber = self.absorbers.get(part.layer)
-            fit = Fit(moments, absorber is not None, self.ridge)
-            weight, constants = _folded_weight(model, part, channels, fit)
+            weight, constants = _folded_weight(model, part.layer, reader, channels)
             folds.append(Fold(part.layer, weight))
-            if absorber is not None:
-                shifts.append(Shift(part.layer, absorber, constants))
+            if part.layer in self.absorbers:
+                shifts.append(Shift(part.layer, self.absorbers[part.layer], constants))
         return tuple(folds), tuple(shifts)
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
-    """What a consumer's channels are predicted from, and how."""
+class Reader:
+    """What a consumer reads of a group: all that its candidates share."""
 
-    moments: Tensor
-    intercept: bool
-    """Whether a constant can be kept."""
-    ridge: float
+    places: Tensor
+    """Input positions, shape (blocks, channels, inputs of each)."""
+    blocks: tuple["Inputs", ...]
+    """Of every group of a grouped convolution."""
 
-    def predicted(self, block: int, gone: Tensor) -> tuple[Tensor, Tensor]:
-        """The inputs that go from those that stay: slopes (gone, kept) and intercepts (gone,)."""
-        moments = self.moments[block].to(gone.device)
-        if self.intercept:
+    @classmethod
+    def of(cls, places: Tensor, moments: Tensor, intercept: bool, ridge: float) -> "Reader":
+        """From `products_with_constant` of the inputs in the order of `places`.
+
+        Args:
+            places: See the attribute.
+            moments: Shape (blocks, inputs + 1, inputs + 1), float64.
+            intercept: Whether the consumer can keep a constant.
+            ridge: See `Prediction.measured`.
+        """
+        return cls(places, tuple(Inputs.of(block, intercept, ridge) for block in moments))
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a channel's inputs are taken for positions of one map."""
+        _, channels, each = self.places.shape
+        return len(self.blocks[0].means) < channels * each
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Inputs of one block, by which some predict others; float64."""
+
+    correlation: Tensor
+    """With the ridge on its diagonal, shape (inputs, inputs)."""
+    means: Tensor
+    scale: Tensor
+    """Standard deviations; about zero, as the means are zero, where no constant can be kept."""
+
+    @classmethod
+    def of(cls, moments: Tensor, intercept: bool, ridge: float) -> "Inputs":
+        """From `products_with_constant` of one block."""
+        if intercept:
             covariance, means, scale = centred(moments)
         else:
             covariance, means = moments[:-1, :-1], moments.new_zeros(len(moments) - 1)
             scale = covariance.diagonal().clamp_min(0).sqrt()
-        outer = torch.outer(scale, scale)
-        correlation = torch.where(outer > 0, covariance / outer, 0.0)
+        return cls(ridged_correlation(covariance, scale, ridge), means, scale)
+
+    def predicted(self, gone: Tensor) -> tuple[Tensor, Tensor]:
+        """The inputs that go from those that stay: slopes (gone, kept) and intercepts (gone,)."""
+        correlation, means, scale = (
+            values.to(gone.device) for values in (self.correlation, self.means, self.scale)
+        )
         inner = correlation[~gone][:, ~gone]
-        inner.diagonal().fill_(1 + self.ridge)
         solved = torch.cholesky_solve(correlation[~gone][:, gone], torch.linalg.cholesky(inner))
         slopes = scale[gone].unsqueeze(1) * solved.mT
         slopes = slopes * torch.where(scale[~gone] > 0, 1 / scale[~gone], 0.0)
         return slopes, means[gone] - slopes @ means[~gone]
 
 
-def _places(layer: nn.Module, part: Slice) -> Tensor | None:
+def _places(layer: nn.Module, part: Slice, channels: int) -> Tensor | None:
     """Input positions by block and channel, shape (blocks, channels, each); None where uneven."""
     blocks = layer.groups if isinstance(layer, CONVOLUTION) else 1
     per_block = layer_width(layer, "in") // blocks
     found: dict[tuple[int, int], list[int]] = {}
     for index, channel in sorted(zip(part.indices, part.channels, strict=True)):
         found.setdefault((index // per_block, channel), []).append(index)
-    channels = sorted(set(part.channels))
-    rows = [[found.get((block, c), []) for c in channels] for block in range(blocks)]
+    rows = [[found.get((block, c), []) for c in range(channels)] for block in range(blocks)]
     each = {len(places) for row in rows for places in row}
     return torch.tensor(rows) if len(each) == 1 and each != {0} else None
 
 
 def _measure(
     model: nn.Module, batches: Batches, groups: Iterable[Group]
-) -> dict[tuple[str, str], Tensor]:
-    parts: dict[str, list[tuple[str, Tensor]]] = {}
+) -> dict[tuple[str, str], tuple[Tensor, Tensor]]:
+    """(Group, consumer) -> places, and `products_with_constant` of the inputs there."""
+    parts: dict[str, dict[str, Tensor]] = {}
     for group in groups:
         for part in group.running:
             if part.side == "in":
-                places = _places(model.get_submodule(part.layer), part)
+                places = _places(model.get_submodule(part.layer), part, group.channels)
                 if places is not None:
-                    parts.setdefault(part.layer, []).append((group.name, places))
+                    parts.setdefault(part.layer, {})[group.name] = places
     found: dict[tuple[str, str], Tensor] = {}
 
     def noter(name: str) -> Hook:
         def note(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
             values = args[0].detach().movedim(channel_dimension(layer, args[0]), 1)
             values = sampled(values.flatten(2) if values.ndim > 2 else values.unsqueeze(2))
-            for group, places in parts[name]:
+            for group, places in parts[name].items():
                 chosen = values[:, places.flatten().to(values.device)]
                 chosen = chosen.float() if chosen.element_size() < 4 else chosen
                 rows, _ = rows_by_channel(chosen.reshape(len(values), *places.shape, -1))
@@ -170,33 +201,29 @@ def _measure(
     with torch.no_grad(), evaluating(model), forward_hooks(model, hooks, pre=True):
         for number, (inputs, _) in enumerate(read(model, batches)):
             run_batch(model, inputs, number)
-    return found
+    return {(group, layer): (parts[layer][group], m) for (group, layer), m in found.items()}
 
 
 def _folded_weight(
-    model: nn.Module, part: Slice, channels: Sequence[int], fit: Fit
+    model: nn.Module, name: str, reader: Reader, channels: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """A consumer's folded weight, and the constant that its outputs lose, float64."""
-    layer, weight = model.get_submodule(part.layer), weight_of(model, part.layer)
-    places = _places(layer, part)
-    assert places is not None
-    blocks, count, each = places.shape
+    layer, weight = model.get_submodule(name), weight_of(model, name)
+    _, count, each = reader.places.shape
     dimension = input_dimension(layer)
     moved = weight.detach().double().movedim(dimension, -1)
     # (blocks, outputs of each block and taps, inputs of each block)
-    matrix = moved.reshape(blocks, -1, moved.shape[-1]).clone()
+    matrix = moved.reshape(len(reader.blocks), -1, moved.shape[-1]).clone()
     gone = torch.zeros(count, dtype=torch.bool, device=matrix.device)
-    gone[[sorted(set(part.channels)).index(c) for c in channels]] = True
+    gone[list(channels)] = True
+    mask = gone if reader.pooled else gone.repeat_interleave(each)
     constants = []
-    for block in range(blocks):
-        own = (places[block] % matrix.shape[-1]).to(matrix.device)
+    for block, (places, inputs) in enumerate(zip(reader.places, reader.blocks, strict=True)):
+        own = (places % matrix.shape[-1]).to(matrix.device)
         columns = matrix[block][:, own]  # (rows, channels, each)
-        pooled = len(fit.moments[block]) - 1 == count < count * each
-        apart = columns if pooled else columns.flatten(1).unsqueeze(2)
-        mask = gone if pooled else gone.repeat_interleave(each)
-        fitted, constant = fit.predicted(block, mask)
+        apart = columns if reader.pooled else columns.flatten(1).unsqueeze(2)
+        fitted, constant = inputs.predicted(mask)
         # Outputs that the removed channels gave, as those that stay give them.
-        apart = apart.clone()
         lost = apart[:, mask]
         apart[:, ~mask] += torch.einsum("rse,sk->rke", lost, fitted)
         constants.append(torch.einsum("rse,s->r", lost, constant))

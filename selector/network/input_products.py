@@ -9,6 +9,10 @@ POSITIONS = 64
 EXACT = 2048
 """Inputs of a layer up to which those of one channel are kept apart."""
 
+RIDGE = 0.1
+"""Noise that every channel is taken to have of its own, as a share of its variance: a refit cannot
+lean on differences that a few images show by chance."""
+
 CONSTANT = 1e-10
 """Share of the mean square below which the variance of an input is rounding."""
 
@@ -82,3 +86,17 @@ def centred(moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     variances = covariance.diagonal()
     scale = torch.where(variances > CONSTANT * squares, variances, 0.0).clamp_min(0).sqrt()
     return covariance, means, scale
+
+
+def ridged_correlation(covariance: Tensor, scale: Tensor, ridge: float = RIDGE) -> Tensor:
+    """A covariance in units of every input's standard deviation, with the ridge on its diagonal.
+
+    Args:
+        covariance: Shape (inputs, inputs).
+        scale: Standard deviations; an input of none has no correlation with others.
+        ridge: See `RIDGE`.
+    """
+    outer = torch.outer(scale, scale)
+    found = torch.where(outer > 0, covariance / outer, 0.0)
+    found.diagonal().fill_(1 + ridge)
+    return found

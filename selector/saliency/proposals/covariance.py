@@ -31,6 +31,7 @@ from selector.errors import SelectorError
 from selector.network.input_products import (
     centred,
     products_with_constant,
+    ridged_correlation,
     rows_by_channel,
     sampled,
 )
@@ -41,10 +42,6 @@ from selector.statistics.statistic import LayerCall, register_statistic
 
 WIDEST = 8192
 """Channels of a group up to which every two are compared: half a gigabyte a consumer."""
-
-RIDGE = 0.1
-"""Noise that every channel is taken to have of its own, as a share of its variance: a refit cannot
-lean on differences that a few images show by chance."""
 
 
 @register_statistic("input_products", by_consumer=True, expensive=True)
@@ -156,6 +153,5 @@ def _grams(consumer: ConsumerInput, blocks: int, inputs: int) -> Iterator[Tensor
 def _view(moments: Tensor, outputs: Tensor) -> View:
     covariance, _, scale = centred(moments)
     outer = torch.outer(scale, scale)
-    inputs = torch.where(outer > 0, covariance / outer, 0.0)
-    inputs.diagonal().fill_(1 + RIDGE)
+    inputs = ridged_correlation(covariance, scale)
     return View((inputs + inputs.T) / 2, outputs * outer)

@@ -11,10 +11,11 @@ from torch.nn import functional
 from selector.errors import SelectorError
 from selector.network import input_products
 from selector.network.groups import Group
+from selector.network.input_products import RIDGE
 from selector.network.layers import CONVOLUTION
 from selector.network.tracing import find_groups
 from selector.saliency.proposals import covariance as module
-from selector.saliency.proposals.covariance import RIDGE, views_of
+from selector.saliency.proposals.covariance import views_of
 from selector.statistics.channel_statistics import Signals
 from selector.statistics.collect import measure_signals
 from selector.typing import Matrix

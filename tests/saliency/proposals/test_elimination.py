@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selector.network.input_products import RIDGE
 from selector.saliency.proposals import elimination
-from selector.saliency.proposals.covariance import RIDGE, View
+from selector.saliency.proposals.covariance import View
 from selector.saliency.proposals.elimination import eliminate
 from tests.saliency.proposals.twins import error
 

@@ -9,8 +9,9 @@ from torch.nn import functional
 
 from selector.network.copying import copy_of
 from selector.network.groups import Group
+from selector.network.input_products import RIDGE
 from selector.network.layers import CONVOLUTION, input_dimension, output_dimension
-from selector.saliency.proposals.covariance import RIDGE, View
+from selector.saliency.proposals.covariance import View
 from selector.typing import Matrix
 
 Batches = Sequence[tuple[Tensor, Tensor]]
