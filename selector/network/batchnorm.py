@@ -15,6 +15,8 @@ from selector.network.layers import NORMALISATION
 
 MEMORY_BYTES = 2**30
 """What the activations of the images that are normalised together may take."""
+LEAST_BATCH = 16
+"""Fewer images do not have the statistics that BatchNorm will have after recalibration."""
 ALIVE = 4
 """The largest activations of a forward pass that are in memory at once, at a guess."""
 
@@ -228,6 +230,13 @@ class _Inputs:
         """The inputs as the network is called with them."""
         found: object = pytree.tree_unflatten(self.leaves, self.structure)
         return found
+
+
+def has_batch_statistics(model: nn.Module, batches: Batches) -> bool:
+    """Whether a network has BatchNorm, and every batch the images to stand for recalibration."""
+    return any(isinstance(layer, NORMALISATION) for layer in model.modules()) and all(
+        batch_size(*batch) >= LEAST_BATCH for batch in batches
+    )
 
 
 @contextmanager

@@ -12,18 +12,17 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from selector.data.batches import Batches, batch_size, check_repeatable
+from selector.data.batches import Batches, check_repeatable
 from selector.data.checks import check_kind, check_model
 from selector.data.exclusive import one_at_a_time
 from selector.data.forward import evaluating, probe_inputs, read
 from selector.data.loss import Loss, LossChange, Objective
 from selector.errors import SelectorError
-from selector.network.batchnorm import batch_statistics
+from selector.network.batchnorm import batch_statistics, has_batch_statistics
 from selector.network.compensation import Means, find_absorbers, measure_means, shifts_of
 from selector.network.copying import uncompiled
 from selector.network.folding import Prediction
 from selector.network.groups import Group, find_group
-from selector.network.layers import NORMALISATION
 from selector.network.tracing import find_groups
 from selector.oracle.engines import EngineName, make_engine
 from selector.oracle.masked_engine import Removal
@@ -34,9 +33,6 @@ from selector.typing import Channels, ChannelSet, Mode
 
 MEMORY_BYTES = 2**31
 """What the fast engine may keep of a batch by default."""
-
-LEAST_BATCH = 16
-"""Fewer images do not have the statistics that BatchNorm will have after recalibration."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +135,7 @@ class Oracle:
         distinct = {g: list(dict.fromkeys(s for s in asked if s)) for g, asked in sets.items()}
         model = uncompiled(model)
         race = Race(distinct, self.stop)
-        by_batch = self._goes_by_batches(model, batches)
+        by_batch = self.batch_statistics and has_batch_statistics(model, batches)
         with torch.no_grad(), ExitStack() as stack:
             for network in (model, reference):
                 if network is not None:
@@ -171,14 +167,6 @@ class Oracle:
             if reference is not None
         }
         return Measured(changes, runner.image_forwards, saved, divergences)
-
-    def _goes_by_batches(self, model: nn.Module, batches: Batches) -> bool:
-        """Whether BatchNorm goes by every batch's own statistics."""
-        return (
-            self.batch_statistics
-            and any(isinstance(layer, NORMALISATION) for layer in model.modules())
-            and all(batch_size(*batch) >= LEAST_BATCH for batch in batches)
-        )
 
     def _removals(
         self,

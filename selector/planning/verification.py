@@ -9,14 +9,12 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from selector.data.batches import batch_size
 from selector.data.forward import evaluating
 from selector.data.loss import LossChange, Losses, measure_losses
-from selector.network.batchnorm import batch_statistics
+from selector.network.batchnorm import batch_statistics, has_batch_statistics
 from selector.network.compensation import removed
 from selector.network.groups import Group
-from selector.network.layers import NORMALISATION
-from selector.oracle.oracle import LEAST_BATCH, Oracle
+from selector.oracle.oracle import Oracle
 from selector.planning.candidates import Options, Trial
 from selector.planning.choice import Choice
 
@@ -71,11 +69,8 @@ class Verifier:
     @cached_property
     def _recalibrated(self) -> bool:
         """Whether BatchNorm goes by every batch's own statistics; asked when something is tried."""
-        return (
-            self._trial.recalibrate
-            and any(isinstance(layer, NORMALISATION) for layer in self._trial.model.modules())
-            and all(batch_size(*batch) >= LEAST_BATCH for batch in self._trial.survey.measuring)
-        )
+        trial = self._trial
+        return trial.recalibrate and has_batch_statistics(trial.model, trial.survey.measuring)
 
     def _tried(
         self, chosen: Mapping[Group, Choice], group: Group, others: Sequence[Choice], now: Losses

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from selector.data.calibration import Calibration
 from selector.data.loss import evaluate
 from selector.learning.selector import SaliencySelector
-from selector.network.batchnorm import batch_statistics, recalibrate_batchnorm
+from selector.network.batchnorm import LEAST_BATCH, batch_statistics, recalibrate_batchnorm
 from selector.network.compensation import removed
 from selector.network.groups import Group
 from selector.network.tracing import find_groups
-from selector.oracle.oracle import LEAST_BATCH
 from selector.planning.candidates import Trial, survey_network
 from selector.planning.choice import Choice
 from selector.planning.choose import choose, first_stage
