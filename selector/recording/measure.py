@@ -19,7 +19,7 @@ from selector.network.tracing import find_groups
 from selector.oracle.oracle import Oracle
 from selector.oracle.recalibrated import recalibrated_changes
 from selector.recording.contexts import counts_of, draw_counts
-from selector.recording.repaired import RepairedRemoval, SetProposals
+from selector.recording.repaired import RepairedRemoval
 from selector.records.decision import Decision
 from selector.records.describe import describe_network
 from selector.records.measurement import CandidateRecord, GroupRecord
@@ -78,15 +78,12 @@ class NetworkState:
             macs_kept=self.groups.costs.total("macs") / whole_macs,
             generator=torch.Generator().manual_seed(seed),
         )
-        self._sets: SetProposals | None = None
         self._repaired: RepairedRemoval | None = None
         self._means: Means = {}
         if original is None:
             self._means = measure_means(model, parts.signals, prunable.values())
         else:
-            groups = list(prunable.values())
-            self._sets = SetProposals(model, parts.signals, prunable, seed)
-            self._repaired = RepairedRemoval(model, original, parts.signals, groups)
+            self._repaired = RepairedRemoval(model, original, parts.signals, prunable, seed)
         self._normalised = any(isinstance(layer, NORMALISATION) for layer in model.modules())
         self._untried = True
         self.records = {
@@ -120,8 +117,8 @@ class NetworkState:
         proposals = {
             count: candidates(Decision(view, count), [*arms(), *BASELINES]) for count in counts
         }
-        if self._sets is not None and self._repaired is not None:
-            return self._of_repaired(group, row, proposals, self._sets, self._repaired)
+        if self._repaired is not None:
+            return self._of_repaired(group, row, proposals, self._repaired)
         sets = list(dict.fromkeys(s for found in proposals.values() for s in found.values()))
         changes = self._changes(group, sets)
         found: list[CandidateRecord] = []
@@ -140,11 +137,10 @@ class NetworkState:
         group: Group,
         row: GroupRecord,
         rankings: Mapping[int, Mapping[str, Channels]],
-        proposals: SetProposals,
         removal: RepairedRemoval,
     ) -> list[CandidateRecord]:
         """All decisions of a group, measured as repair leaves them; sets are candidates, too."""
-        by_count = {count: proposals.sets(group.name, count) for count in rankings}
+        by_count = {count: removal.proposals.sets(group.name, count) for count in rankings}
         chosen = {count: {**rankings[count], **by_count[count]} for count in rankings}
         sets = list(dict.fromkeys(s for found in chosen.values() for s in found.values()))
         parts = self._parts.selection, self._parts.evaluation

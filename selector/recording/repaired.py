@@ -54,13 +54,14 @@ class SetProposals:
 
 
 class RepairedRemoval:
-    """Loss changes and divergences of sets, with what went folded into what stays.
+    """Sets, and their loss changes and divergences with what went folded into what stays.
 
     Args:
         model: The network in this state; left as found.
         original: The unpruned network.
-        calibration: The images that channels are predicted from.
+        calibration: The images that sets are proposed by, and channels predicted from.
         groups: Its groups.
+        seed: See `SetProposals`.
     """
 
     def __init__(
@@ -68,10 +69,12 @@ class RepairedRemoval:
         model: nn.Module,
         original: nn.Module,
         calibration: Calibration,
-        groups: Sequence[Group],
+        groups: Mapping[str, Group],
+        seed: int,
     ) -> None:
         self._model, self._original = model, original
-        prediction = Prediction.measured(model, calibration, groups)
+        self.proposals = SetProposals(model, calibration, groups, seed)
+        prediction = Prediction.measured(model, calibration, groups.values())
         self._oracle = Oracle("repaired", prediction=prediction, batch_statistics=True)
 
     def measured(
