@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypedDict, cast
 
 from selector.cli import options as opt
 from selector.cli.inputs import names, shares, verify_count
@@ -117,24 +117,28 @@ class Way:
             selector=None if folder is None else SaliencySelector.load(folder),
             allocation=cast("AllocationName", self.allocation),
         )
-        method_of(
-            found.criterion,
-            Target.of(goal.targets, own),
-            verify=found.verify,
-            selector=found.selector,
-            allocation=found.allocation,
-        )
+        method_of(target=Target.of(goal.targets, own), **found)
         return found
 
 
-@dataclass(frozen=True, kw_only=True)
-class Chosen:
+class Chosen(TypedDict):
     """How channels are chosen, as `choose` and `prune` take it."""
 
     criterion: str
     verify: "Verify"
     selector: "SaliencySelector | None"
     allocation: "AllocationName"
+
+
+class Allowed(TypedDict):
+    """Which widths are allowed, as `choose` and `prune` take it."""
+
+    ignore: list[str]
+    max_ratio: float
+    max_ratios: "Shares | None"
+    ratios: "Shares | None"
+    round_to: int
+    min_channels: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,19 +153,21 @@ class Bounds:
     min_channels: opt.MinChannels = 1
 
     @property
-    def ignored(self) -> list[str]:
-        """Names of the groups that stay as they are."""
-        return [] if self.ignore is None else names(self.ignore, "--ignore")
-
-    @property
     def own(self) -> dict[str, float] | None:
         """Shares of single groups to remove."""
         return shares(self.ratios, "--ratios")
 
     @property
-    def own_largest(self) -> dict[str, float] | None:
-        """Largest shares of single groups to remove."""
-        return shares(self.max_ratios, "--max-ratios")
+    def allowed(self) -> Allowed:
+        """What was typed, as `choose` and `prune` take it."""
+        return Allowed(
+            ignore=[] if self.ignore is None else names(self.ignore, "--ignore"),
+            max_ratio=self.max_ratio,
+            max_ratios=shares(self.max_ratios, "--max-ratios"),
+            ratios=self.own,
+            round_to=self.round_to,
+            min_channels=self.min_channels,
+        )
 
 
 def parameters_of(model: "nn.Module") -> int:

@@ -47,14 +47,7 @@ def what_would_be_done(
     from selector.pruning.procedure import default_rounds
 
     target = Target.of(goal.targets, bounds.own)
-    limits = Limits.of(
-        ignore=bounds.ignored,
-        max_ratio=bounds.max_ratio,
-        max_ratios=bounds.own_largest,
-        ratios=bounds.own,
-        round_to=bounds.round_to,
-        min_channels=bounds.min_channels,
-    )
+    limits = Limits.of(**bounds.allowed)
     calibration = Calibration(batches)
     stage = first_stage(model, calibration, target, limits)
     groups, costs = stage.groups, stage.groups.costs
