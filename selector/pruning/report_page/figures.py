@@ -1,7 +1,7 @@
 """The network before and after, as the report shows it: size, speed, memory, quality."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from selector.network.latency import Timed
@@ -93,12 +93,18 @@ def _quality(report: ReportValues) -> Iterator[Figure]:
         )
 
 
-def _counted(name: str, term: str, before: float, after: float) -> Figure:
+def _counted(
+    name: str,
+    term: str,
+    before: float,
+    after: float,
+    text: Callable[[float], str] = count_text,
+) -> Figure:
     return Figure(
         name=name,
         term=term,
-        before=count_text(before),
-        after=count_text(after),
+        before=text(before),
+        after=text(after),
         change=f"{100 * after / before:.1f} % left",
         share=after / before,
         headline=True,
@@ -108,15 +114,7 @@ def _counted(name: str, term: str, before: float, after: float) -> Figure:
 def _in_bytes(name: str, term: str, before: int | None, after: int | None) -> Figure:
     if before is None or after is None:
         return Figure(name=name, term=term, before=UNKNOWN, after=UNKNOWN, headline=True)
-    return Figure(
-        name=name,
-        term=term,
-        before=bytes_text(before),
-        after=bytes_text(after),
-        change=f"{100 * after / before:.1f} % left",
-        share=after / before,
-        headline=True,
-    )
+    return _counted(name, term, before, after, bytes_text)
 
 
 def _of_the_time(timed: Timed) -> str:
@@ -132,7 +130,7 @@ def _images(count: int) -> str:
     return "1 image" if count == 1 else f"{count} images"
 
 
-def bytes_text(count: int) -> str:
+def bytes_text(count: float) -> str:
     """A size as a person reads it, in powers of 1000.
 
     >>> bytes_text(1_092_520), bytes_text(812)
