@@ -23,6 +23,7 @@ from selector.recording.repaired import RepairedRemoval
 from selector.records.decision import Decision
 from selector.records.describe import describe_network
 from selector.records.measurement import CandidateRecord, GroupRecord
+from selector.saliency.proposals.set_errors import ERRORS
 from selector.saliency.registry import METRICS, arms, first_order_metrics
 from selector.typing import Channels, Matrix
 
@@ -145,6 +146,7 @@ class NetworkState:
         sets = list(dict.fromkeys(s for found in chosen.values() for s in found.values()))
         parts = self._parts.selection, self._parts.evaluation
         selection, evaluation = (removal.measured(group, sets, part) for part in parts)
+        errors = removal.proposals.errors(group.name, sets)
         found = []
         for count, some in chosen.items():
             distinct = list(dict.fromkeys(some.values()))
@@ -167,6 +169,7 @@ class NetworkState:
                         evaluation_divergence=further.nats,
                         evaluation_divergence_error=further.standard_error,
                         channels=channels if arm in by_count[count] else None,
+                        **dict(zip(ERRORS, errors[channels], strict=True)),
                     )
                 )
         return found

@@ -12,6 +12,7 @@ from selector.network.folding import Prediction
 from selector.network.groups import Group
 from selector.oracle.oracle import Oracle
 from selector.saliency.proposals.registry import PROPOSALS
+from selector.saliency.proposals.set_errors import NEEDS, SetErrors
 from selector.statistics.collect import measure_signals
 from selector.statistics.gradient_source import Gradients
 from selector.typing import Channels
@@ -31,15 +32,18 @@ class SetProposals:
         self, model: nn.Module, calibration: Calibration, groups: Mapping[str, Group], seed: int
     ) -> None:
         self._signals = {}
+        self._errors: dict[str, SetErrors] = {}
         self._proposals = [one for one in PROPOSALS.values() if one.kind == "set"]
         for source in get_args(Gradients):
             asked = [one for one in self._proposals if one.gradients == source]
-            needs = sorted({need for one in asked for need in one.needs})
+            needs = {need for one in asked for need in one.needs}
+            if source == "softened":
+                needs |= set(NEEDS)
             self._signals[source] = measure_signals(
                 model,
                 calibration,
                 groups,
-                needs=needs,
+                needs=sorted(needs),
                 loss=calibration.loss,
                 gradients=source,
                 generator=torch.Generator().manual_seed(seed),
@@ -51,6 +55,12 @@ class SetProposals:
             one.name: one.checked(group, self._signals[one.gradients][group], count)
             for one in self._proposals
         }
+
+    def errors(self, group: str, sets: Sequence[Channels]) -> dict[Channels, list[float]]:
+        """Set -> its `ERRORS`."""
+        if group not in self._errors:
+            self._errors[group] = SetErrors.of(self._signals["softened"][group])
+        return dict(zip(sets, self._errors[group].of_sets(sets).tolist(), strict=True))
 
 
 class RepairedRemoval:

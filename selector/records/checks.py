@@ -21,6 +21,7 @@ ERRORS = tuple(
         "evaluation_divergence",
     )
 )
+SET_ERRORS = ("residual", "fisher_residual", "softened_second")
 
 
 def check_measured(
@@ -105,7 +106,7 @@ def check_candidate(
             f"candidate {where} removes {row.count} of {group.channels} channels; at least one "
             "goes, and one stays"
         )
-    for name in ERRORS:
+    for name in (*ERRORS, *SET_ERRORS):
         error = getattr(row, name)
         if error is not None and error < 0:
             raise SelectorError(f"{name}={error:.4g} of candidate {where} must not be negative")

@@ -65,6 +65,13 @@ class CandidateRecord:
     evaluation_divergence_error: float | None = None
     channels: tuple[int, ...] | None = None
     """What goes, where the arm proposes sets; None for a metric, whose scores tell it."""
+    # See `selector/saliency/proposals/set_errors.py`; None where not measured.
+    residual: float | None = None
+    """Share of the consumers' variance that is lost once the rest is refitted."""
+    fisher_residual: float | None = None
+    """The same in nats, weighted by the softened outputs' gradients."""
+    softened_second: float | None = None
+    """Joint effect on the softened outputs without a refit, to second order, in nats."""
 
     @property
     def nats(self) -> float:

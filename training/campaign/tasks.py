@@ -72,12 +72,12 @@ def third_party_tasks() -> list[RecordingTask]:
     """The third-party networks that may be learnt from, whose images are here.
 
     Each on images that it was not trained on, and again on images that it was: both happen to
-    users. Of ImageNet there are training images alone.
+    users. Of ImageNet there are training images alone; its networks are the slowest and come last.
 
     Raises:
         SelectorError: There is no folder of such networks.
     """
-    tasks = []
+    tasks: list[RecordingTask] = []
     for name, info in third_party_networks("learn").items():
         if missing_images(name) is not None:
             continue
@@ -95,7 +95,7 @@ def third_party_tasks() -> list[RecordingTask]:
                     unseen,
                 )
             )
-    return tasks
+    return sorted(tasks, key=lambda task: (task.dataset == IMAGENET, not task.unseen))
 
 
 def _make_third_party(name: str, split: str, _weights: Path, device: torch.device) -> Made:
