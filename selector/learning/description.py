@@ -83,9 +83,8 @@ class Description:
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise SelectorError(f"{name} must be different names, at least one")
-        for name in (*self.arms, self.single_best):
-            if name not in self.metrics or self.single_best not in self.arms:
-                raise SelectorError(f"{name!r} is not among its metrics or arms")
+        if self.single_best not in self.arms:
+            raise SelectorError(f"{self.single_best!r} is not among its arms")
         if self.damage_weight < 0:
             raise SelectorError(f"damage_weight={self.damage_weight} must not be negative")
         if {len(row) for row in self.joint_errors} != {len(self.arms)}:

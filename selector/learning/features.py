@@ -11,7 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from selector.learning.regret import regrets
-from selector.records.decision import CONTEXT, FACTS, Decision, GroupView
+from selector.records.decision import (
+    CONTEXT,
+    FACTS,
+    SET_ERRORS,
+    Decision,
+    GroupView,
+    SetKnowledge,
+)
 from selector.statistics.gate_fisher import MODES, Pairs
 from selector.typing import Matrix, Numbers
 
@@ -20,6 +27,8 @@ TINY = 1e-300
 _OWN = ("spread", "skew", "tail", "gini", "cliff")
 _NATS = ("taylor", "fisher", "taylor_elementwise")
 """Metrics that are in nats themselves: their totals forecast the damage."""
+_ERRORS = ("log", "excess", "regret")
+"""Of each of `SET_ERRORS`: its logarithm, the same over the least, and the regret it implies."""
 _JOINT = ("log_second", "signed", "interaction", "log_excess", "regret", "second_regret")
 _OVERLAPS = ("votes", "mean_overlap")
 
@@ -40,6 +49,7 @@ def feature_names(metrics: Sequence[str]) -> list[str]:
         *(f"log_{metric}" for metric in _NATS),
         *(f"regret_{metric}" for metric in _NATS),
         *(f"{mode}_{name}" for mode in MODES for name in _JOINT),
+        *(f"{error}_{name}" for error in SET_ERRORS for name in _ERRORS),
         "mean_excess",
         "rank_of_excess",
         *(f"share_{metric}" for metric in metrics),
@@ -69,18 +79,21 @@ def lowest_sets(
 
 
 def candidates(decision: Decision, arms: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """The `count` lowest channels of each arm that the group has.
+    """What each arm that the group has would remove: its `count` lowest channels, or its set.
 
     Args:
         decision: What is asked.
-        arms: Metrics that propose channels.
+        arms: Metrics and proposals of sets.
     """
     view, count = decision.view, decision.count
-    return {
-        arm: tuple(np.sort(removal_order(view, arm)[:count]).tolist())
-        for arm in arms
-        if arm in view.scores
-    }
+    sets = view.sets.proposed(count) if view.sets is not None else {}
+    found = {}
+    for arm in arms:
+        if arm in view.scores:
+            found[arm] = tuple(np.sort(removal_order(view, arm)[:count]).tolist())
+        elif arm in sets:
+            found[arm] = sets[arm]
+    return found
 
 
 def distinct(proposals: Proposals, order: Iterable[str]) -> list[str]:
@@ -156,7 +169,8 @@ def describe(decision: Decision, proposals: Proposals, metrics: Sequence[str]) -
     Args:
         decision: What is asked.
         proposals: Arm -> the channels that it would remove.
-        metrics: Metrics whose opinion on every proposal is a feature; the arms are among them.
+        metrics: Metrics whose opinion on every proposal is a feature; all arms that rank channels
+            are among them. Those that propose sets have no scores: what is told of scores is NaN.
     """
     opinions = opinions_of(decision.view, metrics)
     channels = opinions.parts.shape[1]
@@ -170,15 +184,20 @@ def describe(decision: Decision, proposals: Proposals, metrics: Sequence[str]) -
     overlaps = np.stack([(overlap > 1 - 1e-9).mean(1), overlap.mean(1)], 1)
     shares = chosen @ opinions.parts.T / ratio
     excesses = shares - opinions.least[:, decision.count] / ratio
-    rows = [metrics.index(arm) for arm in proposals]
-    own = opinions.distribution(rows, decision.count)
+    ranking = [place for place, arm in enumerate(proposals) if arm in decision.scores]
+    rows = [metrics.index(arm) for arm in proposals if arm in decision.scores]
+    own = np.full((len(proposals), len(_OWN)), np.nan)
+    own[ranking] = opinions.distribution(rows, decision.count)
+    agreement = np.full((len(proposals), len(metrics)), np.nan)
+    agreement[ranking] = opinions.agreement[rows]
     known = ~np.isnan(opinions.parts[:, 0])
     mean_excess = np.log10(excesses[:, known] + 1e-4).mean(1)
     # Arms with the same proposal differ by rounding alone.
     ranks = (_ranks(np.round(mean_excess, 9)) - 1) / max(1, len(proposals) - 1)
     parts = [shared, own, overlaps, _damages(decision.scores, chosen)]
     parts += [_together(decision.pairs.get(mode), chosen) for mode in MODES]
-    parts += [np.stack([mean_excess, ranks], 1), shares, excesses, opinions.agreement[rows]]
+    parts.append(_set_errors(decision.view.sets, proposals))
+    parts += [np.stack([mean_excess, ranks], 1), shares, excesses, agreement]
     return np.concatenate(parts, 1)
 
 
@@ -214,6 +233,21 @@ def _together(pairs: Pairs | None, chosen: Matrix) -> Matrix:
         ],
         1,
     )
+
+
+def _set_errors(known: SetKnowledge | None, proposals: Proposals) -> Matrix:
+    """What views that read no labels say of every proposal's set, three features an error."""
+    if known is None:
+        return np.full((len(proposals), len(SET_ERRORS) * len(_ERRORS)), np.nan)
+    errors = known.errors(proposals).T
+    least = errors.min(1, keepdims=True)
+    found = [
+        np.log10(errors + 1e-8),
+        np.log10((errors + 1e-8) / (least + 1e-8)),
+        regrets(errors),
+    ]
+    # Error by error, as the features are named.
+    return np.stack(found, 1).reshape(-1, len(proposals)).T
 
 
 def _spread(ordered: Matrix) -> tuple[Matrix, Matrix]:

@@ -41,6 +41,7 @@ from selector.learning.table import (
 from selector.learning.uncertainty import Intervals, TrainingDistribution
 from selector.records.decision import Decision
 from selector.records.records import Records
+from selector.saliency.proposals.registry import PROPOSALS
 from selector.saliency.registry import known_metrics
 from selector.typing import Matrix
 
@@ -157,6 +158,12 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         return self
 
     @property
+    def set_arms(self) -> list[str]:
+        """The arms that propose sets, not rankings: they ask for a pass of their own."""
+        self.check_fitted()
+        return [name for name in self.arms_ if name not in self.metrics_]
+
+    @property
     def feature_names(self) -> list[str]:
         """Names of the columns of `Described.features`, in order."""
         return [*feature_names(self.metrics_), "arm"]
@@ -187,9 +194,12 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         self.check_fitted()
         proposals = [candidates(decision, self.arms_) for decision in decisions]
         if any(self.single_best_ not in found for found in proposals):
+            what = (
+                "knowledge of sets lacks" if self.single_best_ in self.set_arms else "scores lack"
+            )
             raise SelectorError(
-                f"the scores lack {self.single_best_!r}, the selector's single best; "
-                "score with all the metrics"
+                f"the {what} {self.single_best_!r}, the selector's single best; "
+                "score with all the metrics, and measure all the sets that it may trust"
             )
         return describe_all(decisions, proposals, self.metrics_, self.arms_)
 
@@ -340,6 +350,12 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
                 f"{folder} needs metric {unknown[0]!r}, which is not in the table; "
                 "register it before loading, or fit the selector again"
             )
+        for name in described.arms:
+            if name not in known and name not in PROPOSALS:
+                raise SelectorError(
+                    f"{folder} trusts proposal {name!r}, which is not in the table; register it "
+                    "before loading, or fit the selector again"
+                )
         if list(described.features) != [*feature_names(described.metrics), "arm"]:
             raise SelectorError(
                 f"{folder} learnt from other features than this version describes decisions by; "

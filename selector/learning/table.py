@@ -10,6 +10,7 @@ from selector.learning.features import Proposals, candidates, describe
 from selector.learning.regret import CAP, regrets
 from selector.records.decision import CONTEXT, FACTS, Decision
 from selector.records.records import Records
+from selector.saliency.proposals.registry import PROPOSALS
 from selector.saliency.registry import find_metric, known_metrics
 from selector.typing import Matrix, Names, Numbers
 
@@ -41,7 +42,7 @@ class TrainingTable:
     metrics: Sequence[str]
     seen: Described
     selection: Matrix
-    """Of every row the loss change on the selection split, plain removal."""
+    """Of every row what is learnt, on the selection split; see `CandidateRecord.label`."""
     evaluation: Matrix
     network: Names
     """Of every decision."""
@@ -148,8 +149,8 @@ def training_table(
         arms,
         metrics,
         describe_all(decisions, proposals, metrics, arms),
-        np.array([row.selection_nats for row in found]),
-        np.array([row.evaluation_nats for row in found]),
+        np.array([row.label[0] for row in found]),
+        np.array([row.label[1] for row in found]),
         np.array(networks),
         np.array(contexts),
         np.array([(weights or {}).get(name, 1.0) for name in networks]),
@@ -217,18 +218,21 @@ def names_of(records: Records) -> tuple[list[str], list[str]]:
     """The arms that some records measured, and the metrics that they hold scores of.
 
     Raises:
-        SelectorError: A metric that is not registered, or fewer than two arms.
+        SelectorError: A metric or proposal that is not registered, or fewer than two arms.
     """
-    # Proposals of sets have no scores; a selector learns from those that rank.
     measured = sorted({row.arm for row in records.candidates if row.channels is None})
+    sets = {row.arm for row in records.candidates if row.channels is not None}
     scored = sorted({name for group in records.groups for name in group.scores})
     known = known_metrics({*measured, *scored})
-    if unknown := [name for name in (*measured, *scored) if name not in known]:
+    unknown = [f"metric {name!r}" for name in (*measured, *scored) if name not in known]
+    unknown += [f"proposal {name!r}" for name in sorted(sets - set(PROPOSALS))]
+    if unknown:
         raise SelectorError(
-            f"the records hold metric {unknown[0]!r}, which is not in the table; register it "
-            "before learning from them, or record again without it"
+            f"the records hold {unknown[0]}, which is not in the table; register it before "
+            "learning from them, or record again without it"
         )
-    arms = [name for name in known_metrics(measured) if find_metric(name).arm]
+    arms = [n for n in known_metrics(measured) if find_metric(n).arm or (sets and n in PROPOSALS)]
+    arms += [name for name in PROPOSALS if name in sets]
     if len(arms) < 2:
         raise SelectorError(f"records name {len(arms)} known arm; record at least two metrics")
     return arms, known_metrics(scored)

@@ -15,6 +15,7 @@ Source:
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -146,13 +147,24 @@ class Inputs:
             scale = covariance.diagonal().clamp_min(0).sqrt()
         return cls(ridged_correlation(covariance, scale, ridge), means, scale)
 
+    @cached_property
+    def inverse(self) -> Tensor:
+        """Of the correlation, shape (inputs, inputs)."""
+        return torch.cholesky_inverse(torch.linalg.cholesky(self.correlation))
+
     def predicted(self, gone: Tensor) -> tuple[Tensor, Tensor]:
         """The inputs that go from those that stay: slopes (gone, kept) and intercepts (gone,)."""
         correlation, means, scale = (
             values.to(gone.device) for values in (self.correlation, self.means, self.scale)
         )
-        inner = correlation[~gone][:, ~gone]
-        solved = torch.cholesky_solve(correlation[~gone][:, gone], torch.linalg.cholesky(inner))
+        if 2 * int(gone.sum()) < len(gone):
+            # By blocks of the inverse, which all sets share: only what goes is factorised.
+            inverse = self.inverse.to(gone.device)
+            factor = torch.linalg.cholesky(inverse[gone][:, gone])
+            solved = -torch.cholesky_solve(inverse[gone][:, ~gone], factor).mT
+        else:
+            factor = torch.linalg.cholesky(correlation[~gone][:, ~gone])
+            solved = torch.cholesky_solve(correlation[~gone][:, gone], factor)
         slopes = scale[gone].unsqueeze(1) * solved.mT
         slopes = slopes * torch.where(scale[~gone] > 0, 1 / scale[~gone], 0.0)
         return slopes, means[gone] - slopes @ means[~gone]

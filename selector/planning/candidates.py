@@ -1,7 +1,7 @@
 """What one round knows of the network before it decides, and how a criterion proposes channels."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from torch import nn
@@ -15,6 +15,7 @@ from selector.planning.choice import Choice
 from selector.planning.stage import Stage
 from selector.records.decision import GroupView
 from selector.records.describe import describe_network
+from selector.saliency.proposals.knowledge import measure_sets, set_proposals
 from selector.saliency.proposals.registry import Proposal
 from selector.saliency.registry import find_metric
 from selector.saliency.scoring import needs_of, score_signals
@@ -72,8 +73,8 @@ class Criterion(Protocol):
         """The proposal of sets that it asks, if any."""
 
     @property
-    def asks_selector(self) -> bool:
-        """Whether it needs the groups described as the selector sees them."""
+    def selector(self) -> SaliencySelector | None:
+        """The selector that it asks, if any: it needs the groups described as that sees them."""
 
     def images(self, calibration: Calibration) -> tuple[Calibration, Calibration]:
         """The images that score, and those that measure candidates."""
@@ -110,8 +111,8 @@ def survey_network(
     """Score every group of a network.
 
     One pass over the scoring images, forward and backward where a metric needs it; none for metrics
-    of weights alone. One more for a proposal of sets whose widths a selector prices, and one more
-    forward pass for the means that compensate.
+    of weights alone. One more for a selector that may trust proposals of sets, or for a proposal of
+    sets whose widths a selector prices, and one more forward pass for the means that compensate.
 
     Args:
         model: The network; left exactly as found.
@@ -122,15 +123,11 @@ def survey_network(
         compensate: Whether the removed channels' means will be kept.
     """
     scoring, measuring = criterion.images(calibration)
-    views: dict[str, GroupView] = {}
-    if criterion.asks_selector:
-        views = _views(model, stage, scoring, criterion.metrics)
-    elif pricing is not None:
-        pricing.check_fitted()
-        views = _views(model, stage, scoring, pricing.metrics_)
+    asked = criterion.selector or pricing
+    views = {} if asked is None else described_for(asked, model, stage, scoring)
     signals: Mapping[str, Signals] = {}
     scores: Mapping[str, Mapping[str, Matrix]] = {n: view.scores for n, view in views.items()}
-    if not criterion.asks_selector:
+    if criterion.selector is None:
         scores, signals = _scored(model, stage, scoring, criterion)
     compensation = None
     if compensate:
@@ -146,17 +143,27 @@ def survey_network(
     )
 
 
-def _views(
-    model: nn.Module, stage: Stage, scoring: Calibration, metrics: Sequence[str]
+def described_for(
+    selector: SaliencySelector, model: nn.Module, stage: Stage, scoring: Calibration
 ) -> dict[str, GroupView]:
-    """The groups as a selector sees them."""
-    return describe_network(
+    """The groups as a selector sees them: scored, and where it may trust sets, those too.
+
+    Raises:
+        SelectorError: The selector is not fitted, or the images cannot be used.
+    """
+    selector.check_fitted()
+    views = describe_network(
         model,
         stage.groups,
         scoring,
-        [find_metric(name) for name in metrics],
+        [find_metric(name) for name in selector.metrics_],
         macs_kept=stage.macs_kept,
     )
+    if not selector.set_arms:
+        return views
+    proposals = set_proposals(selector.set_arms)
+    sets = measure_sets(model, scoring, stage.groups.prunable, proposals)
+    return {name: replace(view, sets=sets[name]) for name, view in views.items()}
 
 
 def _scored(

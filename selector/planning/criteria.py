@@ -33,7 +33,6 @@ class SelectorCriterion:
 
     name = "selector"
     proposal = None
-    asks_selector = True
 
     @property
     def metrics(self) -> list[str]:
@@ -94,7 +93,7 @@ class MetricCriterion:
     name: str
 
     proposal = None
-    asks_selector = False
+    selector = None
 
     @property
     def metrics(self) -> list[str]:
@@ -134,7 +133,7 @@ class ProposalCriterion:
 
     proposal: Proposal
 
-    asks_selector = False
+    selector = None
 
     @property
     def name(self) -> str:
@@ -175,7 +174,7 @@ class OracleCriterion:
 
     name = "oracle"
     proposal = None
-    asks_selector = False
+    selector = None
 
     @property
     def metrics(self) -> list[str]:

@@ -1,5 +1,6 @@
 """The selector as an `importance` for Torch-Pruning: scores of all groups on one scale, in nats."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from selector.planning.limits import Widths
 from selector.planning.stage import Stage
 from selector.planning.target import Target
 from selector.records.decision import Decision, GroupView
-from selector.typing import Matrix
+from selector.typing import Matrix, Numbers
 
 KEPT_NATS = 1e6
 """Price of channels beyond the most that a group may lose."""
@@ -117,10 +118,25 @@ class SelectorImportance:
         count = max(1, round(self._ratio * channels))
         trusted = selector.predict(Decision(view, count)).trusted
         curve = damage_curve(selector, view, options)
-        order = np.argsort(view.scores[trusted], kind="stable")
+        order = _order(view, trusted, sorted(curve)[1:])
         scores = np.empty(channels)
         scores[order] = marginal(curve, channels)
         return torch.from_numpy(scores)
+
+
+def _order(view: GroupView, arm: str, counts: Sequence[int]) -> Numbers:
+    """The group's channels in the order in which an arm gives them up.
+
+    A proposal of sets is asked for several numbers of channels: what is in the smaller sets goes
+    first, and channels that no set tells apart go in their own order.
+    """
+    if arm in view.scores:
+        return np.argsort(view.scores[arm], kind="stable")
+    assert view.sets is not None, "no arm proposes sets where nothing is known of them"
+    ranks = np.full(view.channels, len(counts))
+    for rank, count in reversed(list(enumerate(counts))):
+        ranks[list(view.sets.proposed(count)[arm])] = rank
+    return np.argsort(ranks, kind="stable")
 
 
 def marginal(curve: Curve, channels: int) -> Matrix:

@@ -20,10 +20,9 @@ from selector.oracle.oracle import Oracle
 from selector.oracle.recalibrated import recalibrated_changes
 from selector.recording.contexts import counts_of, draw_counts
 from selector.recording.repaired import RepairedRemoval
-from selector.records.decision import Decision
+from selector.records.decision import SET_ERRORS, Decision
 from selector.records.describe import describe_network
 from selector.records.measurement import CandidateRecord, GroupRecord
-from selector.saliency.proposals.set_errors import ERRORS
 from selector.saliency.registry import METRICS, arms, first_order_metrics
 from selector.typing import Channels, Matrix
 
@@ -141,16 +140,17 @@ class NetworkState:
         removal: RepairedRemoval,
     ) -> list[CandidateRecord]:
         """All decisions of a group, measured as repair leaves them; sets are candidates, too."""
-        by_count = {count: removal.proposals.sets(group.name, count) for count in rankings}
+        known = removal.sets[group.name]
+        by_count = {count: known.proposed(count) for count in rankings}
         chosen = {count: {**rankings[count], **by_count[count]} for count in rankings}
         sets = list(dict.fromkeys(s for found in chosen.values() for s in found.values()))
         parts = self._parts.selection, self._parts.evaluation
         selection, evaluation = (removal.measured(group, sets, part) for part in parts)
-        errors = removal.proposals.errors(group.name, sets)
         found = []
         for count, some in chosen.items():
             distinct = list(dict.fromkeys(some.values()))
-            for arm, channels in some.items():
+            errors = known.errors(some).tolist()
+            for (arm, channels), of_set in zip(some.items(), errors, strict=True):
                 (first, apart), (second, further) = selection[channels], evaluation[channels]
                 found.append(
                     CandidateRecord(
@@ -169,7 +169,7 @@ class NetworkState:
                         evaluation_divergence=further.nats,
                         evaluation_divergence_error=further.standard_error,
                         channels=channels if arm in by_count[count] else None,
-                        **dict(zip(ERRORS, errors[channels], strict=True)),
+                        **dict(zip(SET_ERRORS, of_set, strict=True)),
                     )
                 )
         return found

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 import numpy as np
 
 from selector.errors import SelectorError
+from selector.records.decision import SET_ERRORS
 from selector.records.measurement import CandidateRecord, GroupRecord
 from selector.records.provenance import Provenance
 
@@ -21,7 +22,6 @@ ERRORS = tuple(
         "evaluation_divergence",
     )
 )
-SET_ERRORS = ("residual", "fisher_residual", "softened_second")
 
 
 def check_measured(

@@ -6,10 +6,10 @@ metrics see; `learning/features.py` turns them into the numbers that the selecto
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Protocol
 
 from selector.statistics.gate_fisher import Pairs
-from selector.typing import Matrix
+from selector.typing import Channels, Matrix
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,22 @@ class Context:
     """log2 of the number of images behind the signals."""
 
 
+SET_ERRORS = ("residual", "fisher_residual", "softened_second")
+"""What is known of every candidate's set by views that read no labels: the share of the consumers'
+variance that is lost once the rest is refitted, the same in nats by the softened outputs'
+gradients, and the joint effect on the softened outputs without a refit, in nats."""
+
+
+class SetKnowledge(Protocol):
+    """What is known of a group's sets of channels: measured now, or read from records."""
+
+    def proposed(self, count: int) -> Mapping[str, Channels]:
+        """Arms that propose sets -> the `count` channels that they would remove."""
+
+    def errors(self, proposals: Mapping[str, Channels]) -> Matrix:
+        """The `SET_ERRORS` of some proposals, shape (proposals, errors); NaN where unknown."""
+
+
 @dataclass(frozen=True, eq=False)
 class GroupView:
     """All that the selector may know of a group in one state of its network."""
@@ -75,6 +91,8 @@ class GroupView:
     """Metric -> scores of shape (channels,)."""
     pairs: Mapping[str, Pairs] = field(default_factory=dict)
     """Mode of removal -> what every two channels do together; empty in old records."""
+    sets: SetKnowledge | None = None
+    """What is known of its sets; None where no arm proposes sets, and in old records."""
     derived: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
     """What `learning/features.py` has computed from the scores, so that it is computed once."""
 

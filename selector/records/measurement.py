@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from selector.records.decision import Context, GroupFacts, GroupView
+from selector.records.decision import Context, GroupFacts, GroupView, SetKnowledge
 from selector.statistics.gate_fisher import Pairs
 from selector.typing import Matrix
 
@@ -25,9 +25,13 @@ class GroupRecord:
     pairs: Mapping[str, Pairs] = field(default_factory=dict)
     """Mode of removal -> what every two channels do together."""
 
-    def view(self) -> GroupView:
-        """The group as the selector sees it; what is derived of it lives as long as the view."""
-        return GroupView(self.facts, self.state, self.scores, self.pairs)
+    def view(self, sets: SetKnowledge | None = None) -> GroupView:
+        """The group as the selector sees it; what is derived of it lives as long as the view.
+
+        Args:
+            sets: What is known of its sets of channels.
+        """
+        return GroupView(self.facts, self.state, self.scores, self.pairs, sets)
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,21 @@ class CandidateRecord:
     evaluation_divergence_error: float | None = None
     channels: tuple[int, ...] | None = None
     """What goes, where the arm proposes sets; None for a metric, whose scores tell it."""
-    # See `selector/saliency/proposals/set_errors.py`; None where not measured.
     residual: float | None = None
-    """Share of the consumers' variance that is lost once the rest is refitted."""
+    """See `SET_ERRORS`; None where not measured."""
     fisher_residual: float | None = None
-    """The same in nats, weighted by the softened outputs' gradients."""
     softened_second: float | None = None
-    """Joint effect on the softened outputs without a refit, to second order, in nats."""
+
+    @property
+    def label(self) -> tuple[float, float]:
+        """What is learnt, on the selection split and on the evaluation split.
+
+        The divergence where it was measured, since it does not vanish on memorised images; else the
+        loss change.
+        """
+        if self.selection_divergence is None or self.evaluation_divergence is None:
+            return self.selection_nats, self.evaluation_nats
+        return self.selection_divergence, self.evaluation_divergence
 
     @property
     def nats(self) -> float:

@@ -27,6 +27,7 @@ from selector.records.parquet import (
     version_of,
 )
 from selector.records.provenance import ORIGINS, Provenance, check_metrics, check_mixture
+from selector.records.recorded_sets import RecordedSets
 from selector.records.rows import as_table, group_record, group_row
 
 SCHEMA_VERSION = 4
@@ -49,10 +50,12 @@ class Records:
     def decisions(self) -> Iterator[tuple[GroupRecord, Decision, list[CandidateRecord]]]:
         """Every decision with the candidates measured for it."""
         by_group = {(g.network, g.context, g.group): g for g in self.groups}
-        views = {key: group.view() for key, group in by_group.items()}
+        of_group: dict[tuple[str, str, str], list[CandidateRecord]] = {}
         found: dict[tuple[str, str, str, int], list[CandidateRecord]] = {}
         for row in self.candidates:
+            of_group.setdefault((row.network, row.context, row.group), []).append(row)
             found.setdefault((row.network, row.context, row.group, row.count), []).append(row)
+        views = {key: by_group[key].view(RecordedSets.of(rows)) for key, rows in of_group.items()}
         for (network, context, name, count), rows in found.items():
             group = by_group[network, context, name]
             yield group, Decision(views[network, context, name], count), rows

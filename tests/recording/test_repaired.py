@@ -3,18 +3,24 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import selector
+from selector.data.calibration import Calibration
 from selector.errors import SelectorError
+from selector.learning.features import candidates, describe, feature_names
+from selector.learning.table import names_of
 from selector.network.folding import Prediction
 from selector.network.tracing import find_groups
 from selector.oracle.oracle import Oracle
 from selector.recording.contexts import PrunedContext, draw_contexts
+from selector.records.decision import SET_ERRORS, Decision
 from selector.records.records import Records
+from selector.saliency.proposals.knowledge import measure_sets, set_proposals
 from selector.saliency.proposals.registry import PROPOSALS
-from selector.saliency.registry import arms
+from selector.saliency.proposals.set_errors import ERRORS
 from tests.networks import data, small
 
 SETS = {one.name for one in PROPOSALS.values() if one.kind == "set"}
@@ -97,6 +103,13 @@ def test_modes_do_not_mix(recorded: Records, tmp_path: Path) -> None:
         Records.load(tmp_path)
 
 
+def test_errors_are_named_alike_where_they_are_measured_and_kept(recorded: Records) -> None:
+    assert ERRORS == SET_ERRORS
+    for row in recorded.candidates:
+        assert row.residual is not None
+        assert row.residual >= 0
+
+
 def test_a_set_that_is_none_of_the_group_is_refused(recorded: Records, tmp_path: Path) -> None:
     place = next(i for i, row in enumerate(recorded.candidates) if row.channels is not None)
     rows = list(recorded.candidates)
@@ -115,7 +128,35 @@ def test_a_selector_learns_from_them(recorded: Records) -> None:
         candidates=tuple(replace(row, network="other") for row in recorded.candidates),
     )
     learnt = selector.SaliencySelector(folds=2, trees=5).fit(recorded + other)
-    assert set(learnt.arms_) <= set(arms())
+    assert set(learnt.set_arms) == SETS
+    assert "rank_mean" in learnt.arms_
+    model, batches = small("residual", 6, norm=True).float(), data(96, 16, dtype=torch.float32)
+    result = selector.prune(model, batches, selector=learnt, keep_macs=0.6, rounds=1)
+    trusted = {choice.metric for plan in result.rounds for choice in plan.choices}
+    assert trusted <= set(learnt.arms_)
+
+
+def test_what_is_known_of_sets_is_the_same_when_recorded_and_when_measured(
+    recorded: Records,
+) -> None:
+    """A selector must see at prune time the very features that it has learnt from."""
+    model, batches = small("residual", 6, norm=True).float(), data(96, 16, dtype=torch.float32)
+    calibration = Calibration(batches[0::3])
+    groups = find_groups(model, batches[0][0]).prunable
+    live = measure_sets(model, calibration, groups, set_proposals())
+    metrics = names_of(recorded)[1]
+    arms = [*SETS, "l1", "fisher"]
+    place = feature_names(metrics).index
+    columns = [place(f"{error}_{name}") for error in SET_ERRORS for name in ("log", "excess")]
+    for group, decision, _ in recorded.decisions():
+        if group.context != "unpruned":
+            continue
+        now = Decision(replace(decision.view, sets=live[group.group]), decision.count)
+        found = candidates(now, arms)
+        assert found == candidates(decision, arms)
+        then = describe(decision, found, metrics)[:, columns]
+        assert np.isfinite(then).all()
+        assert describe(now, found, metrics)[:, columns] == pytest.approx(then, rel=1e-6, abs=1e-9)
 
 
 def test_states_are_drawn_from_all_that_may_choose() -> None:

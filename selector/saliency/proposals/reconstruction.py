@@ -54,8 +54,7 @@ def column_subset(signals: Signals, count: int) -> list[int]:
         weighted = view.inputs * torch.outer(norms, norms)
         apart = weighted.reshape(channels, len(norms) // channels, channels, -1)
         total += apart.diagonal(dim1=1, dim2=3).sum(2)
-    kept = set(_pivots(total, channels - count))
-    return [channel for channel in range(channels) if channel not in kept]
+    return _pivots(total, channels)[: -count - 1 : -1]
 
 
 def _pivots(matrix: torch.Tensor, count: int) -> list[int]:

@@ -53,6 +53,9 @@ class Proposal:
     """Whether it chooses whole sets, or the lowest channels of one order."""
     gradients: Gradients = "labels"
     """What is differentiated where it needs gradients; `softened` needs no labels."""
+    nested: bool = False
+    """Whether it names channels in the order in which they go, whatever their number, so that one
+    order answers for every number."""
 
     @classmethod
     def ranking(cls, metric: Metric) -> "Proposal":
@@ -75,7 +78,11 @@ class Proposal:
         return ((self.propose.__doc__ or "").strip().splitlines() or [""])[0]
 
     def checked(self, group: str, signals: Signals, count: int) -> tuple[int, ...]:
-        """The channels that go from a group, sorted.
+        """The channels that go from a group, sorted; see `ordered`."""
+        return tuple(sorted(self.ordered(group, signals, count)))
+
+    def ordered(self, group: str, signals: Signals, count: int) -> tuple[int, ...]:
+        """The channels that go from a group, in the order in which they are proposed.
 
         Args:
             group: Its name, for messages.
@@ -105,7 +112,7 @@ class Proposal:
         elif len(found) != count:
             fault = f"{len(found)} channels, and {count} must go"
         else:
-            return tuple(sorted(found))
+            return tuple(found)
         raise SelectorError(
             f"proposal {self.name!r} names {fault}, in group {group!r}; it must give as many "
             "different channels as it is asked for"
@@ -134,6 +141,7 @@ def register_proposal(
     needs: Need | Iterable[Need] = "backward",
     source: str = "",
     gradients: Gradients = "labels",
+    nested: bool = False,
 ) -> Callable[[Propose], Propose]:
     """Add a proposal to the table: `choose`, `prune` and the command line pick it up.
 
@@ -144,6 +152,8 @@ def register_proposal(
         source: Paper or origin.
         gradients: What is differentiated: `labels`, the loss, or `softened`, the network's own
             softened outputs, which needs no labels.
+        nested: Whether channels are named in the order in which they go, whatever their number: a
+            selector that asks for many numbers then asks once.
 
     Raises:
         SelectorError: The name is taken or no name; unknown `needs` or `gradients`.
@@ -161,7 +171,9 @@ def register_proposal(
             )
         if name in PROPOSALS or name in METRICS or name in RESERVED:
             raise SelectorError(f"proposal {name!r} is taken; choose another name")
-        PROPOSALS[name] = Proposal(name, propose, checked, source, gradients=gradients)
+        PROPOSALS[name] = Proposal(
+            name, propose, checked, source, gradients=gradients, nested=nested
+        )
         return propose
 
     return register
@@ -173,23 +185,27 @@ def _add(
     needs: Iterable[Need],
     source: str,
     gradients: Gradients = "labels",
+    nested: bool = False,
 ) -> None:
-    PROPOSALS[name] = Proposal(name, propose, checked_needs(needs), source, gradients=gradients)
+    PROPOSALS[name] = Proposal(
+        name, propose, checked_needs(needs), source, gradients=gradients, nested=nested
+    )
 
 
 _PAIRS = ("forward", "pairs")
 _INPUTS = ("input_products",)
-_add("reconstruction", reconstruction, _INPUTS, "arXiv 2403.12983")
+_add("reconstruction", reconstruction, _INPUTS, "arXiv 2403.12983", nested=True)
 _add(
     "reconstruction_fisher",
     reconstruction_fisher,
     (*_INPUTS, "gradient_products"),
     "arXiv 1905.05934",
     "softened",
+    nested=True,
 )
 _add("joint_0", joint(0.0), _PAIRS, "this project")
 _add("joint_half", joint(0.5), _PAIRS, "this project")
 _add("joint_1", joint(1.0), _PAIRS, "this project")
 _add("joint_softened", joint(0.0, "softened outputs"), _PAIRS, "this project", "softened")
-_add("column_subset", column_subset, _INPUTS, "arXiv 0812.4293")
+_add("column_subset", column_subset, _INPUTS, "arXiv 0812.4293", nested=True)
 PROPOSALS["rank_mean"] = Proposal.ranking(METRICS["rank_mean"])

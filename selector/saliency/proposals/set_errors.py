@@ -68,11 +68,7 @@ class SetErrors:
         for inverse, outputs in zip(self.inverses, self.outputs, strict=True):
             width = len(inverse) // self.channels
             rows = (gone[:, None] * width + torch.arange(width)).flatten()
-            factor = torch.linalg.cholesky(inverse[rows][:, rows])
-            one, two = (_trace(factor, matrix[rows][:, rows]) for matrix in outputs)
-            share, nats = share + one, nats + two
+            own = torch.cholesky_inverse(torch.linalg.cholesky(inverse[rows][:, rows]))
+            one, two = (float((own * matrix[rows][:, rows]).sum()) for matrix in outputs)
+            share, nats = share + max(0.0, one), nats + max(0.0, two)
         return share, nats
-
-
-def _trace(factor: Tensor, products: Tensor) -> float:
-    return max(0.0, float(torch.cholesky_solve(products, factor).diagonal().sum()))

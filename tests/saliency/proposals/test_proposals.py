@@ -189,3 +189,12 @@ def test_column_subset_keeps_what_the_kept_explain_least(style: str) -> None:
         kept.append(int(left.argmax()))
         expected = tuple(sorted(set(range(channels)) - set(kept)))
         assert PROPOSALS["column_subset"].checked("stem", found, channels - len(kept)) == expected
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("name", [p.name for p in PROPOSALS.values() if p.nested])
+def test_the_order_of_a_nested_proposal_answers_for_every_number(name: str, style: str) -> None:
+    for group, found in signals_of(style).items():
+        order = PROPOSALS[name].ordered(group, found, found.channels - 1)
+        for count in range(1, found.channels):
+            assert tuple(sorted(order[:count])) == PROPOSALS[name].checked(group, found, count)

@@ -1,0 +1,121 @@
+"""What the proposals of sets say of a group, and the errors of any set: measured once a state."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+
+from selector.data.calibration import Calibration
+from selector.network.groups import Group
+from selector.saliency.proposals.registry import PROPOSALS, Proposal
+from selector.saliency.proposals.set_errors import NEEDS, SetErrors
+from selector.statistics.channel_statistics import Signals
+from selector.statistics.collect import measure_signals
+from selector.statistics.gradient_source import Gradients
+from selector.statistics.statistic import Need, closure
+from selector.typing import Channels, Matrix
+
+
+def set_proposals(names: Iterable[str] | None = None) -> list[Proposal]:
+    """The proposals of whole sets, those of some names or all, in the table's order."""
+    wanted = None if names is None else set(names)
+    every = [one for one in PROPOSALS.values() if one.kind == "set"]
+    return [one for one in every if wanted is None or one.name in wanted]
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredSets:
+    """One group's sets: what is asked again and again is computed once.
+
+    It is what `records/decision.py` calls the knowledge of a group's sets.
+    """
+
+    group: str
+    signals: Mapping[Gradients, Signals]
+    """Source of the gradients -> what was measured."""
+    proposals: Sequence[Proposal]
+    _orders: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    _sets: dict[tuple[str, int], Channels] = field(default_factory=dict)
+    _errors: dict[Channels, Matrix] = field(default_factory=dict)
+    _parts: list[SetErrors] = field(default_factory=list)
+
+    def proposed(self, count: int) -> dict[str, Channels]:
+        """Proposal -> the `count` channels that it would remove.
+
+        Raises:
+            SelectorError: A proposal that is no such set; it is named.
+        """
+        for one in self.proposals:
+            if (one.name, count) not in self._sets:
+                self._sets[one.name, count] = self._set(one, count)
+        return {one.name: self._sets[one.name, count] for one in self.proposals}
+
+    def _set(self, proposal: Proposal, count: int) -> Channels:
+        signals = self.signals[source_of(proposal)]
+        if not proposal.nested:
+            return proposal.checked(self.group, signals, count)
+        if proposal.name not in self._orders:
+            whole = proposal.ordered(self.group, signals, signals.channels - 1)
+            self._orders[proposal.name] = whole
+        return tuple(sorted(self._orders[proposal.name][:count]))
+
+    def errors(self, proposals: Mapping[str, Channels]) -> Matrix:
+        """The errors of some proposals' sets, shape (proposals, 3); see `set_errors.ERRORS`."""
+        if not self._parts:
+            self._parts.append(SetErrors.of(self.signals["softened"]))
+        sets = list(proposals.values())
+        new = list(dict.fromkeys(s for s in sets if s not in self._errors))
+        if new:
+            self._errors.update(zip(new, self._parts[0].of_sets(new), strict=True))
+        return np.array([self._errors[s] for s in sets])
+
+
+def source_of(proposal: Proposal) -> Gradients:
+    """The pass that serves a proposal: the softened one where it reads no gradient."""
+    return proposal.gradients if "backward" in closure(proposal.needs) else "softened"
+
+
+def measure_sets(
+    model: nn.Module,
+    calibration: Calibration,
+    groups: Mapping[str, Group],
+    proposals: Sequence[Proposal],
+    *,
+    seed: int = 0,
+) -> dict[str, MeasuredSets]:
+    """What some proposals say of every group, and what any set costs.
+
+    One pass, forward and backward, with gradients of the softened outputs; one more where a
+    proposal reads those of the loss.
+
+    Args:
+        model: The network; left as found.
+        calibration: The images.
+        groups: Its groups.
+        proposals: Those that are asked.
+        seed: Of the labels that softened outputs draw.
+
+    Raises:
+        SelectorError: As `measure_signals`.
+    """
+    needs: dict[Gradients, set[Need]] = {"softened": set(NEEDS)}
+    for one in proposals:
+        needs.setdefault(source_of(one), set()).update(one.needs)
+    measured = {
+        source: measure_signals(
+            model,
+            calibration,
+            groups,
+            needs=sorted(wanted),
+            loss=calibration.loss,
+            gradients=source,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        for source, wanted in needs.items()
+    }
+    return {
+        name: MeasuredSets(name, {source: of[name] for source, of in measured.items()}, proposals)
+        for name in groups
+    }
