@@ -185,7 +185,7 @@ def _notes(
     foreign = [
         p.network
         for p in (*records.networks, *(base.networks if base else ()))
-        if p.origin != "own"
+        if p.origin == "foreign"
     ]
     if foreign:
         notes.append(f"left out, of foreign origin: {', '.join(foreign)}")

@@ -85,7 +85,8 @@ def record(
         network: Name of the network in the records.
         family: Kind of architecture; what evaluation leaves out together.
         dataset: Name of the data set.
-        origin: `own`, or `foreign` for networks that are kept for testing.
+        origin: `own`, `third_party` for networks that others trained, or `foreign` for those
+            that are kept for testing and never learnt from.
         contexts: Pruned states in which the network is recorded, besides the unpruned one, or how
             many to draw.
         ratios: Shares of the channels to remove, each in [0, 1), zero standing for one channel;

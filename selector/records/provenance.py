@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from selector.errors import SelectorError
 
-ORIGINS = ("own", "foreign")
-"""Networks that a selector may learn from, and those kept for testing."""
+ORIGINS = ("own", "third_party", "foreign")
+"""Networks of one's own; those that others trained, and that may be learnt from, too; and those
+that are kept for testing."""
 RECORDED = ("plain", "repaired")
 """Modes of removal that a network may be recorded in."""
 LONGEST_NAME = 200

@@ -80,8 +80,8 @@ class Records:
         return self.of_networks(p.network for p in self.networks if p.origin == origin)
 
     def own(self) -> "Records":
-        """Only the records that a selector may learn from."""
-        return self.of_origin("own")
+        """Only the records that a selector may learn from: all but those kept for testing."""
+        return self.of_networks(p.network for p in self.networks if p.origin != "foreign")
 
     def __add__(self, other: "Records") -> "Records":
         """Records of both; a network may be in one of them only.

@@ -368,9 +368,13 @@ def test_origins_are_kept_apart(tmp_path: Path) -> None:
     read = Records.load(tmp_path)
     assert same(read.own(), made(["a", "b"]))
     assert same(read.of_origin("foreign"), made(["f"], origin="foreign"))
-    with pytest.raises(SelectorError, match="unknown origin 'strange'; known: own, foreign"):
+    with pytest.raises(
+        SelectorError, match="unknown origin 'strange'; known: own, third_party, foreign"
+    ):
         read.of_origin("strange")
-    with pytest.raises(SelectorError, match="a: unknown origin 'strange'; known: own, foreign"):
+    with pytest.raises(
+        SelectorError, match="a: unknown origin 'strange'; known: own, third_party, foreign"
+    ):
         Provenance("a", "", "", "strange", 1, "{}")
 
 

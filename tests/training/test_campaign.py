@@ -319,6 +319,19 @@ def test_a_network_that_fails_is_skipped_with_its_reason(whole: Path, tmp_path: 
     assert not list(weights.glob("*.worker"))
 
 
+def test_a_network_below_its_bar_is_trained_and_not_recorded(whole: Path, tmp_path: Path) -> None:
+    weights = trained_before(whole, tmp_path)
+    tasks = [own_task(SPECS[0], bar=0.999), own_task(SPECS[1])]
+    outcomes = campaign.run(tasks, tmp_path / "data", weights, jobs=1, minutes=None)
+    assert [o.status for o in outcomes] == ["below", "recorded"]
+    assert "the bar is 100%" in outcomes[0].reason
+    assert lines(weights)[0]["status"] == "below"
+    assert exit_status(outcomes) == 0
+    assert "1 trained, but not recorded, being below their bar" in summary(outcomes, weights)
+    assert [p.name for p in (tmp_path / "data").iterdir()] == [SPECS[1].name]
+    assert (weights / f"{SPECS[0].name}.safetensors").exists()
+
+
 def test_what_a_lost_worker_had_finished_counts_as_recorded(whole: Path, tmp_path: Path) -> None:
     def finishes(_weights: Path, _device: torch.device) -> Made:
         shutil.copytree(whole / "data" / SPECS[0].name, tmp_path / "data" / SPECS[0].name)
@@ -413,9 +426,11 @@ def test_backends_that_cannot_be_are_refused() -> None:
 def test_networks_that_others_trained_are_recorded_twice_and_never_those_for_tests() -> None:
     found = {task.network: task for task in third_party_tasks()}
     learnt = third_party_networks("learn")
-    assert {task.family for task in found.values()} <= set(learnt)
-    assert not {task.family for task in found.values()} & set(third_party_networks("test"))
-    for name in {task.family for task in found.values()}:
+    names = {task.network.removesuffix("-trained") for task in found.values()}
+    assert names <= set(learnt)
+    assert {task.origin for task in found.values()} == {"third_party"}
+    assert len({task.family for task in found.values()}) > 5
+    for name in names:
         if learnt[name].dataset == "imagenet-sample":
             assert found[f"{name}-trained"].unseen is False
             assert name not in found

@@ -132,6 +132,18 @@ _CANDIDATES = (
         "numbers",
         "what goes, where the arm proposes sets; repaired removal only, from schema 4",
     ),
+    Column(
+        "residual",
+        "share",
+        "of the consumers' variance, what is lost once the rest is refitted, summed over "
+        "consumers; this and the next two in repaired removal only, from schema 4",
+    ),
+    Column("fisher_residual", "nats", "the same by the softened outputs' gradients (K-FAC)"),
+    Column(
+        "softened_second",
+        "nats",
+        "joint effect on the softened outputs without a refit, to second order",
+    ),
 )
 
 COLUMNS: Mapping[str, Sequence[Column]] = {

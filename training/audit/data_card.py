@@ -8,7 +8,7 @@ from pathlib import Path
 
 from selector.errors import SelectorError
 from selector.files import write_text
-from selector.records.provenance import Provenance
+from selector.records.provenance import ORIGINS, Provenance
 from selector.records.records import Records
 from training.audit.columns import COLUMNS
 from training.reporting.markdown import markdown_table
@@ -90,7 +90,7 @@ def _trainings(records: Records, data: Path, weights: Path | None) -> dict[str, 
 def counts(records: Records) -> list[str]:
     """How many there are of everything."""
     rows = []
-    for origin in ("own", "foreign"):
+    for origin in ORIGINS:
         part = records.of_origin(origin)
         if part.networks:
             states = Counter(g.context == "unpruned" for g in part.groups)
@@ -115,7 +115,9 @@ def counts(records: Records) -> list[str]:
 def network_tables(networks: Sequence[Provenance], trainings: Mapping[str, Training]) -> list[str]:
     """Every network, with its test accuracy."""
     rows = []
-    for p in sorted(networks, key=lambda p: (p.origin != "own", p.dataset, p.family, p.network)):
+    for p in sorted(
+        networks, key=lambda p: (ORIGINS.index(p.origin), p.dataset, p.family, p.network)
+    ):
         training = trainings.get(p.network)
         rows.append(
             {

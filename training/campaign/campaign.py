@@ -22,7 +22,7 @@ from selector.records.parquet import check_versions
 from selector.records.records import FILES, SCHEMA_VERSION
 from training.campaign.backends import BackendName, ReturnAs, running_on
 from training.campaign.log import NetworkOutcome, write_line
-from training.campaign.tasks import RecordingTask, own_task
+from training.campaign.tasks import BelowBarError, RecordingTask, own_task
 from training.campaign.tasks import trained as trained
 from training.zoo.specs import NetworkSpec
 
@@ -205,6 +205,8 @@ def _alone(
     except TimeIsUpError:
         reason = "begun: the time is up; what was measured is in the journal"
         outcome = NetworkOutcome(task.network, "stopped", reason, worker, time.time() - started)
+    except BelowBarError as error:
+        outcome = NetworkOutcome(task.network, "below", str(error), worker, time.time() - started)
     except SelectorError as error:
         outcome = NetworkOutcome(task.network, "failed", str(error), worker, time.time() - started)
     except Exception as error:  # One network's fault, whatever it is, must not end the campaign.

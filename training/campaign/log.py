@@ -14,10 +14,11 @@ from selector.tables import text_table
 LOG = "campaign.jsonl"
 """In the folder of weights: one line for each network that was tried, the latest last."""
 
-Status = Literal["there", "recorded", "failed", "stopped", "elsewhere"]
+Status = Literal["there", "recorded", "below", "failed", "stopped", "elsewhere"]
 MEANINGS: dict[Status, str] = {
     "there": "were there",
     "recorded": "recorded now",
+    "below": "trained, but not recorded, being below their bar",
     "failed": "failed",
     "stopped": "not done, the time being up",
     "elsewhere": "left to another worker",
@@ -41,8 +42,8 @@ class NetworkOutcome:
 
     @property
     def done(self) -> bool:
-        """Whether its records are there."""
-        return self.status in ("there", "recorded")
+        """Whether nothing is left to do for it."""
+        return self.status in ("there", "recorded", "below")
 
 
 def write_line(weights: Path, outcome: NetworkOutcome) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from selector.data.image_data import TensorBatches
+from selector.errors import SelectorError
 from selector.files import write_text
 from selector.network.checkpoint import load_tensors, read_tensors, save_pruned
 from selector.recording.record import Recorded
@@ -32,6 +33,23 @@ RECORD_BATCHES = 9
 FOREIGN_BATCH = 128
 IMAGENET, IMAGENET_BATCH = "imagenet-sample", 60
 
+BARS: Mapping[str, float] = {
+    "cifar10": 0.75,
+    "cifar100": 0.4,
+    "gtsrb": 0.95,
+    "fashion-mnist": 0.88,
+    "digits": 0.97,
+    "imagenette64": 0.7,
+    "imagenette32": 0.7,
+}
+"""Data set -> share of its test images that a network of the zoo must get right to be recorded:
+badly trained networks teach what nobody asks."""
+
+
+class BelowBarError(SelectorError):
+    """A network that is too badly trained to be learnt from."""
+
+
 Made = tuple[nn.Module, TensorBatches | PreparedBatches]
 
 
@@ -43,7 +61,7 @@ class RecordingTask:
         network: Its name in the records.
         family: Kind of architecture.
         dataset: Where the images come from on which it is recorded.
-        origin: `own` or `foreign`.
+        origin: `own`, `third_party` or `foreign`; see `ORIGINS` of the records.
         seed: Of all that recording draws.
         make: Folder of weights and device -> the trained network there, and its images.
         mode: What is measured of every candidate; see `selector.record`.
@@ -60,9 +78,15 @@ class RecordingTask:
     unseen: bool | None = None
 
 
-def own_task(spec: NetworkSpec, mode: Recorded = "plain") -> RecordingTask:
-    """A network of the zoo: trained unless its weights are there, on images it never saw."""
-    make = partial(_make_own, spec)
+def own_task(spec: NetworkSpec, mode: Recorded = "plain", bar: float = 0.0) -> RecordingTask:
+    """A network of the zoo: trained unless its weights are there, on images it never saw.
+
+    Args:
+        spec: The network.
+        mode: What is measured of every candidate.
+        bar: Share of the test images that it must get right to be recorded; see `BARS`.
+    """
+    make = partial(_make_own, spec, bar)
     return RecordingTask(
         spec.name, spec.family, spec.dataset, "own", spec.seed, make, mode, unseen=True
     )
@@ -86,9 +110,9 @@ def third_party_tasks() -> list[RecordingTask]:
             tasks.append(
                 RecordingTask(
                     name if unseen else f"{name}-trained",
-                    name,
+                    info.family,
                     info.dataset,
-                    "own",
+                    "third_party",
                     zlib.crc32(name.encode()) % 10_000,
                     partial(_make_third_party, name, split),
                     "repaired",
@@ -116,8 +140,17 @@ def foreign_task(name: str) -> RecordingTask:
     )
 
 
-def _make_own(spec: NetworkSpec, weights: Path, device: torch.device) -> Made:
-    return trained(spec, weights, device).to(device), held_out(spec)
+def _make_own(spec: NetworkSpec, bar: float, weights: Path, device: torch.device) -> Made:
+    """Train the network, and refuse it where it stays below its bar.
+
+    Raises:
+        BelowBarError: It does; its weights are kept, so that it is not trained again.
+    """
+    made = trained(spec, weights, device)
+    accuracy = float(json.loads((weights / f"{spec.name}.json").read_text())["test_accuracy"])
+    if accuracy < bar:
+        raise BelowBarError(f"{accuracy:.1%} of the test images right, and the bar is {bar:.0%}")
+    return made.to(device), held_out(spec)
 
 
 def _make_foreign(name: str, _weights: Path, device: torch.device) -> Made:

@@ -28,6 +28,32 @@ Prepare = Callable[[Tensor], Tensor]
 _CODE = "networks.py"
 _OUR_NAMES = {"fashion": "fashion-mnist"}
 """Data sets that the folder calls otherwise than we do."""
+_FAMILIES = (
+    ("_stn", "stn"),
+    ("mobilenetv2", "inverted"),
+    ("mcunet", "inverted"),
+    ("proxyless", "inverted"),
+    ("effnet", "inverted"),
+    ("mobilenet", "mobile"),
+    ("etinynet", "mobile"),
+    ("dw", "mobile"),
+    ("dense", "dense"),
+    ("lmfrnet", "dense"),
+    ("squeezenet", "squeeze"),
+    ("_menet", "shuffle"),
+    ("preresnet", "preact"),
+    ("resnet", "residual"),
+    ("vgg", "vgg"),
+    ("lenet", "lenet"),
+    ("crown", "strided"),
+    ("colt", "strided"),
+    ("certified", "strided"),
+    ("bn", "plain_bn"),
+    ("micronet", "plain_bn"),
+    ("darknet", "plain_bn"),
+)
+"""Part of a network's name -> its family, the first that fits; as in the zoo, where the zoo has
+it. Chains without BatchNorm are `plain`."""
 _GREY = frozenset({"mnist"})
 """Data sets whose files hold three equal planes where the networks read one."""
 
@@ -44,6 +70,11 @@ class ThirdPartyInfo:
         top1_percent: Accuracy on all test images of the data set.
         note: What kind of network it is, in a line.
     """
+
+    @property
+    def family(self) -> str:
+        """Kind of architecture, which an evaluation leaves out together."""
+        return next((kind for part, kind in _FAMILIES if part in self.name), "plain")
 
     name: str
     dataset: str
