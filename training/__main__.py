@@ -39,6 +39,7 @@ from training.campaign.tasks import (
     BARS,
     RecordingTask,
     foreign_task,
+    named_tasks,
     own_task,
     third_party_tasks,
 )
@@ -100,6 +101,10 @@ def campaign(
     datasets: Annotated[
         str | None, typer.Option(help="Data sets to draw for, with commas between them.")
     ] = None,
+    networks: Annotated[
+        str | None,
+        typer.Option(help="Networks, with commas between them, in this order; all by default."),
+    ] = None,
     jobs: Jobs = 2,
     minutes: Minutes = None,
     device: Device = None,
@@ -117,6 +122,8 @@ def campaign(
     else:
         drawn = zoo_of(zoo, count, seed, None if datasets is None else datasets.split(","))
         tasks = [own_task(spec, mode, BARS[spec.dataset]) for spec in drawn]
+    if networks is not None:
+        tasks = named_tasks(tasks, networks.split(","))
     _recorded(tasks, data, weights, jobs, minutes, device, backend, address)
 
 

@@ -1,5 +1,6 @@
 """What was measured, row by row: groups as the selector sees them, and candidates with losses."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -84,6 +85,14 @@ class CandidateRecord:
         if self.selection_divergence is None or self.evaluation_divergence is None:
             return self.selection_nats, self.evaluation_nats
         return self.selection_divergence, self.evaluation_divergence
+
+    @property
+    def label_error(self) -> float:
+        """Standard error of the mean of both labels."""
+        errors = self.selection_error, self.evaluation_error
+        if self.selection_divergence is not None:
+            errors = self.selection_divergence_error or 0.0, self.evaluation_divergence_error or 0.0
+        return math.hypot(*errors) / 2
 
     @property
     def nats(self) -> float:

@@ -30,6 +30,7 @@ from training.campaign.tasks import (
     Made,
     RecordingTask,
     foreign_task,
+    named_tasks,
     own_task,
     third_party_tasks,
 )
@@ -438,6 +439,10 @@ def test_networks_that_others_trained_are_recorded_twice_and_never_those_for_tes
             assert found[name].unseen is True
             assert found[f"{name}-trained"].unseen is False
     assert {task.mode for task in found.values()} == {"repaired"}
+    some = named_tasks(list(found.values()), ["zlatasm_resnet20a_cifar10", "ethsri_colt_mnist"])
+    assert [task.network for task in some] == ["zlatasm_resnet20a_cifar10", "ethsri_colt_mnist"]
+    with pytest.raises(SelectorError, match="no network 'nobodys' in this zoo; known: "):
+        named_tasks(some, ["nobodys"])
     # The two are of the same network on other images.
     name = "chengyuhsieh_lenet_mnist"
     made = [found[n].make(Path(), torch.device("cpu")) for n in (name, f"{name}-trained")]

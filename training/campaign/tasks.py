@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -120,6 +120,19 @@ def third_party_tasks() -> list[RecordingTask]:
                 )
             )
     return sorted(tasks, key=lambda task: (task.dataset == IMAGENET, not task.unseen))
+
+
+def named_tasks(tasks: Sequence[RecordingTask], names: Sequence[str]) -> list[RecordingTask]:
+    """The tasks of these names, in their order.
+
+    Raises:
+        SelectorError: A name that no task has.
+    """
+    known = {task.network: task for task in tasks}
+    for name in names:
+        if name not in known:
+            raise SelectorError(f"no network {name!r} in this zoo; known: {', '.join(known)}")
+    return [known[name] for name in names]
 
 
 def _make_third_party(name: str, split: str, _weights: Path, device: torch.device) -> Made:

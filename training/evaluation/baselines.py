@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from selector.learning.evaluation import Grid
+from selector.learning.features import feature_names
 from selector.learning.regret import CAP, regrets
 from selector.learning.table import TrainingTable
 from selector.typing import Matrix, Numbers
@@ -64,17 +65,53 @@ def linear(train: TrainingTable, test: TrainingTable) -> Numbers:
     return _lowest(model.predict(test.seen.facts), Grid.of(test))
 
 
-def lowest_joint_effect(test: TrainingTable, column: int) -> Numbers:
-    """Arms whose choice has the least second-order effect as a whole; nothing is learnt.
+JOINT_RULE = "lowest second - w * first"
+"""The set's joint effect on the loss, with the weight of the first order that did best in the
+training folds; nothing else is learnt."""
+JOINT_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
-    Args:
-        test: What is chosen for.
-        column: Of the features: the estimate.
-    """
-    grid = Grid.of(test)
+
+def _column(table: TrainingTable, name: str) -> Matrix:
+    """A feature of every row."""
+    found: Matrix = table.seen.features[:, feature_names(table.metrics).index(name)]
+    return found.astype(np.float64)
+
+
+def _joint(table: TrainingTable, weight: float) -> Matrix:
+    """Of every row the set's joint effect of both orders, in nats."""
+    second = np.maximum(10 ** _column(table, "plain_log_second") - 1e-8, 0.0)
+    first = _column(table, "plain_signed") * np.sqrt(2 * second)
+    effect: Matrix = second - weight * first
+    return effect
+
+
+def _least_of(table: TrainingTable, values: Matrix) -> Numbers:
+    """Arms with the least value in every decision; rows without one do not count."""
+    grid = Grid.of(table)
     estimate = np.full(grid.selection.shape, np.inf)
-    estimate[test.seen.decision, test.seen.arm] = test.seen.features[:, column]
+    estimate[table.seen.decision, table.seen.arm] = values
     return _lowest(np.nan_to_num(estimate, nan=np.inf), grid)
+
+
+def joint_weight(train: TrainingTable) -> float:
+    """The weight of the first order with which the rule costs least on the training networks."""
+    costs = capped_regrets(Grid.of(train))
+
+    def cost(weight: float) -> float:
+        chosen = _least_of(train, _joint(train, weight))
+        return float(costs[np.arange(len(costs)), chosen].mean())
+
+    return min(JOINT_WEIGHTS, key=cost)
+
+
+def lowest_joint(test: TrainingTable, weight: float) -> Numbers:
+    """Arms whose choice has the least joint effect, by `joint_weight`."""
+    return _least_of(test, _joint(test, weight))
+
+
+def lowest_estimate(test: TrainingTable, feature: str) -> Numbers:
+    """Arms whose choice has the least of one feature; nothing is learnt."""
+    return _least_of(test, _column(test, feature))
 
 
 def group_features_only(

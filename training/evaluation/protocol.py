@@ -26,16 +26,19 @@ from selector.learning.regret import regrets
 from selector.learning.selector import SaliencySelector
 from selector.learning.table import TrainingTable, names_of, single_best, training_table
 from selector.recording.measure import BASELINES
-from selector.records.decision import CONTEXT, FACTS
+from selector.records.decision import CONTEXT, FACTS, SET_ERRORS
 from selector.records.records import Records
 from selector.typing import Matrix, Numbers
 from training.evaluation.baselines import (
+    JOINT_RULE,
     PORTFOLIOS,
     best_arms,
     greedy_portfolio,
     group_features_only,
+    joint_weight,
     linear,
-    lowest_joint_effect,
+    lowest_estimate,
+    lowest_joint,
     nearest_neighbours,
 )
 from training.evaluation.splits import SplitName, folds_of
@@ -102,9 +105,15 @@ def evaluated(
 
 def _measured_beside(records: Records) -> dict[str, Matrix]:
     """Baseline metric -> loss changes of its candidates, (decisions,); NaN where not measured."""
-    lines = [{row.arm: row.evaluation_nats for row in rows} for _, _, rows in records.decisions()]
+    lines = [{row.arm: row.label[1] for row in rows} for _, _, rows in records.decisions()]
     nan = float("nan")
     return {name: np.array([line.get(name, nan) for line in lines]) for name in BASELINES}
+
+
+def errors_of(records: Records, table: TrainingTable) -> Matrix:
+    """Standard errors of what is learnt, (decisions, arms); NaN where an arm was not measured."""
+    lines = [{row.arm: row.label_error for row in rows} for _, _, rows in records.decisions()]
+    return np.array([[line.get(arm, np.nan) for arm in table.arms] for line in lines])
 
 
 def _forecasts(predictions: Sequence[Prediction], test: TrainingTable) -> Matrix:
@@ -144,8 +153,9 @@ def _outcomes(
         yield of_arms("nearest neighbours", 0, nearest_neighbours(train, test))
         yield of_arms("linear", 0, linear(train, test))
         yield of_arms("group features only", 0, group_features_only(train, test, _facts(train)))
-    joint = [*feature_names(test.metrics), "arm"].index("plain_second_regret")
-    yield of_arms("lowest joint Fisher", 0, lowest_joint_effect(test, joint))
+    yield of_arms(JOINT_RULE, 0, lowest_joint(test, joint_weight(train)))
+    for error in SET_ERRORS:
+        yield of_arms(f"lowest {error.replace('_', ' ')}", 0, lowest_estimate(test, f"{error}_log"))
     for size in PORTFOLIOS:
         for name, fixed in (
             (f"fixed best {size} + oracle", best_arms(before, size)),

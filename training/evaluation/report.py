@@ -11,20 +11,22 @@ from joblib import Parallel, delayed
 from matplotlib import pyplot as plt
 
 from selector.errors import SelectorError
-from selector.learning.evaluation import SBS_NATS, SBS_REGRET, SELECTOR, VBS, Judged
+from selector.learning.evaluation import SBS_NATS, SBS_REGRET, SELECTOR, VBS, Grid, Judged
 from selector.learning.selector import SaliencySelector
 from selector.learning.table import TrainingTable
 from selector.records.records import Records
 from selector.tables import text_table
-from training.evaluation.protocol import RATIO_BINS, evaluated, in_bin, table_of
-from training.evaluation.splits import SplitName
+from training.evaluation.baselines import JOINT_RULE
+from training.evaluation.headline import Headline, by_network, noise_free
+from training.evaluation.protocol import RATIO_BINS, errors_of, evaluated, in_bin, table_of
+from training.evaluation.splits import SplitName, folds_of
 from training.reporting.markdown import cell, markdown_table
 from training.reporting.marked_part import put
 from training.reporting.result_file import RESULTS, write_result
 
 mpl.use("Agg")
 
-SPLITS: tuple[SplitName, ...] = ("family", "dataset", "both")
+SPLITS: tuple[SplitName, ...] = ("family", "dataset", "both", "third_party")
 SHARES = (0.25, 0.5)
 """Parts of the training networks of the learning curve."""
 FIXED = "fixed portfolio of {} + oracle"
@@ -35,32 +37,71 @@ def run(data: Path, *, seeds: int, jobs: int, curve: bool) -> None:
     """Evaluate, print the tables, write `results/evaluation.json` and `results/evaluation.png`."""
     records = Records.load(data).own()
     table = table_of(records)
-    tasks = [delayed(_judged)(records, table, split, 0, 1.0) for split in SPLITS]
-    tasks += [delayed(_judged)(records, table, "family", seed, 1.0) for seed in range(1, seeds)]
+    splits = [name for name in SPLITS if _can(records, name)]
     shares = SHARES if curve else ()
-    tasks += [delayed(_judged)(records, table, "family", 0, share) for share in shares]
-    found = Parallel(n_jobs=jobs)(tasks)
-    judged = dict(zip(SPLITS, found[:3], strict=True))
-    repeats, fewer = found[3 : 2 + seeds], found[2 + seeds :]
-    family = judged["family"]
+    wanted: list[tuple[SplitName, int, float]] = [(split, 0, 1.0) for split in splits]
+    wanted += [("family", seed, 1.0) for seed in range(1, seeds)]
+    wanted += [("family", 0, share) for share in shares]
+    found = Parallel(n_jobs=jobs)(delayed(_judged)(records, table, *one) for one in wanted)
+    by_what = dict(zip(wanted, found, strict=True))
+    family = by_what["family", 0, 1.0]
     print(_methods_table(family))
-    summary = _summary(judged, len(records.networks))
-    summary |= {f"gap_closed_seed{n}": one.gap_closed(SELECTOR) for n, one in enumerate(repeats, 1)}
-    for share, one in zip(shares, fewer, strict=True):
-        summary[f"gap_closed_capped_with_{share:.0%}_of_networks"] = one.gap_closed(
-            SELECTOR, "capped"
-        )
+    headline = Headline([by_what["family", seed, 1.0] for seed in range(seeds)])
+    summary = headline.summary() | _noise_free(records, table, headline)
+    for split in splits[1:]:
+        other = Headline([by_what[split, 0, 1.0]])
+        rule = other.best_rule("nats")
+        summary |= {
+            f"{split}_nats_closed": other.closed(SELECTOR, "nats"),
+            f"{split}_capped_closed": other.closed(SELECTOR, "capped"),
+            f"{split}_nats_over_best_rule": 100
+            * (other.closed(SELECTOR, "nats") - other.closed(rule, "nats")),
+        }
+    for share in shares:
+        part = Headline([by_what["family", 0, share]])
+        summary[f"capped_closed_with_{share:.0%}_of_networks"] = part.closed(SELECTOR, "capped")
     summary |= {
+        "networks": float(len(headline.networks)),
+        "recordings": float(len(records.networks)),
+        "families": float(len({p.family for p in records.networks})),
+        "decisions": float(len(family.network)),
+        "seeds": float(seeds),
         "interval_coverage": family.coverage,
         "forecast_rank_correlation": family.forecast_correlation,
     }
     print(text_table(["figure", ""], [[name, f"{value:.4g}"] for name, value in summary.items()]))
+    for measure in ("nats", "capped"):
+        print(f"best unlearnt rule, in hindsight, by {measure}: {headline.best_rule(measure)}")
     rows: list[Row] = [
-        {"split": split, **row} for split, one in judged.items() for row in _rows(one)
+        {"split": split, **row} for split in splits for row in _rows(by_what[split, 0, 1.0])
     ]
     rows += [{"split": "family", **row} for row in _parts(family)]
     plot(family, RESULTS / "evaluation.png")
     print(write_result("evaluation", summary, rows))
+
+
+def _can(records: Records, split: SplitName) -> bool:
+    """Whether the records can be split so; said where they cannot."""
+    try:
+        folds_of(records.networks, split)
+    except SelectorError as error:
+        print(f"not split by {split}: {error}")
+        return False
+    return True
+
+
+def _noise_free(records: Records, table: TrainingTable, headline: Headline) -> dict[str, float]:
+    """How much of what an oracle without noise would gain the selector gains."""
+    least = noise_free(Grid.of(table), errors_of(records, table))
+    floor = by_network(table.network, least).mean()
+    sbs, own, vbs = (headline.costs(name, "nats").mean() for name in (SBS_NATS, SELECTOR, VBS))
+    return {
+        "noise_free_share": float((sbs - own) / (sbs - floor)),
+        "sbs_nats": float(sbs),
+        "selector_nats": float(own),
+        "vbs_nats": float(vbs),
+        "vbs_noise_free_nats": float(floor),
+    }
 
 
 def _judged(
@@ -68,48 +109,15 @@ def _judged(
 ) -> Judged:
     full = seed == 0 and share == 1.0
     # Dozens of folds: a jackknife of three is enough, and slightly less sure of itself.
-    folds = {} if split == "family" else {"folds": 3}
     return evaluated(
         records,
         table,
         split,
-        selector=SaliencySelector(seed=seed, **folds),
+        selector=SaliencySelector(seed=seed, folds=3),
         baselines=full and split == "family",
         share=share,
         progress=full,
     )
-
-
-def _summary(judged: Mapping[SplitName, Judged], networks: int) -> dict[str, float]:
-    one = judged["family"]
-    low, high = one.interval(SELECTOR)
-    bins = [in_bin(one, *edges) for edges in RATIO_BINS.values()]
-    found = {
-        "gap_closed": one.gap_closed(SELECTOR),
-        "gap_closed_low": low,
-        "gap_closed_high": high,
-        "gap_closed_raw": one.gap_closed(SELECTOR, "nats"),
-        "gap_closed_raw_min": min(
-            one.gap_closed(SELECTOR, "nats", where=where) for where in bins if where.any()
-        ),
-        "gap_closed_median_network": one.median_network(SELECTOR),
-        "gap_closed_leave_dataset_out": judged["dataset"].gap_closed(SELECTOR),
-        "gap_closed_leave_both_out": judged["both"].gap_closed(SELECTOR),
-        "worse_than_sbs_share": one.worse_than(SELECTOR, SBS_NATS),
-        "worse_than_sbs_by_regret_share": one.worse_than(SELECTOR, SBS_REGRET),
-        "points_over_sbs_by_regret": 100 * (one.gap_closed(SELECTOR) - one.gap_closed(SBS_REGRET)),
-        "gap_closed_over_sbs_by_regret": one.gap_closed(SELECTOR, base=SBS_REGRET),
-        "gap_closed_capped": one.gap_closed(SELECTOR, "capped"),
-        "gap_closed_capped_over_sbs_by_regret": one.gap_closed(SELECTOR, "capped", SBS_REGRET),
-        "networks": float(networks),
-        "decisions": float(len(one.network)),
-    }
-    for size in (1, 2, 3, 5):
-        found[f"shortlist{size}"] = one.gap_closed(f"selector, verify={size}")
-        found[f"fixed_portfolio{size}"] = one.gap_closed(f"fixed portfolio of {size} + oracle")
-        for kind, name in (("shortlist", "selector, verify={}"), ("fixed_portfolio", FIXED)):
-            found[f"{kind}{size}_capped"] = one.gap_closed(name.format(size), "capped")
-    return found
 
 
 def _rows(one: Judged) -> list[Row]:
@@ -167,7 +175,11 @@ SHOWN = {
     SBS_NATS: "single best, by mean nats (SBS)",
     SBS_REGRET: "single best, by normalised regret",
     "rank_mean": "rank mean of all metrics",
-    "lowest joint Fisher": "lowest joint Fisher of the set, unlearnt",
+    "always reconstruction": "always reconstruction",
+    "always reconstruction_fisher": "always reconstruction_fisher",
+    JOINT_RULE: "lowest joint effect of the set on the loss, one weight learnt",
+    "lowest residual": "lowest share of variance that a refit cannot save, unlearnt",
+    "lowest fisher residual": "lowest nats that a refit cannot save (K-FAC), unlearnt",
     "nearest neighbours": "nearest neighbours",
     "linear": "linear model",
     "group features only": "boosted trees on group features only",

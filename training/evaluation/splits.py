@@ -7,7 +7,7 @@ from typing import Literal
 from selector.errors import SelectorError
 from selector.records.provenance import Provenance
 
-SplitName = Literal["family", "dataset", "both"]
+SplitName = Literal["family", "dataset", "both", "third_party"]
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,21 @@ def folds_of(networks: Sequence[Provenance], split: SplitName) -> list[Fold]:
         networks: Where the records come from.
         split: `family` or `dataset`: those of one are judged by what the others teach; `both`:
             those of one family on one data set, by what neither this family nor this data set
-            teaches.
+            teaches; `third_party`: those that others trained, by one's own.
 
     Raises:
         SelectorError: Nothing is left to learn from.
     """
+    if split == "third_party":
+        ours, theirs = (
+            tuple(n.network for n in networks if (n.origin == "third_party") is other)
+            for other in (False, True)
+        )
+        if len(ours) < 2 or not theirs:
+            raise SelectorError(
+                f"{len(ours)} networks of one's own and {len(theirs)} of others; record more"
+            )
+        return [Fold("third-party networks", ours, theirs)]
     keys = {n.network: _key(n, split) for n in networks}
     found = []
     for key in sorted(set(keys.values())):
@@ -45,6 +55,6 @@ def folds_of(networks: Sequence[Provenance], split: SplitName) -> list[Fold]:
     return found
 
 
-def _key(network: Provenance, split: SplitName) -> tuple[tuple[str, str], ...]:
+def _key(network: Provenance, split: str) -> tuple[tuple[str, str], ...]:
     family, dataset = ("family", network.family), ("dataset", network.dataset)
     return {"family": (family,), "dataset": (dataset,), "both": (family, dataset)}[split]
