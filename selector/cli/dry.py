@@ -33,6 +33,8 @@ def what_would_be_done(
     bounds: Bounds,
     outputs: Iterable[Path | None],
     rounds: int | None = None,
+    *,
+    repaired: bool = True,
 ) -> str:
     """What a pruning would do, after the network has been traced on a few images.
 
@@ -52,7 +54,7 @@ def what_would_be_done(
     stage = first_stage(model, calibration, target, limits)
     groups, costs = stage.groups, stage.groups.costs
     asked = [f"{option} {share:g}" for option, share in goal.targets.items()]
-    number = default_rounds(target, stage.widths) if rounds is None else rounds
+    number = default_rounds(target, stage.widths, repaired=repaired) if rounds is None else rounds
     images = sum(batch_size(inputs, targets) for inputs, targets in calibration)
     lines = [
         f"{name}: {count_text(costs.total('macs'))} MACs, "

@@ -101,7 +101,14 @@ def prune(
     batches, test_batches = images.read(data, loaded.preparation, test_data)
     if dry_run:
         return what_would_be_done(
-            network.model, loaded.model, batches, goal, bounds, outputs, steps.rounds
+            network.model,
+            loaded.model,
+            batches,
+            goal,
+            bounds,
+            outputs,
+            steps.rounds,
+            repaired=not (steps.no_repair or steps.no_recalibrate),
         )
     asked = [asdict(one) for one in (network, images, goal, way, bounds, steps)]
     state = StateFolder(files.checkpoint, files.output, {"options": asked, "data": data})

@@ -164,6 +164,15 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         return [name for name in self.arms_ if name not in self.metrics_]
 
     @property
+    def predicts_repaired(self) -> bool:
+        """Whether it has learnt from repaired removal.
+
+        Its loss changes are then divergences from the unpruned network's softened outputs, of
+        networks that are repaired.
+        """
+        return bool(self.set_arms)
+
+    @property
     def feature_names(self) -> list[str]:
         """Names of the columns of `Described.features`, in order."""
         return [*feature_names(self.metrics_), "arm"]

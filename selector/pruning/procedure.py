@@ -12,18 +12,22 @@ from selector.pruning.callbacks import Callback
 from selector.pruning.repairing import When
 from selector.pruning.resume import RoundStore
 
-STEP = 0.1
-"""By default a round takes this share of what the one before it left."""
+STEP, REPAIRED_STEP = 0.1, 0.3
+"""By default a round takes this share of what the one before it left; the second where what is left
+is repaired, since more rounds then cost time and gain nothing (`benchmark-rounds`)."""
 
 
-def default_rounds(target: Target, widths: Widths) -> int:
-    """So many rounds that each takes about a tenth of what the one before it left.
+def default_rounds(target: Target, widths: Widths, *, repaired: bool = True) -> int:
+    """So many rounds that each takes about a tenth of what is left, or three tenths with repair.
 
     >>> default_rounds(Target("macs", 0.5), Widths({}, 0.9, 1))
+    2
+    >>> default_rounds(Target("macs", 0.5), Widths({}, 0.9, 1), repaired=False)
     7
     """
     shares = [target.keep, *(1 - ratio for ratio in widths.ratios.values())]
-    return max(1, math.ceil(math.log(min(shares)) / math.log(1 - STEP) - 1e-9))
+    step = REPAIRED_STEP if repaired else STEP
+    return max(1, math.ceil(math.log(min(shares)) / math.log(1 - step) - 1e-9))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -85,10 +85,10 @@ def prune(
 
     Passes over the data: one before the first round (two with a forecast, one more over
     `test_batches`); in every round one to score (forward and backward; none for metrics of weights
-    alone), one to recalibrate, one for the loss of what is left, and one for the means with
-    `compensate`; in every halved round the last two or three again. At the end two to repair, and
-    one for the loss after it; with `max_loss_change` or `finetune` two to repair in every round
-    instead, and one for what the repair is to make good.
+    alone, two where a selector may trust proposals of sets), one to recalibrate, one for the loss
+    of what is left, and one for the means with `compensate`; in every halved round the last two or
+    three again. At the end two to repair, and one for the loss after it; with `max_loss_change` or
+    `finetune` two to repair in every round instead, and one for what the repair is to make good.
 
     Args:
         model: A trained network; a copy is pruned.
@@ -97,9 +97,10 @@ def prune(
         criterion: `selector`, the name of a metric or of a proposal of sets, or `oracle` (every
             arm's candidate is measured).
         rounds: Number of cuts; the network is scored and routed again before each. By default each
-            takes about a tenth of what is left (7 rounds for `keep_macs=0.5`, 12 for 0.3). Where
-            the loss of what is left is above the selector's predicted interval, the round is undone
-            and its step halved, at most twice: so there may be more rounds.
+            takes about three tenths of what is left where the network is repaired (2 rounds for
+            `keep_macs=0.5`, 4 for 0.3), else a tenth (7 and 12). Where the loss of what is left is
+            above the selector's predicted interval, the round is undone and its step halved, at
+            most twice: so there may be more rounds.
         verify: How many of the selector's candidates are tried in every round, or `all`, as in
             `choose`; measured as recalibration will leave them if batches have 16 images or more.
         recalibrate: Estimate BatchNorm's running statistics again after every cut.
@@ -192,7 +193,8 @@ def prune(
         if text != BY_BATCH:  # Which was logged on the batch that showed it.
             LOG.warning("%s", text)
     if rounds is None:
-        rounds = 1 if method.myopic else default_rounds(wanted, first.widths)
+        repaired = when != "never"
+        rounds = 1 if method.myopic else default_rounds(wanted, first.widths, repaired=repaired)
     store = None
     if checkpoint is not None:
         options = (

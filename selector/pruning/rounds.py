@@ -379,7 +379,7 @@ class PruningRun:
         if not repaired and self._do.method.recalibrate:
             recalibrate_batchnorm(self.model, self._calibration)
         self._bar.step("measuring")
-        highest = highest_predicted(plan) if halved < HALVINGS else None
+        highest = highest_predicted(plan) if halved < HALVINGS and self._foretold() else None
         before, self.evaluation = self._loss_before(), self._evaluated()
         if self.evaluation is None:
             return "kept", None
@@ -391,6 +391,11 @@ class PruningRun:
         if rise is not None and highest is not None and rise > highest:
             return "above the prediction", rise
         return "kept", rise
+
+    def _foretold(self) -> bool:
+        """Whether what is predicted is the loss of the network as it is after this cut."""
+        selector = self._do.method.selector
+        return selector is None or not selector.predicts_repaired or self._do.repair == "rounds"
 
     def _evaluated(self) -> Evaluation | None:
         """How the network does on the calibration images; None where they have no targets."""

@@ -24,6 +24,7 @@ from selector.data.fingerprint import fingerprint_of
 from selector.data.forward import device_of, probe_inputs
 from selector.data.loss import Loss, evaluate
 from selector.errors import SelectorError
+from selector.network.groups import Group
 from selector.network.tracing import find_groups
 from selector.recording.contexts import (
     SELECTOR,
@@ -39,7 +40,8 @@ from selector.records.measurement import CandidateRecord, GroupRecord
 from selector.records.provenance import Provenance, check_network_name
 from selector.records.records import Records
 from selector.saliency.proposals.registry import PROPOSALS
-from selector.saliency.registry import arms, first_order_metrics
+from selector.saliency.registry import METRICS, arms, first_order_metrics
+from selector.statistics.weights import normalisation_scale
 
 Recorded = Literal["plain", "repaired"]
 
@@ -123,7 +125,8 @@ def record(
         drawn = tuple(contexts)
     else:
         count, least = whole_number("contexts", contexts, 0), least_macs(whole)
-        drawn = draw_contexts(count, chance, least, criteria=_criteria(mode))
+        criteria = _criteria(mode, model, whole.prunable.values())
+        drawn = draw_contexts(count, chance, least, criteria=criteria)
     check_distinct(drawn)
     diary = Journal(
         None if journal is None else Path(journal),
@@ -203,12 +206,17 @@ def _measured(
     return groups, rows
 
 
-def _criteria(mode: Recorded) -> list[str] | None:
-    """What drawn states are pruned by: the arms, and for repaired removal all that may choose."""
-    if mode == "plain":
-        return None
-    sets = [one.name for one in PROPOSALS.values() if one.kind == "set"]
-    return [*arms(), *sets, SELECTOR]
+def _criteria(mode: Recorded, model: nn.Module, groups: Iterable[Group]) -> list[str]:
+    """What drawn states are pruned by: the arms, and for repaired removal all that may choose.
+
+    Only what every group can be pruned by.
+    """
+    normalised = all(normalisation_scale(model, group) is not None for group in groups)
+    every = [(name, METRICS[name].needs) for name in arms()]
+    if mode == "repaired":
+        every += [(one.name, one.needs) for one in PROPOSALS.values() if one.kind == "set"]
+    names = [name for name, needs in every if normalised or "normalisation" not in needs]
+    return [*names, SELECTOR] if mode == "repaired" else names
 
 
 def _checked(ratios: object) -> tuple[float, ...]:

@@ -199,8 +199,11 @@ def rewritten(saved: Path, folder: Path, **changes: object) -> Path:
     ("changes", "culprit"),
     [
         ({"metrics": [*METRICS, "astrology"]}, "needs metric 'astrology', which is not in the"),
-        ({"arms": ["l1", "astrology"]}, "'astrology' is not among its metrics.*fit the selector"),
-        ({"single_best": "l2"}, "is not among its metrics or arms; fit the selector again"),
+        (
+            {"arms": [*METRICS[:2], "astrology"], "single_best": METRICS[0]},
+            "trusts proposal 'astrology', which is not in the",
+        ),
+        ({"single_best": "l2"}, "'l2' is not among its arms; fit the selector again"),
         ({"features": ["a", "b"]}, "learnt from other features.*; fit the selector again"),
         ({"parameters": {"forests": 3}}, "missing required field `folds` - at .*; fit the selec"),
         ({"intervals": {}}, "not saved by this version's save: .*`edges`.*; fit the selector"),

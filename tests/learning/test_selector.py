@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from selector.data.calibration import Calibration
 from selector.errors import SelectorError
 from selector.learning.artefact import FORMAT_VERSION, write_artefact
 from selector.learning.features import candidates, describe, feature_names
@@ -20,6 +21,8 @@ from selector.network.tracing import find_groups
 from selector.records.decision import Context, Decision, GroupView
 from selector.records.describe import describe_group, describe_run
 from selector.records.records import Records
+from selector.saliency.proposals.knowledge import measure_sets, set_proposals
+from selector.saliency.proposals.registry import PROPOSALS
 from selector.saliency.registry import METRICS, arms
 from selector.saliency.scoring import score_signals
 from selector.statistics.collect import measure_signals
@@ -112,9 +115,13 @@ def test_the_same_records_give_the_same_selector(fitted: SaliencySelector, tmp_p
 
 def test_the_shipped_selector_answers_for_a_real_network() -> None:
     shipped = SaliencySelector.shipped()
-    for decision in decisions(small("two_consumers", 6, norm=True)).values():
-        prediction = shipped.predict(decision)
-        assert prediction.trusted in METRICS
+    model, batches = small("two_consumers", 6, norm=True), data(8, 4)
+    groups = find_groups(model, batches[0][0]).prunable
+    sets = measure_sets(model, Calibration(batches), groups, set_proposals(shipped.set_arms))
+    for name, decision in decisions(model).items():
+        known = Decision(replace(decision.view, sets=sets[name]), decision.count)
+        prediction = shipped.predict(known)
+        assert prediction.trusted in METRICS or prediction.trusted in PROPOSALS
         assert all(np.isfinite(list(prediction.cost.values())))
 
 

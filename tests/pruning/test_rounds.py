@@ -31,18 +31,22 @@ from selector.pruning.result import PruningError
 from tests.networks import STYLES, data, small, state_of
 
 
+@pytest.mark.parametrize(("repaired", "left"), [(False, 0.9), (True, 0.7)])
 @pytest.mark.parametrize("keep", [0.95, 0.9, 0.7, 0.5, 0.3, 0.1])
-def test_a_round_takes_about_a_tenth_of_what_is_left(keep: float) -> None:
-    rounds = default_rounds(Target("macs", keep), Widths({}, 0.9, 1))
-    assert keep ** (1 / rounds) >= 0.9 - 1e-9
-    assert rounds == 1 or keep ** (1 / (rounds - 1)) < 0.9
+def test_a_round_takes_a_tenth_of_what_is_left_or_three_with_repair(
+    keep: float, repaired: bool, left: float
+) -> None:
+    rounds = default_rounds(Target("macs", keep), Widths({}, 0.9, 1), repaired=repaired)
+    assert keep ** (1 / rounds) >= left - 1e-9
+    assert rounds == 1 or keep ** (1 / (rounds - 1)) < left
 
 
 def test_rounds_by_default_and_by_hand() -> None:
     model = small("plain", 12)
-    assert len(prune(model, data(), criterion="l1", keep_macs=0.7).rounds) == 4
+    assert len(prune(model, data(), criterion="l1", keep_macs=0.7).rounds) == 1
+    assert len(prune(model, data(), criterion="l1", keep_macs=0.7, repair=False).rounds) == 4
     assert len(prune(model, data(), criterion="l1", keep_macs=0.7, rounds=2).rounds) == 2
-    assert len(prune(model, data(), criterion="l1", ratios={"stem": 0.5}).rounds) == 7
+    assert len(prune(model, data(), criterion="l1", ratios={"stem": 0.5}).rounds) == 2
     result = prune(model, data(), criterion="l1", keep_macs=0.7, repair=False)
     losses = [plan.outcome.loss for plan in result.rounds if plan.outcome is not None]
     assert losses[-1] == pytest.approx(evaluate(result.model, data()).loss, rel=1e-9)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import selector
 from selector.data.calibration import Calibration
@@ -15,6 +16,7 @@ from selector.learning.table import names_of
 from selector.network.folding import Prediction
 from selector.network.tracing import find_groups
 from selector.oracle.oracle import Oracle
+from selector.recording import record
 from selector.recording.contexts import PrunedContext, draw_contexts
 from selector.records.decision import SET_ERRORS, Decision
 from selector.records.records import Records
@@ -169,3 +171,15 @@ def test_states_are_drawn_from_all_that_may_choose() -> None:
 def test_an_unknown_mode_is_named() -> None:
     with pytest.raises(SelectorError, match="unknown mode 'mended'; known: plain, repaired"):
         selector.record(small("plain"), data(), network="made", mode="mended")  # type: ignore[arg-type]
+
+
+def test_states_are_drawn_from_what_every_group_can_be_pruned_by() -> None:
+    """A metric of BatchNorm prunes no network in which some group has none."""
+    for last, applies in ((nn.BatchNorm2d(6), True), (nn.Identity(), False)):
+        layers = [nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 6, 3), last]
+        model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
+        groups = find_groups(model.double().eval(), data()[0][0]).prunable.values()
+        assert len(groups) == 2
+        names = record._criteria("repaired", model, groups)
+        assert ("batchnorm_scale" in names) is applies
+        assert {"l1", "reconstruction", "selector"} <= set(names)

@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from selector.data.calibration import Calibration
+from selector.data.forward import evaluating, probe_inputs, run_batch
+from selector.errors import SelectorError
 from selector.network.groups import Group
 from selector.saliency.proposals.registry import PROPOSALS, Proposal
 from selector.saliency.proposals.set_errors import NEEDS, SetErrors
 from selector.statistics.channel_statistics import Signals
 from selector.statistics.collect import measure_signals
-from selector.statistics.gradient_source import Gradients
+from selector.statistics.gradient_source import Gradients, softened
 from selector.statistics.statistic import Need, closure
 from selector.typing import Channels, Matrix
 
@@ -88,7 +90,8 @@ def measure_sets(
     """What some proposals say of every group, and what any set costs.
 
     One pass, forward and backward, with gradients of the softened outputs; one more where a
-    proposal reads those of the loss.
+    proposal reads those of the loss. Where the loss is the caller's own, or outputs are no logits,
+    there is nothing to soften: gradients of the loss stand for all.
 
     Args:
         model: The network; left as found.
@@ -100,10 +103,13 @@ def measure_sets(
     Raises:
         SelectorError: As `measure_signals`.
     """
-    needs: dict[Gradients, set[Need]] = {"softened": set(NEEDS)}
+    softens = calibration.loss is None and gives_logits(model, calibration)
+    label_free: Gradients = "softened" if softens else "labels"
+    needs: dict[Gradients, set[Need]] = {label_free: set(NEEDS)}
     for one in proposals:
-        needs.setdefault(source_of(one), set()).update(one.needs)
-    measured = {
+        source = source_of(one)
+        needs.setdefault(label_free if source == "softened" else source, set()).update(one.needs)
+    measured: dict[Gradients, dict[str, Signals]] = {
         source: measure_signals(
             model,
             calibration,
@@ -115,7 +121,19 @@ def measure_sets(
         )
         for source, wanted in needs.items()
     }
+    measured.setdefault("softened", measured[label_free])
     return {
         name: MeasuredSets(name, {source: of[name] for source, of in measured.items()}, proposals)
         for name in groups
     }
+
+
+def gives_logits(model: nn.Module, calibration: Calibration) -> bool:
+    """Whether a network's output is one tensor of logits, which can be softened."""
+    with torch.no_grad(), evaluating(model):
+        outputs = run_batch(model, probe_inputs(model, calibration), 0)
+    try:
+        softened(outputs)
+    except SelectorError:
+        return False
+    return True

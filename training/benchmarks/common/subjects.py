@@ -1,4 +1,4 @@
-"""The networks that pruning is judged on, each with its images: foreign ones, and held-out ones."""
+"""The networks that pruning is judged on, each with its images: others' and held-out ones."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -19,6 +19,14 @@ from training.campaign.tasks import trained
 from training.datasets.catalogue import DATASETS, DatasetInfo, load
 from training.reporting.accuracy import Images, laid_out
 from training.zoo.sampling import sample_zoo
+from training.zoo.shared_third_party import (
+    PreparedBatches,
+    load_third_party,
+    missing_images,
+    third_party_batches,
+    third_party_folder,
+    third_party_networks,
+)
 from training.zoo.specs import NetworkSpec, build, fingerprint
 from training.zoo.third_party import FOREIGN, foreign_batches, load_foreign
 
@@ -27,6 +35,7 @@ ZOO = (160, 2026)
 HELD_OUT = ("cifar10", "cifar100", "gtsrb", "fashion-mnist")
 """Their data sets, one network each."""
 MAX_RATIO = 0.9
+IMAGENET = "imagenet-sample"
 BATCH = 64
 """Calibration images at a time."""
 KEPT = 5000
@@ -41,7 +50,12 @@ class Subject:
 
     name: str
     spec: NetworkSpec | None = None
-    """What it is if it is one of the zoo's; None for a foreign network."""
+    """What it is if it is one of the zoo's; None for a foreign or third-party network."""
+
+    @property
+    def is_third_party(self) -> bool:
+        """Whether it is one of the third-party networks that are kept for tests."""
+        return self.spec is None and self.name not in FOREIGN
 
     @property
     def family(self) -> str | None:
@@ -51,10 +65,14 @@ class Subject:
     @property
     def weights(self) -> str:
         """What tells these trained weights from others."""
+        if self.is_third_party:
+            return self.name
         return fingerprint(self.spec) if self.spec else FOREIGN[self.name].file
 
     def model(self, weights: Path) -> nn.Module:
         """The trained network; one of the zoo lies in the folder, or is trained now."""
+        if self.is_third_party:
+            return load_third_party(self.name)
         if self.spec is None:
             return load_foreign(self.name)
         weights.mkdir(parents=True, exist_ok=True)
@@ -94,12 +112,20 @@ def can_be_pruned(spec: NetworkSpec, keep_macs: float) -> bool:
 
 
 def find_subjects(data: Path, names: Iterable[str] | None = None) -> list[Subject]:
-    """The foreign networks and the held-out ones, or those of these names.
+    """The foreign networks, third-party ones for tests, and held-out ones, or those of these names.
+
+    Third-party networks for ImageNet are left out: a curve of one takes hours.
 
     Raises:
         SelectorError: An unknown name.
     """
     every = {name: Subject(name) for name in FOREIGN}
+    if third_party_folder() is not None:
+        every |= {
+            name: Subject(name)
+            for name, info in third_party_networks("test").items()
+            if info.dataset != IMAGENET and missing_images(name) is None
+        }
     every |= {spec.name: Subject(spec.name, spec) for spec in held_out_specs(data)}
     wanted = list(every) if names is None else list(names)
     for name in wanted:
@@ -109,10 +135,10 @@ def find_subjects(data: Path, names: Iterable[str] | None = None) -> list[Subjec
 
 
 @cache
-def calibration(subject: Subject, count: int, draw: int = 0) -> TensorBatches:
+def calibration(subject: Subject, count: int, draw: int = 0) -> TensorBatches | PreparedBatches:
     """Images to score, measure, recalibrate and repair on.
 
-    A network of the zoo has never seen them; of foreign networks, all but the test images may have
+    A network of the zoo has never seen them; of others' networks, all but the test images may have
     been trained on, and these are the first training images.
 
     Args:
@@ -121,6 +147,10 @@ def calibration(subject: Subject, count: int, draw: int = 0) -> TensorBatches:
         draw: Which images; those of two draws differ.
     """
     first = draw * DRAW
+    if subject.is_third_party:
+        return third_party_batches(
+            subject.name, "train", offset=first, limit=count, batch_size=BATCH
+        )
     if subject.spec is None:
         images = load("cifar10", "train", offset=first, limit=count)
         return foreign_batches(subject.name, images, BATCH)
@@ -133,6 +163,8 @@ def calibration(subject: Subject, count: int, draw: int = 0) -> TensorBatches:
 @cache
 def test_images(subject: Subject, count: int) -> Images:
     """The first `count` test images, as the network reads them."""
+    if subject.is_third_party:
+        return laid_out(third_party_batches(subject.name, "test", limit=count, batch_size=250))
     if subject.spec is None:
         return laid_out(foreign_batches(subject.name, load("cifar10", "test", limit=count), 250))
     info = DATASETS[subject.spec.dataset]
@@ -142,7 +174,13 @@ def test_images(subject: Subject, count: int) -> Images:
 
 @cache
 def training_images(subject: Subject, count: int) -> tuple[ImageData, DatasetInfo]:
-    """Images to fine-tune on, none of them for calibration, and how they are normalised."""
+    """Images to fine-tune on, none of them for calibration, and how they are normalised.
+
+    Raises:
+        SelectorError: A third-party network, which prepares its images in its own way.
+    """
+    if subject.is_third_party:
+        raise SelectorError(f"{subject.name} is not fine-tuned; take a foreign network")
     if subject.spec is not None:
         limit = min(count, subject.spec.train_images)
         info = DATASETS[subject.spec.dataset]

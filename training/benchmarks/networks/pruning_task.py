@@ -36,6 +36,7 @@ from training.benchmarks.networks.methods import (
 )
 from training.benchmarks.networks.reconstructing_rival import prune_and_reconstruct
 from training.benchmarks.networks.torch_pruning_rival import History, prune_with_torch_pruning
+from training.zoo.shared_third_party import PreparedBatches
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class PruningTask:
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
     @property
-    def batches(self) -> TensorBatches:
+    def batches(self) -> TensorBatches | PreparedBatches:
         """The calibration images."""
         return calibration(self.subject, self.settings.calibration_images, self.settings.draw)
 
