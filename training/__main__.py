@@ -32,6 +32,7 @@ from training.benchmarks.speed import oracle as oracle_benchmark
 from training.benchmarks.speed import resnet50 as resnet50_cost
 from training.benchmarks.speed import saliency as saliency_benchmark
 from training.benchmarks.speed import selector as selector_benchmark
+from training.benchmarks.whole import report as whole
 from training.campaign import campaign as campaigns
 from training.campaign import log as campaign_log
 from training.campaign.backends import BackendName
@@ -355,6 +356,21 @@ def benchmark_repair_criteria(
     repair_criteria.run(minutes, results, jobs)
     if docs:
         repair_criteria.update_page(BENCHMARKS, results)
+
+
+@app.command()
+def benchmark_whole(
+    data: Annotated[Path, typer.Option(help="Records.")] = ROOT / "data",
+    learnt: Annotated[Path, typer.Option(help="Refitted selectors.")] = ROOT / "runs" / "networks",
+    results: Annotated[Path, typer.Option(help="Runs and result file.")] = RESULTS,
+    minutes: Annotated[float | None, typer.Option(help="Begin no run later.")] = None,
+    jobs: Annotated[int, typer.Option(help="Processes.")] = 2,
+    ship: Annotated[
+        Path | None, typer.Option(help="A saved selector that is given the learnt factors.")
+    ] = None,
+) -> None:
+    """Whole prunings, families left out: the forecast of what is left, and the worth of widths."""
+    whole.run(data, learnt, results, jobs, minutes, ship)
 
 
 @app.command()

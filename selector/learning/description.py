@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from selector.errors import SelectorError
 from selector.learning.boosters import check_settings
+from selector.learning.composing import Composing
 from selector.learning.table import NUMBERS
 
 
@@ -76,6 +77,7 @@ class Description:
     intervals: IntervalNumbers
     joint_errors: tuple[tuple[float, ...], ...]
     familiar: DistributionNumbers
+    composing: Composing | None = None
 
     def __post_init__(self) -> None:
         """Refuse parts that do not fit each other."""

@@ -22,6 +22,7 @@ from selector.learning.boosters import (
     fit_booster,
     network_folds,
 )
+from selector.learning.composing import Composing
 from selector.learning.contributions import Paths, contributions
 from selector.learning.description import Description, IntervalNumbers, Parameters
 from selector.learning.features import Proposals, candidates, feature_names
@@ -75,6 +76,8 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
     single_best_: str
     networks_: list[str]
     damage_weight_: float
+    composing_: Composing | None
+    """What whole prunings lose of what is predicted; None until it is learnt from some."""
     training_distribution: TrainingDistribution
     """Where the decisions lie that it has learnt from."""
 
@@ -148,6 +151,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         self._damage = fit_booster(table, logs, np.arange(len(logs)), self.feature_names, how)
         self.damage_weight_ = best_weight(table, regrets, damages)
         costs = regrets + self.damage_weight_ * excess(damages, table.seen.decision)
+        self.composing_ = None
         self._intervals = Intervals.learnt(damages, logs)
         errors = np.full((len(table.network), len(self.arms_)), np.nan)
         errors[table.seen.decision, table.seen.arm] = regret - costs
@@ -341,6 +345,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             ),
             joint_errors=np.round(self._joint.draws, 4).tolist(),
             familiar=self.training_distribution.as_numbers(),
+            composing=self.composing_,
         )
 
     @classmethod
@@ -383,7 +388,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         found = cls(**asdict(described.parameters))
         found.arms_, found.metrics_ = list(described.arms), list(described.metrics)
         found.single_best_, found.networks_ = described.single_best, list(described.networks)
-        found.damage_weight_ = described.damage_weight
+        found.damage_weight_, found.composing_ = described.damage_weight, described.composing
         limits = ForestLimits(
             trees=found.trees,
             leaves=found.leaves,

@@ -125,7 +125,7 @@ def choose(
         progress=progress,
     )
     plan = explained(plan_surveyed(trial, stage, method), survey, method.selector)
-    return replace(plan, expected=expected_of(model, plan, survey))
+    return replace(plan, expected=expected_of(model, plan, survey, method.selector))
 
 
 def first_stage(

@@ -11,6 +11,7 @@ from torch.nn import functional
 from selector.data.batches import Batches
 from selector.data.forward import evaluating, read, run_batch
 from selector.data.labels import class_labels
+from selector.learning.composing import Composing
 from selector.typing import Interval
 
 DRAWS = 8
@@ -32,10 +33,11 @@ class Expected:
     loss: float
     """Of the network as it is, in nats."""
     loss_change_nats: float
-    """Sum of the predicted changes of all cuts, recalibration and fine-tuning left out."""
+    """Sum of the predicted changes of all cuts, times the learnt factor of whole prunings if there
+    is one; fine-tuning is left out."""
     loss_change_interval: Interval
-    """90 % interval: the sums of all lower and of all upper ends. Errors are taken to be shared, a
-    network being fragile in all its groups or in none, so that they do not average out."""
+    """90 % interval: that of whole prunings; where none was learnt, the sums of all lower and of
+    all upper ends, since a network is fragile in all its groups or in none."""
     accuracy: float | None = None
     """Of the network as it is; None where outputs are no classes or the loss is no cross-entropy.
     """
@@ -160,6 +162,7 @@ def expect(
     base_loss: float,
     logits: Logits | None,
     rounds: int = 1,
+    composing: Composing | None = None,
 ) -> Expected:
     """Sum up the predictions of all cuts, and say what accuracy such a loss leaves.
 
@@ -169,10 +172,15 @@ def expect(
         base_loss: Loss of the network as it is.
         logits: What it says of the calibration images; None where those are no classes.
         rounds: Cuts that the sums run over.
+        composing: What whole prunings lose of such sums, where that was learnt: then the interval
+            is that of whole prunings, and not made of the groups' own.
     """
     total = sum(changes)
     ends = list(intervals)
     low, high = sum(end for end, _ in ends), sum(end for _, end in ends)
+    if composing is not None:
+        low, high = total * composing.low, total * composing.high
+        total *= composing.middle
     if logits is None:
         return Expected(base_loss, total, (low, high), rounds=rounds)
     after, best, worst = logits.after([total, low, high])

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from selector.learning.selector import SaliencySelector
 from selector.planning.candidates import Survey
 from selector.planning.expectation import Expected, Logits, classes_said, expect
 from selector.planning.method import Method
@@ -13,7 +14,9 @@ from selector.records.decision import Decision
 from selector.typing import Interval
 
 
-def expected_of(model: nn.Module, plan: Plan, survey: Survey) -> Expected | None:
+def expected_of(
+    model: nn.Module, plan: Plan, survey: Survey, selector: SaliencySelector | None
+) -> Expected | None:
     """Loss and accuracy that are expected of a plan; None where it was not predicted."""
     changes = [choice.predicted_nats for choice in plan.choices]
     intervals = [choice.predicted_interval for choice in plan.choices]
@@ -21,7 +24,8 @@ def expected_of(model: nn.Module, plan: Plan, survey: Survey) -> Expected | None
     ends = [interval for interval in intervals if interval is not None]
     if not known or len(known) < len(changes) or len(ends) < len(changes):
         return None
-    return expect(known, ends, survey.base_loss, _logits(model, survey))
+    composing = None if selector is None else selector.composing_
+    return expect(known, ends, survey.base_loss, _logits(model, survey), composing=composing)
 
 
 def _logits(model: nn.Module, survey: Survey) -> Logits | None:
@@ -53,7 +57,14 @@ def foresee(
     for prediction in selector.predict_many(asked):
         changes.append(prediction.loss_change_nats[prediction.trusted])
         ends.append(prediction.loss_change_interval[prediction.trusted])
-    return expect(changes, ends, survey.base_loss, _logits(model, survey), rounds=rounds)
+    return expect(
+        changes,
+        ends,
+        survey.base_loss,
+        _logits(model, survey),
+        rounds=rounds,
+        composing=selector.composing_,
+    )
 
 
 def highest_predicted(plan: Plan) -> float | None:

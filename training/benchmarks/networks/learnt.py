@@ -58,6 +58,14 @@ def learn_without(subject: Subject, others: Iterable[Subject], data: Path, folde
     return Learnt(selector, portfolio, opened(selector).single_best_)
 
 
+def learn_without_family(family: str, data: Path, folder: Path) -> Path:
+    """A selector of the records of all other families, from the folder if it was learnt before."""
+    names = tuple(sorted(n for n, f in _known(data).items() if f != family))
+    found = folder / f"selector-{_digest(data, names)}"
+    _fit(found, data, names, portfolio=False)
+    return found
+
+
 @cache
 def opened(folder: Path) -> SaliencySelector:
     """A saved selector, read once."""

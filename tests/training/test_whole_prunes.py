@@ -1,0 +1,59 @@
+"""Whole prunings judged: factors by hand, coverage of made runs, the worth of widths."""
+
+import numpy as np
+import pytest
+
+from selector.errors import SelectorError
+from selector.learning.composing import LEAST, MOST, Composing
+from training.benchmarks.whole.report import judged, widths
+from training.benchmarks.whole.runs import FACTORS, WAYS, WholeRun
+
+SELECTOR, WIDTHS, EVEN = WAYS
+
+
+def made(
+    network: str, family: str, factor: float, way: str = SELECTOR, keep: float = 0.5
+) -> WholeRun:
+    """A run whose accuracy falls by exp(-sum / 4) and lost `factor` times the predicted sum."""
+    kept = tuple(float(np.exp(-f / 4)) for f in FACTORS)
+    left = 0.8 * float(np.exp(-factor / 4))
+    return WholeRun(network, family, way, keep, "s", 0.8, left, keep, 1.0, 1.0, kept)
+
+
+@pytest.mark.parametrize("factor", [0.1, 1.0, 3.0])
+def test_the_factor_explains_what_was_left(factor: float) -> None:
+    assert made("a", "f", factor).factor == pytest.approx(factor, rel=0.02)
+
+
+def test_composing_is_the_quantiles_of_bounded_factors() -> None:
+    found = Composing.learnt([1.0, 2.0, 4.0])
+    assert found.middle == pytest.approx(2.0)
+    assert 1.0 < found.low < 2.0 < found.high < 4.0
+    wide = Composing.learnt([0.0, 1e9])
+    assert LEAST <= wide.low <= wide.high <= MOST
+    with pytest.raises(SelectorError, match="three ascending factors"):
+        Composing(2.0, 1.0, 3.0)
+
+
+def test_intervals_of_like_families_hold_and_of_another_kind_do_not() -> None:
+    chance = np.random.default_rng(0)
+    alike = [made(f"n{i}", f"f{i % 5}", float(np.exp(chance.normal(0, 0.3)))) for i in range(60)]
+    held = judged(alike)
+    assert held["whole_prunes"] == 60
+    assert 0.8 <= held["forecast_coverage"] <= 1.0
+    strange = judged([*alike, *(made(f"s{i}", "strange", 12.0) for i in range(30))])
+    assert strange["forecast_coverage"] < held["forecast_coverage"] - 0.2
+
+
+def test_widths_are_compared_network_by_network() -> None:
+    runs = [
+        made(f"n{i}", "f", factor, way)
+        for i in range(4)
+        for way, factor in ((WIDTHS, 0.5), (EVEN, 1.0 + i))
+    ]
+    found = widths(runs)
+    by_hand = [100 * (runs[2 * i].left - runs[2 * i + 1].left) for i in range(4)]
+    assert found["widths_over_even_50"] == pytest.approx(np.mean(by_hand))
+    assert found["widths_over_even_50_worst"] == pytest.approx(min(by_hand))
+    assert found["widths_over_even_50_low"] < found["widths_over_even_50"]
+    assert "widths_over_even_30" not in found

@@ -1,0 +1,145 @@
+"""Whole prunings of third-party networks by selectors that know nothing of their family.
+
+Every finished run is a line of a file, and is not run again.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selector.planning.expectation import classes_said
+from selector.pruning.prune import prune
+from training.benchmarks.networks.learnt import digest_of, learn_without_family, opened
+from training.benchmarks.repair.cases import (
+    IMAGENET,
+    Case,
+    calibration_of,
+    every_case,
+    network_of,
+    test_batches_of,
+)
+from training.reporting.accuracy import accuracy, quick
+from training.reporting.run_file import Key, RunFile
+from training.zoo.shared_third_party import third_party_info
+
+FILE = "whole_runs.jsonl"
+KEPT = (0.7, 0.5, 0.3)
+WAYS = {
+    "selector": ("selector", "damage"),
+    "reconstruction, the selector's widths": ("reconstruction", "damage"),
+    "reconstruction, even widths": ("reconstruction", "even"),
+}
+"""Name -> criterion and allocation; all repaired."""
+FACTORS: tuple[float, ...] = tuple(np.geomspace(1 / 64, 64, 49).tolist())
+"""Of the predicted sum, at which the accuracy is kept that such a loss would leave."""
+
+
+@dataclass(frozen=True)
+class WholeRun:
+    """One network pruned in one way, as the file holds it."""
+
+    network: str
+    family: str
+    way: str
+    keep_macs: float
+    selector: str
+    """What tells the selector from others: it was learnt without the family."""
+    unpruned: float
+    """Share of the test images that the unpruned network has right."""
+    left: float
+    """And the pruned and repaired one."""
+    macs_kept: float
+    seconds: float
+    predicted: float | None = None
+    """Sum of the predicted loss changes, before the first cut; None without a forecast."""
+    kept_at: tuple[float, ...] = ()
+    """Share of the accuracy that is left, by the forecast, if `FACTORS` times the sum is lost."""
+
+    @property
+    def key(self) -> Key:
+        """What tells it from others."""
+        return self.network, self.way, self.keep_macs, self.selector
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> "WholeRun":
+        """Read a line of the file."""
+        return cls(**{**fields, "kept_at": tuple(fields["kept_at"])})
+
+    @property
+    def factor(self) -> float:
+        """Of the predicted sum: what loss explains the accuracy that was left."""
+        share = self.left / self.unpruned
+        falling = np.minimum.accumulate(np.array(self.kept_at))
+        # Ascending, for interpolation; equal shares: the smallest factor.
+        return float(np.exp(np.interp(-share, -falling, np.log(FACTORS), left=np.log(FACTORS[0]))))
+
+
+def cases() -> list[Case]:
+    """Third-party networks that may be learnt from, without those for ImageNet."""
+    return [c for c in every_case().values() if c.role == "learn" and c.dataset != IMAGENET]
+
+
+def run_missing(
+    data: Path, learnt: Path, file: Path, jobs: int, minutes: float | None
+) -> list[WholeRun]:
+    """Make the missing runs; the cheapest networks first.
+
+    Args:
+        data: Records.
+        learnt: Folder of selectors that were learnt without a family.
+        file: Of the runs.
+        jobs: Processes.
+        minutes: No run is begun later than this.
+    """
+    calls: dict[Key, Callable[[], WholeRun]] = {}
+    for case in cases():
+        family = third_party_info(case.name).family
+        folder = learn_without_family(family, data, learnt)
+        for way in WAYS:
+            for keep in KEPT:
+                run = partial(run_one, case, family, way, keep, folder)
+                calls[case.name, way, keep, digest_of(folder)] = run
+    return RunFile(file, WholeRun.of).complete(calls, jobs=jobs, minutes=minutes)
+
+
+def run_one(case: Case, family: str, way: str, keep_macs: float, folder: Path) -> WholeRun:
+    """Prune and repair once."""
+    model, images, tests = network_of(case), calibration_of(case), test_batches_of(case)
+    criterion, allocation = WAYS[way]
+    began = time.process_time()
+    result = prune(
+        model,
+        images,
+        criterion=criterion,
+        allocation=allocation,  # type: ignore[arg-type]
+        selector=opened(folder),
+        keep_macs=keep_macs,
+    )
+    seconds = round(time.process_time() - began, 2)
+    report = result.report
+    predicted: float | None = None
+    kept_at: tuple[float, ...] = ()
+    if report.expected is not None:
+        predicted = report.expected.loss_change_nats
+        said = classes_said(model, images)
+        assert said is not None, "these networks say classes"
+        after: Sequence[float] = said.after([predicted * factor for factor in FACTORS])
+        kept_at = tuple(round(share / said.accuracy, 5) for share in after)
+    return WholeRun(
+        case.name,
+        family,
+        way,
+        keep_macs,
+        digest_of(folder),
+        accuracy(quick(model), tests),
+        accuracy(quick(result.model), tests),
+        round(report.macs[1] / report.macs[0], 4),
+        seconds,
+        predicted,
+        kept_at,
+    )
