@@ -8,12 +8,13 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from selector.errors import SelectorError
+from selector.learning.evaluation import Grid
 from selector.learning.regret import CAP, regrets
+from selector.learning.table import names_of
 from selector.recording.contexts import UNPRUNED
 from selector.records.measurement import CandidateRecord, GroupRecord
 from selector.records.provenance import Provenance
 from selector.records.records import Records
-from selector.saliency.registry import find_metric, known_metrics
 from selector.typing import Matrix
 
 STEPS = (0.1, 0.3)
@@ -41,6 +42,10 @@ class Audit:
     """Regret, on the evaluation split, of the arm that was best on the selection split."""
     winner: "npt.NDArray[np.intp]"
     """Arm with the lowest loss change, both splits together; the first of equals."""
+    grid: Grid
+    """What is learnt of every arm, in nats."""
+    errors: Matrix
+    """Standard errors of the means of both splits, (decisions, arms)."""
 
     def sbs(self) -> tuple[Matrix, "npt.NDArray[np.intp]"]:
         """Of every decision, the regret and the number of the arm that is best elsewhere."""
@@ -74,7 +79,7 @@ def _part(share: float, bounds: Sequence[float], what: str) -> str:
 
 def judge(records: Records) -> Audit:
     """Every decision of the records: how sure its labels are, and how every arm does."""
-    arms = [a for a in known_metrics({r.arm for r in records.candidates}) if find_metric(a).arm]
+    arms = names_of(records)[0]
     about = {p.network: p for p in records.networks}
     labels: list[dict[str, str]] = []
     lines: list[Matrix] = []
@@ -82,7 +87,7 @@ def judge(records: Records) -> Audit:
         labels.append(_labels(group, about[group.network], rows[0].count))
         lines.append(_line(rows, arms))
     table = np.stack(lines, 1)
-    selection, evaluation, kept_selection, kept_evaluation, again = table
+    selection, evaluation, kept_selection, kept_evaluation, again, errors = table
     nats = (selection + evaluation) / 2
     judged = np.minimum(regrets(evaluation), CAP)
     chosen = np.nanargmin(selection, 1)
@@ -96,22 +101,28 @@ def judge(records: Records) -> Audit:
         judged,
         judged[np.arange(len(judged)), chosen],
         np.nanargmin(nats, 1),
+        Grid(selection, evaluation),
+        errors,
     )
 
 
 def _line(rows: Sequence[CandidateRecord], arms: Sequence[str]) -> Matrix:
-    """A decision's numbers, shape (5, arms): loss changes, and whether a set stands before."""
-    line = np.full((5, len(arms)), np.nan)
+    """A decision's numbers, shape (6, arms).
+
+    What is learnt and compensated loss changes, on both splits; whether a set stands before; the
+    standard error of what is learnt.
+    """
+    line = np.full((6, len(arms)), np.nan)
     place = {arm: number for number, arm in enumerate(arms)}
     seen: set[int] = set()
     for row in rows:
         if row.arm in place:
             line[:, place[row.arm]] = [
-                row.selection_nats,
-                row.evaluation_nats,
+                *row.label,
                 _number(row.compensated_selection_nats),
                 _number(row.compensated_evaluation_nats),
                 float(row.set_id in seen),
+                row.label_error,
             ]
             seen.add(row.set_id)
     return line

@@ -11,8 +11,10 @@ from selector.files import write_text
 from selector.records.provenance import ORIGINS, Provenance
 from selector.records.records import Records
 from training.audit.columns import COLUMNS
+from training.campaign.tasks import TRAINED
 from training.reporting.markdown import markdown_table
 from training.reporting.result_file import RESULTS
+from training.zoo.shared_third_party import third_party_folder, third_party_info
 from training.zoo.third_party import FOREIGN
 
 CARD = "README.md"
@@ -78,6 +80,9 @@ def _trainings(records: Records, data: Path, weights: Path | None) -> dict[str, 
                 kept[p.network] = json.loads(about.read_text())
             if p.network in FOREIGN:
                 kept[p.network] = {"test_accuracy": FOREIGN[p.network].top1_percent / 100}
+            if p.origin == "third_party" and third_party_folder() is not None:
+                info = third_party_info(p.network.removesuffix(TRAINED))
+                kept[p.network] = {"test_accuracy": info.top1_percent / 100}
             if p.network in kept:
                 row = kept[p.network]
                 loss, spec = row.get("train_loss_nats"), row.get("fingerprint", "")
@@ -134,6 +139,7 @@ def network_tables(networks: Sequence[Provenance], trainings: Mapping[str, Train
                 "MACs": _number(p.macs, ".3g"),
                 "parameters": _number(p.parameters, ".3g"),
                 "images of each part": p.images,
+                "unseen": {None: "not kept", True: "yes", False: "no"}[p.unseen],
                 "device": p.device or "not kept",
             }
         )

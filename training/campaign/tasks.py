@@ -33,6 +33,8 @@ RECORD_BATCHES = 9
 FOREIGN_BATCH = 128
 IMAGENET, IMAGENET_BATCH = "imagenet-sample", 60
 
+TRAINED = "-trained"
+"""Ends the name of a network's records on images that it was trained on."""
 BARS: Mapping[str, float] = {
     "cifar10": 0.75,
     "cifar100": 0.4,
@@ -109,7 +111,7 @@ def third_party_tasks() -> list[RecordingTask]:
             unseen = split == "test"
             tasks.append(
                 RecordingTask(
-                    name if unseen else f"{name}-trained",
+                    name if unseen else name + TRAINED,
                     info.family,
                     info.dataset,
                     "third_party",

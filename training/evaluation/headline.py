@@ -12,10 +12,9 @@ import numpy as np
 
 from selector.learning.evaluation import SBS_NATS, SELECTOR, VBS, Grid, Judged
 from selector.typing import Matrix, Names
+from training.campaign.tasks import TRAINED
 
 DRAWS = 4000
-TRAINED = "-trained"
-"""Ends the name of a network's records on images that it was trained on."""
 
 
 @dataclass(frozen=True, eq=False)

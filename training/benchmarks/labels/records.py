@@ -7,7 +7,7 @@ the median arm; by family, data set, size of step and state of the network. Fore
 left out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -15,10 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import pyplot as plt
 
+from selector.learning.evaluation import Grid
 from selector.records.records import Records
 from selector.tables import text_table
 from selector.typing import Matrix
 from training.audit.audit import Audit, correlations, judge
+from training.campaign.tasks import TRAINED
+from training.evaluation.headline import noise_free
 from training.reporting.markdown import cell
 from training.reporting.result_file import RESULTS, write_result
 
@@ -35,17 +38,20 @@ def run(data: Path, name: str = "records") -> None:
     print(text_table(list(rows[0]), [[cell(v) for v in row.values()] for row in rows]))
     won = wins(judged)
     print(text_table(["arm", "wins"], [[arm, f"{share:.1%}"] for arm, share in won.items()]))
-    copies = correlations(records, judged.arms)
+    scored = [arm for arm in judged.arms if any(arm in group.scores for group in records.groups)]
+    copies = correlations(records, scored)
     near = [
         f"{a} ~ {b} {copies[i, j]:.2f}"
-        for i, a in enumerate(judged.arms)
-        for j, b in enumerate(judged.arms)
+        for i, a in enumerate(scored)
+        for j, b in enumerate(scored)
         if i < j and copies[i, j] > NEAR_COPY
     ]
+    ceilings = _ceilings(judged, {r.arm for r in records.candidates if r.channels is not None})
+    print("\n".join(f"{key}: {value:.5f} nats" for key, value in ceilings.items()))
     chosen, times = np.unique(judged.sbs()[1], return_counts=True)
     best = judged.arms[int(chosen[times.argmax()])]
     print(f"single best: {best}; near-copies: {', '.join(near) or 'none'}")
-    _plot(name, judged.arms, copies, won, rows)
+    _plot(name, scored, copies, won, rows)
     summary = {
         "networks": float(len(records.networks)),
         "families": float(len({p.family for p in records.networks})),
@@ -58,6 +64,8 @@ def run(data: Path, name: str = "records") -> None:
         "vbs_normalised_regret": float(str(rows[0]["VBS"])),
         "median_normalised_regret": float(str(rows[0]["median arm"])),
         "near_copies": float(len(near)),
+        **_zoo(records),
+        **ceilings,
     }
     shares: list[Mapping[str, object]] = [{"arm": a, "wins": share} for a, share in won.items()]
     pairs: list[Mapping[str, object]] = [{"near-copies": pair} for pair in near]
@@ -66,6 +74,42 @@ def run(data: Path, name: str = "records") -> None:
             name, {k: v for k, v in summary.items() if v == v}, [*rows, *shares, *pairs], RESULTS
         )
     )
+
+
+WELL_TRAINED = 0.85
+"""Share of CIFAR-10's test images from which a network counts as well trained."""
+
+
+def _zoo(records: Records) -> dict[str, float]:
+    """What kinds of networks there are; a network on two sets of images counts once."""
+    once = {p.network.removesuffix(TRAINED): p for p in records.networks}.values()
+    theirs = [p for p in once if p.origin == "third_party"]
+    good = [
+        p
+        for p in once
+        if p.origin == "third_party"
+        or (p.dataset == "cifar10" and (p.accuracy or 0.0) >= WELL_TRAINED)
+    ]
+    return {
+        "networks": float(len(once)),
+        "recordings": float(len(records.networks)),
+        "digits_share": sum(p.dataset == "digits" for p in once) / len(once),
+        "third_party": float(len(theirs)),
+        "well_trained": float(len(good)),
+    }
+
+
+def _ceilings(judged: Audit, sets: Collection[str]) -> dict[str, float]:
+    """What oracles reach, in nats: of rankings alone, with sets, and without noise."""
+    grid = judged.grid
+    ranking = [number for number, arm in enumerate(judged.arms) if arm not in sets]
+    fewer = Grid(grid.selection[:, ranking], grid.evaluation[:, ranking])
+    best = fewer.of_arms(fewer.measured())
+    return {
+        "vbs_nats_rankings": float(best.mean()),
+        "vbs_nats_with_sets": float(grid.of_arms(grid.measured()).mean()),
+        "vbs_noise_corrected": float(noise_free(grid, judged.errors).mean()),
+    }
 
 
 def headroom(judged: Audit) -> list[dict[str, object]]:
