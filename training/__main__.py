@@ -46,6 +46,7 @@ from training.campaign.tasks import (
 )
 from training.evaluation import ablation as ablations
 from training.evaluation import report as evaluation_report
+from training.evaluation.card import update_card
 from training.reporting.result_file import RESULTS
 from training.zoo.catalogue import zoo_of
 from training.zoo.demo_network import train_demo_network
@@ -188,6 +189,7 @@ def evaluate(
     if not docs:
         evaluation_report.run(data, seeds=seeds, jobs=jobs, curve=curve)
     evaluation_report.update_page(BENCHMARKS)
+    update_card(ROOT / "models" / "README.md")
 
 
 @app.command()

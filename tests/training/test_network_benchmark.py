@@ -47,6 +47,7 @@ from training.benchmarks.networks.torch_pruning_rival import (
     prune_with_torch_pruning,
 )
 from training.benchmarks.speed import resnet50 as resnet50_cost
+from training.evaluation.card import update_card
 from training.evaluation.report import update_page
 from training.reporting.accuracy import correct, quick
 from training.reporting.result_file import RESULTS
@@ -396,5 +397,9 @@ def test_the_documents_hold_what_the_result_files_say(tmp_path: Path) -> None:
         shutil.copyfile(original, copied)
     update_pages(page, readme, RESULTS)
     update_page(page)
+    card = tmp_path / "card.md"
+    shutil.copyfile(ROOT / "models" / "README.md", card)
+    update_card(card)
+    assert card.read_text() == (ROOT / "models" / "README.md").read_text()
     assert page.read_text() == (ROOT / "docs" / "benchmarks.md").read_text()
     assert readme.read_text() == (ROOT / "README.md").read_text()
