@@ -85,7 +85,8 @@ def whole_prunings(found: Summary) -> list[str]:
         lines.append(
             f"Of {found['whole_prunes']:.0f} whole prunings to 70, 50 and 30 % of the MACs, the "
             "forecast's 90 % interval of the accuracy left holds "
-            f"{found['forecast_coverage']:.0%}; its median width at half the MACs is {found['forecast_width_points']:.0f} points."
+            f"{found['forecast_coverage']:.0%}; its median width at half the MACs is "
+            f"{found['forecast_width_points']:.0f} points."
         )
     for keep in (70, 50, 30):
         name = f"widths_over_even_{keep}"
