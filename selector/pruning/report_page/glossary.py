@@ -24,8 +24,8 @@ TERMS = {
     "parameters": "The numbers that training has set: weights, biases, scales.",
     "peak memory": "The most bytes of weights, inputs and outputs of layers that exist at once in "
     "a forward pass. What operators need inside themselves is not counted.",
-    "predicted": "What the selector expected a removal to do to the loss, before repair. It learnt "
-    "that from measurements on other networks.",
+    "predicted": "What the selector expected a removal to do to the loss. It learnt that from "
+    "measurements on other networks; the shipped selector from networks that are repaired.",
     "repair": "After the cuts, each layer that is left is refitted so that it gives what the "
     "unpruned network gave. It needs no labels.",
     "round": "One cut. The network is scored again before each.",

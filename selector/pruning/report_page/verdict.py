@@ -115,5 +115,5 @@ def forecast(report: ReportValues) -> str | None:
         )
     return (
         f"Before the first cut, the selector expected {' and '.join(said)} on the calibration "
-        "images. Its predictions are of the network before repair."
+        "images."
     )
