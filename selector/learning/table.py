@@ -14,6 +14,8 @@ from selector.saliency.proposals.registry import PROPOSALS
 from selector.saliency.registry import find_metric, known_metrics
 from selector.typing import Matrix, Names, Numbers
 
+LARGEST = 1e30
+"""Of a feature: a metric that is zero but for one channel has shares beyond single precision."""
 DAMAGE_OFFSET = 0.005
 """Nats added before the logarithm in which loss changes are learnt."""
 
@@ -108,7 +110,7 @@ def describe_all(
 ) -> Described:
     """Decisions as the boosters see them."""
     rows = [
-        describe(decision, found, metrics).astype(np.float32)
+        np.clip(describe(decision, found, metrics), -LARGEST, LARGEST).astype(np.float32)
         for decision, found in zip(decisions, proposals, strict=True)
     ]
     which = np.array([arms.index(arm) for found in proposals for arm in found])
