@@ -22,9 +22,15 @@ lint: setup
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-test: lint
-	$(BIN)/python -m pytest --durations=10
+# Workers are processes of one thread each, at most four since each of them imports torch. A worker
+# takes a run of neighbouring tests, so that fixtures of a module are mostly made once; one that is
+# done takes half of what is left to the slowest.
+PARALLEL := -n auto --maxprocesses=4 --dist=worksteal
 
+test: lint
+	$(BIN)/python -m pytest $(PARALLEL) --durations=10
+
+# One after the other: some of the slow tests measure time and memory.
 test-all: lint
 	$(BIN)/python -m pip install --quiet --editable '.[dev,distributed]'
 	$(BIN)/python -m pytest -m 'slow or not slow' --durations=20

@@ -3,8 +3,10 @@
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -285,11 +287,14 @@ class Watched:
 
 
 @pytest.fixture
-def watched(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def watched(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "watched", raising=False)
     Path("watched.py").write_text(WATCHED)
-    return here
+    # Tests that a shell began in its background ignore Ctrl-C, and so do their workers.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield here
+    signal.signal(signal.SIGINT, before)
 
 
 PRUNE = ["prune", *MODEL, "--data", "watched:Watched", "--keep-macs", "0.5", "--rounds", "3"]
