@@ -120,6 +120,18 @@ def test_a_normalisation_is_taken_over_what_is_kept(
     assert layer.weight.shape == (6,)
 
 
+def test_groups_that_go_as_a_whole_are_not_normalised() -> None:
+    layer, values = (
+        nn.GroupNorm(3, 6),
+        torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0)),
+    )
+    with torch.no_grad():
+        found = masked_copy(nn.Sequential(layer), [Cut("0", "both", (2, 3))])(values)
+        right = layer(values)  # Every group is normalised by itself.
+        right[:, 2:4] = 0
+    torch.testing.assert_close(found, right)
+
+
 def test_macs_are_those_of_products_in_attention_and_lstm_too() -> None:
     # Conv: 8 of 36 positions and 27 inputs, 6 of 16 positions and 72 inputs; linear: 96 to 5.
     assert checks.macs_of(trained_like(CHAIN), CHAIN) == 8 * 36 * 27 + 6 * 16 * 72 + 96 * 5

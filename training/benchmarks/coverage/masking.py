@@ -151,11 +151,21 @@ def _restricted(layer: nn.Module, name: str, cuts: Iterable[Cut]) -> nn.Module:
             kept = [i for i in range(tensor.shape[dimension]) if i not in set(cut.indices)]
             tensor.data = tensor.data.index_select(dimension, torch.tensor(kept))
         counts = vars(part)
+        if isinstance(part, nn.GroupNorm):
+            # Groups of channels that go as a whole are not there any more.
+            part.num_groups = _groups_left(layer.get_submodule(cut.layer[len(name) + 1 :]), cut)
         if "normalized_shape" in counts:
             counts["normalized_shape"] = (counts["normalized_shape"][-1] - len(cut.indices),)
         if "num_channels" in counts:
             counts["num_channels"] -= len(cut.indices)
     return small
+
+
+def _groups_left(whole: nn.Module, cut: Cut) -> int:
+    """How many groups of a GroupNorm keep a channel."""
+    assert isinstance(whole, nn.GroupNorm)
+    size = whole.num_channels // whole.num_groups
+    return len({i // size for i in range(whole.num_channels) if i not in set(cut.indices)})
 
 
 def _dimension(layer: nn.Module, values: Tensor) -> int:
