@@ -17,14 +17,17 @@ VERSION = b"schema_version"
 PROVENANCE = b"provenance"
 CHECKSUM = b"sha256"
 """Of the provenance."""
-NAMES = ["network", "context", "group", "arm"]
-"""Columns that hold few different texts, each kept once."""
 MOST_ROWS, MOST_COLUMNS, MOST_VALUES = 20_000_000, 1000, 2**28
 """Of a table of one network."""
 
 
-def read_table(path: Path, readable: Sequence[str]) -> pa.Table:
+def read_table(path: Path, readable: Sequence[str], names: Sequence[str]) -> pa.Table:
     """Read a table of ours, checksums included.
+
+    Args:
+        path: The file.
+        readable: Schema versions.
+        names: Columns that hold few different texts, each kept once.
 
     Raises:
         SelectorError: Absent, truncated or damaged, or of a schema version that is not readable.
@@ -33,7 +36,8 @@ def read_table(path: Path, readable: Sequence[str]) -> pa.Table:
         if path.exists() and not path.is_file():
             raise OSError("it is no regular file")
         # Not `pq.read_table`, which looks for a data set of many files first: ten times slower.
-        with _opened(path) as file:
+        # From memory, since Arrow hands each piece of a file on disk to another thread.
+        with _opened(pa.BufferReader(path.read_bytes()), names) as file:
             _check_size(file.metadata)
             table = file.read(use_threads=False)
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -47,14 +51,13 @@ def read_table(path: Path, readable: Sequence[str]) -> pa.Table:
     return table
 
 
-def _opened(path: Path) -> pq.ParquetFile:
+def _opened(source: pa.BufferReader, names: Sequence[str]) -> pq.ParquetFile:
     """An open file whose columns of names are read as numbers of names."""
-    for names in (NAMES, NAMES[:3]):  # Groups have no arm.
-        try:
-            return pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=names)
-        except KeyError:
-            continue
-    return pq.ParquetFile(path, page_checksum_verification=True)
+    try:
+        return pq.ParquetFile(source, page_checksum_verification=True, read_dictionary=names)
+    except KeyError:  # Another file's columns; what is missing is said by who reads them.
+        source.seek(0)
+        return pq.ParquetFile(source, page_checksum_verification=True)
 
 
 def rows_in(path: Path) -> int:

@@ -37,6 +37,8 @@ READABLE = ("1", "2", "3", "4")
 GROUPS_FILE = "groups.parquet"
 CANDIDATES_FILE = "candidates.parquet"
 FILES = (GROUPS_FILE, CANDIDATES_FILE)
+NAMES = ["network", "context", "group", "arm"]
+"""Columns of candidates that hold few different texts; a group has no arm."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +200,8 @@ def _with_sets(rows: Iterable[CandidateRecord]) -> tuple[CandidateRecord, ...]:
 
 def _read(folder: Path, share: float = 1.0, seed: int = 0) -> tuple[Records, str]:
     """A network's records, or a share of its decisions, and the version of their schema."""
-    groups, candidates = (read_table(folder / name, READABLE) for name in FILES)
+    groups = read_table(folder / GROUPS_FILE, READABLE, NAMES[:3])
+    candidates = read_table(folder / CANDIDATES_FILE, READABLE, NAMES)
     try:
         about = provenance_of(groups)
         if provenance_of(candidates) != about or version_of(candidates) != version_of(groups):
