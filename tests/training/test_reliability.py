@@ -100,6 +100,16 @@ def test_the_table_is_written_from_what_is_there(tmp_path: Path) -> None:
     found = report.run([], None, work, results)
     assert (found["fuzzed"], found["fuzz_crashes"], found["fuzz_foreign"]) == (9, 1, 1)
     assert json.loads((results / "reliability.json").read_text())["summary"] == found
+    # Elsewhere other parts are run: what is written of this one stays.
+    other = tmp_path / "other"
+    other.mkdir()
+    judged = random_networks.NetworkRun(0, 2, 3, {"why": 1}, 0, (), ())
+    (other / "networks.jsonl").write_text(json.dumps(vars(judged)) + "\n")
+    both = report.run([], None, other, results)
+    assert both == found | {name: both[name] for name in both if name.startswith("random_")}
+    assert (both["random_networks"], both["fuzzed"]) == (2, 9)
+    rows = json.loads((results / "reliability.json").read_text())["rows"]
+    assert [row["part"] for row in rows] == ["fuzzing", "networks"]
 
 
 @pytest.mark.slow

@@ -228,6 +228,7 @@ LOADERS: dict[str, Loader] = {
         reseal=_reseal_tensors(SECTION),
     ),
     "weights": Loader(place="weights.pt", pattern="", load=_weights, sealed=False),
+    "pickle": Loader(place="pickle.pt", pattern="", load=_weights, sealed=False),
     "journal": Loader(place="journal/net0-0", pattern="*.json", load=_journal, sealed=False),
     "image table": Loader(place="images.parquet", pattern="", load=_images, sealed=False),
     "images": Loader(place="images", pattern="**/*.*", load=_images, sealed=False),

@@ -1,8 +1,10 @@
 """All parts of the reliability benchmark: run what is missing, print a table, write the numbers."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from selector.tables import text_table
 from training.benchmarks.reliability import fuzzing, kills, load, random_networks
@@ -25,7 +27,7 @@ def run(
         results: Where the result file goes.
 
     Returns:
-        The summary; a part of which nothing was run is not in it.
+        The summary; of a part of which nothing was run here, what the result file says stays.
     """
     work.mkdir(parents=True, exist_ok=True)
     samples = work / "samples"
@@ -49,9 +51,13 @@ def run(
         _networks(list(judged.read().values())),
         _load(list(loaded.read().values())),
     )
+    before = _written(results)
     summary: dict[str, float] = {}
     rows: list[dict[str, object]] = []
-    for numbers, lines in tables:
+    for part, (numbers, lines) in zip(PARTS, tables, strict=True):
+        if not lines:
+            summary |= {k: v for k, v in before["summary"].items() if _part_of(k) == part}
+            rows += [row for row in before["rows"] if row.get("part") == part]
         summary |= numbers
         rows += lines
         if lines:
@@ -59,6 +65,21 @@ def run(
             print(text_table(columns, [[f"{line[name]}" for name in columns] for line in lines]))
     print(write_result("reliability", summary, rows, results))
     return summary
+
+
+def _written(results: Path) -> dict[str, Any]:
+    """What the result file says; nothing where there is none."""
+    path = results / "reliability.json"
+    if not path.exists():
+        return {"summary": {}, "rows": []}
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _part_of(number: str) -> str:
+    """The part that a number of the summary is of."""
+    words = {"kill": "kills", "lost": "kills", "fuzz": "fuzzing", "random": "networks"}
+    return next((part for word, part in words.items() if number.startswith(word)), "load")
 
 
 Table = tuple[dict[str, float], list[dict[str, object]]]
@@ -110,11 +131,11 @@ def _fuzzing(runs: Sequence[fuzzing.FuzzRun]) -> Table:
                 "loader": loader,
                 "files": sum(run.stop - run.start for run in of),
                 **{name: sum(getattr(run, name) for run in of) for name in names},
-                "foreign": sum(not _is_crash(text) for text in faults),
+                "foreign": sum(not _is_counted(text) for text in faults),
                 "errors": "; ".join(faults)[:600],
             }
         )
-    foreign = sum(not _is_crash(text) for run in runs for text in run.foreign)
+    foreign = sum(not _is_counted(text) for run in runs for text in run.foreign)
     numbers = {
         "fuzzed": sum(run.stop - run.start for run in runs),
         "fuzz_crashes": sum(run.crashes for run in runs),
@@ -127,8 +148,12 @@ def _fuzzing(runs: Sequence[fuzzing.FuzzRun]) -> Table:
     return {name: float(value) for name, value in numbers.items()}, rows
 
 
-def _is_crash(fault: str) -> bool:
-    return fault.partition(": ")[2].startswith(("crash", "hang"))
+FAULTS = ("crash", "hang", "memory", "unnoticed")
+"""Counted by themselves."""
+
+
+def _is_counted(fault: str) -> bool:
+    return fault.partition(": ")[2].startswith(FAULTS)
 
 
 def _networks(runs: Sequence[random_networks.NetworkRun]) -> Table:

@@ -1,8 +1,10 @@
 """Whole files of every kind that is loaded, small ones, made by the library itself."""
 
+import argparse
 import io
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -77,6 +79,7 @@ def make_samples(folder: Path) -> None:
     selector.choose(model, data, verify=2, **asked).save(folder / "plan.json")  # type: ignore[arg-type]
     selector.save_pruned(result.model, folder / "pruned.safetensors")
     torch.save(model.state_dict(), folder / "weights.pt")
+    _make_pickle(folder / "pickle.pt")
     journal = {"network": "net0", "contexts": 0, "ratios": [0.2]}
     selector.record(model, data, journal=folder / "journal", **journal)  # type: ignore[arg-type]
     distillation.distil(
@@ -84,6 +87,19 @@ def make_samples(folder: Path) -> None:
     )
     _make_images(folder)
     (folder / "whole").touch()
+
+
+def _make_pickle(file: Path) -> None:
+    """A checkpoint with objects beside the tensors, as training scripts leave them."""
+    optimizer = torch.optim.SGD(tiny().parameters(), lr=0.1, momentum=0.9)
+    held = {
+        "model": tiny(),
+        "args": argparse.Namespace(rate=0.1, layers=[6, 5], name="tiny"),
+        "optimizer": optimizer.state_dict(),
+        "best": np.float64(0.5),
+        "seen": {"train", "test"},
+    }
+    torch.save(held, file)
 
 
 def _make_images(folder: Path) -> None:
