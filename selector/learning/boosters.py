@@ -17,7 +17,7 @@ import numpy as np
 from selector.data.checks import is_number, whole_number
 from selector.errors import SelectorError
 from selector.learning.forest import Forest
-from selector.learning.forest_text import ForestLimits, read_forest
+from selector.learning.forest_text import ForestLimits, read_forest, slim
 from selector.learning.table import TrainingTable
 from selector.typing import Matrix, Numbers
 
@@ -139,7 +139,7 @@ def fit_booster(
         features=tuple(names),
         categories=len(table.arms),
     )
-    return read_forest(booster.model_to_string(), limits)
+    return read_forest(slim(booster.model_to_string()), limits)
 
 
 def network_folds(table: TrainingTable, folds: int) -> Iterator[tuple[Numbers, Numbers]]:

@@ -27,6 +27,9 @@ LARGEST_KIND = 11
 LARGEST_COUNT = 2**53
 NUMBER = re.compile(r"\d{1,9}")
 
+UNUSED = ("split_gain", "leaf_weight", "internal_value", "internal_weight")
+"""Lines of a tree that nobody reads, two fifths of the text; LightGBM does without them, too."""
+
 Lines = Mapping[str, str]
 
 
@@ -77,6 +80,21 @@ def read_forest(text: str, limits: ForestLimits) -> Forest:
         leaf_count=of_leaves["leaf_count"],
         node_count=nodes["internal_count"],
     )
+
+
+def slim(text: str) -> str:
+    """A model's text without `UNUSED`: the same predictions, in fewer bytes.
+
+    Args:
+        text: As LightGBM has written it.
+    """
+    head, _, body = text.partition("\n\n")
+    trees, end, tail = body.partition("end of trees\n")
+    kept = [line for line in trees.split("\n") if not line.startswith(UNUSED)]
+    blocks = ["Tree=" + block for block in "\n".join(kept).split("Tree=")[1:]]
+    sizes = " ".join(str(len(block)) for block in blocks)
+    head = re.sub(r"^tree_sizes=.*$", f"tree_sizes={sizes}", head, flags=re.MULTILINE)
+    return f"{head}\n\n{''.join(blocks)}{end}{tail}"
 
 
 def _trees(text: str, limits: ForestLimits) -> list[Lines]:

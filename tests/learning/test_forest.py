@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from selector.errors import SelectorError
 from selector.learning.contributions import Paths, contributions
 from selector.learning.forest import Forest
-from selector.learning.forest_text import ForestLimits, read_forest
+from selector.learning.forest_text import ForestLimits, read_forest, slim
 from selector.typing import Matrix
 
 FEATURES, CATEGORIES = 5, 40
@@ -107,6 +107,22 @@ def test_contributions_are_those_of_lightgbm(leaves: int) -> None:
     found = contributions(forest, Paths.of(forest), x)
     np.testing.assert_allclose(found, booster.predict(x, pred_contrib=True), atol=1e-12)
     np.testing.assert_allclose(found.sum(1), forest.predict(x), atol=1e-12)
+
+
+@pytest.mark.parametrize(("leaves", "how"), [(2, {}), (40, {}), (9, {"min_data_in_leaf": 500})])
+def test_without_what_nobody_reads_it_predicts_the_same(
+    leaves: int, how: dict[str, object]
+) -> None:
+    booster = learnt(4, leaves, **how)
+    whole = booster.model_to_string()
+    text, x = slim(whole), asked(4, 60)
+    assert len(text) < 0.85 * len(whole) or "min_data_in_leaf" in how
+    expected = booster.predict(x, num_threads=1)
+    np.testing.assert_array_equal(read_forest(text, limits(leaves)).predict(x), expected)
+    # LightGBM itself reads it, too.
+    again = lgb.Booster(model_str=text)
+    np.testing.assert_array_equal(again.predict(x, num_threads=1), expected)
+    assert slim(text) == text
 
 
 def test_trees_of_a_single_leaf_contribute_nothing() -> None:
