@@ -211,7 +211,7 @@ def test_the_plan_of_several_rounds_explains_the_last(plan: Plan) -> None:
         assert why == last.explanation
 
 
-@pytest.mark.parametrize("limit", [None, 0.1])
+@pytest.mark.parametrize("limit", [None, 0.02])
 def test_only_what_is_carried_out_is_explained(
     monkeypatch: pytest.MonkeyPatch, limit: float | None
 ) -> None:
@@ -224,7 +224,7 @@ def test_only_what_is_carried_out_is_explained(
 
     monkeypatch.setattr(SaliencySelector, "contributions", counted)
     asked_for = {"keep_macs": 0.4, "rounds": 3, "max_loss_change": limit, "repair": False}
-    result = prune(small("plain", 12), data(), **asked_for)  # type: ignore[arg-type]
+    result = prune(small("plain", 12, seed=7), data(), **asked_for)  # type: ignore[arg-type]
     if limit is not None:
         # Steps were tried and taken back.
         assert "max_loss_change" in result.plan.warnings[-1]
