@@ -367,21 +367,29 @@ def test_the_cost_of_routing_is_a_ratio_of_one_run(
 
 def test_the_documents_get_the_means_and_keep_the_rest(tmp_path: Path) -> None:
     page, readme = tmp_path / "benchmarks.md", tmp_path / "README.md"
-    page.write_text(f"above\n{START}\nold\n{END}\nbelow\n")
-    readme.write_text("above\n<!-- headline: begin -->\n<!-- headline: end -->\n")
+    gains = "<!-- gains: begin -->\n<!-- gains: end -->\n"
+    page.write_text(f"{gains}above\n{START}\nold\n{END}\nbelow\n")
+    readme.write_text(f"above\n<!-- headline: begin -->\n<!-- headline: end -->\n{gains}")
     with pytest.raises(SelectorError, match="run benchmark-networks first"):
         update_pages(page, readme, tmp_path)
     runs = [run_of("one", SELECTOR, 0.8), run_of("one", MYOPIC, 0.7, 2000)]
     table = rows_of([*runs, run_of("one", always("l2"), 0.6)], {"one": "l2"})
     rows = [{**row.flat, "network": "mean"} for row in table.values()]
-    (tmp_path / "networks.json").write_text(json.dumps({"rows": rows}))
+    name = "repair_points"
+    summary = {name: 9.5, f"{name}_low": 7.0, f"{name}_high": 12.0, f"{name}_worst": -1.0}
+    summary |= {f"widths_points{end}": x for end, x in (("", 1), ("_low", -1), ("_high", 3))}
+    summary["widths_points_worst"] = -2
+    (tmp_path / "networks.json").write_text(json.dumps({"rows": rows, "summary": summary}))
     update_pages(page, readme, tmp_path)
     text = page.read_text()
-    assert text.startswith(f"above\n{START}\n| method |")
+    assert f"above\n{START}\n| method |" in text
+    assert "selector: +9.5 points (+7.0 to +12.0; on the worst network -1.0).\n" in text
+    assert "+1.0 points (-1.0 to +3.0; on the worst network -2.0). An interval" in text
+    assert "+9.5 points" in readme.read_text()
     assert "| selector | 80.0 |" in text
     assert "| 2 k |" in text
     assert text.endswith(f"{END}\nbelow\n")
-    assert "old" not in text
+    assert "\nold\n" not in text
     assert "| always l2 | 60.0 |" in text
     assert "| selector | 80.0 |" in readme.read_text()
     assert "always l2" not in readme.read_text()

@@ -149,10 +149,44 @@ def update_pages(page: Path, readme: Path, results: Path) -> None:
     file = results / "networks.json"
     if not file.exists():
         raise SelectorError(f"no {file}; run benchmark-networks first")
-    rows = [row for row in json.loads(file.read_text())["rows"] if row["network"] == "mean"]
+    found = json.loads(file.read_text())
+    rows = [row for row in found["rows"] if row["network"] == "mean"]
     put(page, "networks", markdown(rows))
     shown = {name + end for name in HEADLINE for end in ("", REPAIRED)}
     put(readme, "headline", markdown([row for row in rows if row["method"] in shown]))
+    said = "\n".join(f"- {line}" for line in sentences(found.get("summary", {})))
+    for document in (page, readme):
+        put(document, "gains", said)
+
+
+GAINS = {
+    "repair_points": "Repair, for the selector",
+    "widths_points": "The selector's widths over even ones, `reconstruction_fisher` choosing "
+    "channels",
+    "routing_over_reconstruction_fisher_points": "Routing over `reconstruction_fisher` everywhere, "
+    "at the selector's widths",
+    "allocation_points": "The selector's widths over even ones, the selector choosing channels",
+    "selector_over_reconstruction_fisher_points": "The selector over `reconstruction_fisher` with "
+    "even widths",
+    "selector_over_l1_points": "The selector over L1 with even widths",
+    "selector_over_reconstructing_rival_points": "The selector over the lasso and least squares "
+    "(arXiv 1707.06168)",
+}
+"""Differences in the documents, everything repaired but what repair itself is compared with."""
+
+
+def sentences(summary: Mapping[str, float]) -> list[str]:
+    """What each ingredient buys, in points of area under accuracy over MACs."""
+    lines = []
+    for name, words in GAINS.items():
+        if name in summary:
+            low, high = summary[f"{name}_low"], summary[f"{name}_high"]
+            verdict = " An interval that holds zero says: no difference." if low < 0 < high else ""
+            lines.append(
+                f"{words}: {summary[name]:+.1f} points ({low:+.1f} to {high:+.1f}; on the worst "
+                f"network {summary[f'{name}_worst']:+.1f}).{verdict}"
+            )
+    return lines
 
 
 SHOWN = {"auc": "area 90-30%", "accuracy_50": "50% MACs", "accuracy_30": "30% MACs"}

@@ -63,7 +63,19 @@ ALWAYS_RUN = (SELECTOR, always("reconstruction"), always("l1"))
 DIFFERENCES = (
     (SELECTOR, "rank_mean, the selector's shares", "routing_points"),
     (SELECTOR, "reconstruction, the selector's shares", "routing_over_reconstruction_points"),
+    (
+        SELECTOR,
+        "reconstruction_fisher, the selector's shares",
+        "routing_over_reconstruction_fisher_points",
+    ),
     (SELECTOR, "selector, even", "allocation_points"),
+    (
+        "reconstruction_fisher, the selector's shares",
+        always("reconstruction_fisher"),
+        "widths_points",
+    ),
+    (SELECTOR, always("reconstruction_fisher"), "selector_over_reconstruction_fisher_points"),
+    (SELECTOR, always("l1"), "selector_over_l1_points"),
     (SELECTOR, always("reconstruction"), "selector_over_reconstruction_points"),
     (SELECTOR, RECONSTRUCTING, "selector_over_reconstructing_rival_points"),
 )
@@ -225,6 +237,7 @@ def summary_of(table: Table) -> dict[str, float]:
     found["draws"] = min((row.draws for row in always_run if row is not None), default=0)
     for ours, other, name in DIFFERENCES:
         found |= _difference(table, ours + REPAIRED, other + REPAIRED, name)
+    found |= _difference(table, SELECTOR + REPAIRED, SELECTOR, "repair_points")
     if VERIFY3 in means and MYOPIC in means:
         few, many = (means[m].values["oracle_forwards"] or 0.0 for m in (VERIFY3, MYOPIC))
         found["verify3_forwards_over_myopic"] = round(few / many, 4)
@@ -240,6 +253,7 @@ def _difference(table: Table, ours: str, other: str, name: str) -> dict[str, flo
     half = float(student.ppf(0.975, len(points) - 1)) * float(np.std(points, ddof=1))
     middle, half = float(np.mean(points)), half / len(points) ** 0.5
     return {
+        f"{name}_worst": round(min(points), 2),
         name: round(middle, 2),
         f"{name}_low": round(middle - half, 2),
         f"{name}_high": round(middle + half, 2),
