@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 WIDTH = 80
 """Columns of a terminal that tables fit into, unless single words are too long for that."""
 
-NAMES, WORDS = 24, 12
+NAMES, WORDS = 24, 14
 """Names in the first column, and text in others, are not broken up to these lengths."""
 
 

@@ -67,7 +67,10 @@ class Report(ReportValues):
 
     def __str__(self) -> str:
         """Tables of groups, network and rounds, then remarks, and what is not pruned."""
-        groups = text_table(GROUP_COLUMNS, self.group_cells())
+        # Who came second would take the room that the names of sets need.
+        narrow = [n for n, name in enumerate(GROUP_COLUMNS) if name != "runner-up"]
+        cells = [[row[n] for n in narrow] for row in self.group_cells()]
+        groups = text_table([GROUP_COLUMNS[n] for n in narrow], cells)
         network = text_table(["network", "before", "after", "left"], self.network_cells())
         lines = [
             f"criterion {self.criterion}, {self.rounds} rounds, "
