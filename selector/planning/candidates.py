@@ -162,7 +162,8 @@ def described_for(
     if not selector.set_arms:
         return views
     proposals = set_proposals(selector.set_arms)
-    sets = measure_sets(model, scoring, stage.groups.prunable, proposals)
+    pairs = {name: view.pairs for name, view in views.items()}
+    sets = measure_sets(model, scoring, stage.groups.prunable, proposals, pairs=pairs)
     return {name: replace(view, sets=sets[name]) for name, view in views.items()}
 
 

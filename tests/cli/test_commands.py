@@ -154,7 +154,7 @@ def test_doctor_finds_this_installation_well() -> None:
 def test_a_dry_run_does_nothing(here: Path) -> None:
     files = ["--output", "small.safetensors", "--plan", "plan.json"]
     text = done("prune", *DEMO, "--keep-macs", "0.5", *files, "--dry-run")
-    assert "would prune to keep_macs 0.5 in 7 rounds, with 400 images" in text
+    assert "would prune to keep_macs 0.5 in 2 rounds, with 400 images" in text
     assert "would write small.safetensors, plan.json; nothing was done" in text
     for asked in (
         ["choose", *DEMO, "--ratio", "0.3", "--output", "plan.json"],

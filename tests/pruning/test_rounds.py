@@ -139,7 +139,8 @@ def test_a_step_is_halved_where_the_loss_leaves_the_interval(
     doubtful: list[float], verify: int
 ) -> None:
     model, batches = small("plain", 16), data(24, 4)
-    options = {"keep_macs": 0.6, "rounds": 2, "verify": verify}
+    # Repaired after every cut: only then is the loss the one that was predicted.
+    options = {"keep_macs": 0.6, "rounds": 2, "verify": verify, "finetune": lambda *_: None}
     result = prune(model, batches, **options)  # type: ignore[arg-type]
     outcomes = [plan.outcome for plan in result.rounds if plan.outcome is not None]
     # Twice at most in each round: eighths instead of halves, and the target is met even so.
@@ -242,7 +243,9 @@ def test_damage_is_foretold_before_the_first_cut(caplog: pytest.LogCaptureFixtur
     plan = choose(model, batches, keep_macs=0.6)
     assert plan.expected is not None
     predicted = [c.predicted_nats for c in plan.choices if c.predicted_nats is not None]
-    assert plan.expected.loss_change_nats == pytest.approx(sum(predicted))
+    composing = SaliencySelector.shipped().composing_
+    factor = 1.0 if composing is None else composing.middle
+    assert plan.expected.loss_change_nats == pytest.approx(factor * sum(predicted))
     low, high = plan.expected.loss_change_interval
     assert low <= plan.expected.loss_change_nats <= high
     assert plan.expected.loss == pytest.approx(evaluate(model, batches).loss)

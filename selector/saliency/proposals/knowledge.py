@@ -1,7 +1,7 @@
 """What the proposals of sets say of a group, and the errors of any set: measured once a state."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,8 +15,9 @@ from selector.saliency.proposals.registry import PROPOSALS, Proposal
 from selector.saliency.proposals.set_errors import NEEDS, SetErrors
 from selector.statistics.channel_statistics import Signals
 from selector.statistics.collect import measure_signals
+from selector.statistics.gate_fisher import Pairs
 from selector.statistics.gradient_source import Gradients, softened
-from selector.statistics.statistic import Need, closure
+from selector.statistics.statistic import PAIRS, Need, closure
 from selector.typing import Channels, Matrix
 
 
@@ -85,6 +86,7 @@ def measure_sets(
     groups: Mapping[str, Group],
     proposals: Sequence[Proposal],
     *,
+    pairs: Mapping[str, Mapping[str, Pairs]] | None = None,
     seed: int = 0,
 ) -> dict[str, MeasuredSets]:
     """What some proposals say of every group, and what any set costs.
@@ -98,6 +100,8 @@ def measure_sets(
         calibration: The images.
         groups: Its groups.
         proposals: Those that are asked.
+        pairs: Group -> what every two channels do to the loss, where a pass has measured that:
+            proposals that read nothing else of the loss then ask for no pass of their own.
         seed: Of the labels that softened outputs draw.
 
     Raises:
@@ -108,7 +112,10 @@ def measure_sets(
     needs: dict[Gradients, set[Need]] = {label_free: set(NEEDS)}
     for one in proposals:
         source = source_of(one)
-        needs.setdefault(label_free if source == "softened" else source, set()).update(one.needs)
+        if source == "softened":
+            needs[label_free].update(one.needs)
+        elif pairs is None or not one.needs <= PAIRS:
+            needs.setdefault(source, set()).update(one.needs)
     measured: dict[Gradients, dict[str, Signals]] = {
         source: measure_signals(
             model,
@@ -122,6 +129,9 @@ def measure_sets(
         for source, wanted in needs.items()
     }
     measured.setdefault("softened", measured[label_free])
+    if "labels" not in measured and pairs is not None:
+        known = measured["softened"]
+        measured["labels"] = {n: replace(s, pairs=pairs[n]) for n, s in known.items()}
     return {
         name: MeasuredSets(name, {source: of[name] for source, of in measured.items()}, proposals)
         for name in groups

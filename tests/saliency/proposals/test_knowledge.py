@@ -1,0 +1,62 @@
+"""What is known of sets: one pass where another has measured the pairs, and outputs of any kind."""
+
+import pytest
+import torch
+from torch import nn
+
+from selector.data.calibration import Calibration
+from selector.network.tracing import find_groups
+from selector.saliency.proposals.knowledge import gives_logits, measure_sets, set_proposals
+from selector.saliency.proposals.registry import PROPOSALS
+from selector.statistics.collect import measure_signals
+from tests.networks import data, small
+
+
+def test_known_pairs_take_the_place_of_a_pass_over_the_labels() -> None:
+    model, batches = small("residual", 6, norm=True), data(32, 8)
+    calibration, groups = Calibration(batches), find_groups(model, batches[0][0]).prunable
+    known = measure_signals(model, batches, groups, needs=("forward", "pairs"))
+    alone = measure_sets(model, calibration, groups, set_proposals())
+    pairs = {name: signals.pairs for name, signals in known.items()}
+    told = measure_sets(model, calibration, groups, set_proposals(), pairs=pairs)
+    for name, group in groups.items():
+        for count in range(1, group.channels):
+            assert told[name].proposed(count) == alone[name].proposed(count)
+        # And both proposals of the loss and of the softened outputs are among them.
+        assert {PROPOSALS[p].gradients for p in alone[name].proposed(1)} == {"labels", "softened"}
+
+
+class Regression(nn.Module):
+    """One number an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = small("plain", 6, norm=True), nn.Linear(5, 1).double()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(images))
+
+
+@pytest.mark.parametrize("own_loss", [False, True])
+def test_what_cannot_be_softened_goes_by_the_loss(own_loss: bool) -> None:
+    model = small("plain", 6, norm=True) if own_loss else Regression()
+    batches = data(24, 8) if own_loss else [(x, torch.randn(len(x), 1)) for x, _ in data(24, 8)]
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return outputs.square().mean()
+
+    calibration = Calibration(batches, loss)
+    assert gives_logits(model, calibration) is own_loss
+    groups = find_groups(model, batches[0][0]).prunable
+    found = measure_sets(model, calibration, groups, set_proposals(["reconstruction_fisher"]))
+    expected = measure_signals(
+        model,
+        batches,
+        groups,
+        needs=PROPOSALS["reconstruction_fisher"].needs,
+        loss=loss,
+    )
+    for name, group in groups.items():
+        count = group.channels // 2
+        proposed = PROPOSALS["reconstruction_fisher"].checked(name, expected[name], count)
+        assert found[name].proposed(count) == {"reconstruction_fisher": proposed}
