@@ -55,6 +55,8 @@ class PassState:
     """Such tensors found in this batch, whose sums are void: the batch must be read again."""
     curvature: dict[str, Tensor] = field(default_factory=dict)
     """Producer -> squared gradients of projected outputs, summed over images, like its weight."""
+    images: int = 0
+    """Of the current batch."""
     held: list[Held] = field(default_factory=list)
     """What is kept for gradients that are still to come."""
     run_again: dict[str, list[Held]] = field(default_factory=dict)
@@ -160,7 +162,8 @@ class _Point:
     def _hold(self, module: nn.Module, tensor: Tensor) -> Held:
         name = f"{self.where} {self.layer}"
         values = tensor.detach()
-        maps = maps_of(module, values.clone() if name in self.state.copied else values)
+        values = values.clone() if name in self.state.copied else values
+        maps = maps_of(module, values, self.state.images)
         # Tensors of inference mode have no version, and never a gradient to wait for.
         version = 0 if tensor.is_inference() else tensor._version
         return Held(name, module, tensor, maps, version)
@@ -202,7 +205,7 @@ class _Point:
         return on_gradient
 
     def _add_gradient(self, held: Held, gradient: Tensor) -> None:
-        slopes = maps_of(held.layer, gradient)
+        slopes = maps_of(held.layer, gradient, self.state.images)
         add_gradient(held, slopes, self.taps, self.where == "producers")
         for statistic in self.state.of("gradient", self.where):
             call = LayerCall(held.layer, held.maps, held.totals(), slopes)
@@ -213,7 +216,7 @@ class _Point:
             held.release()
 
     def _add_curvature(self, held: Held, gradient: Tensor) -> None:
-        add_curvature(held, maps_of(held.layer, gradient), self.taps)
+        add_curvature(held, maps_of(held.layer, gradient, self.state.images), self.taps)
         if self.where == "producers":
             found = weight_curvature(held, gradient)
             known = self.state.curvature.get(self.layer)

@@ -76,6 +76,7 @@ class DataPass:
 
     def _through(self, inputs: object, targets: object, number: int) -> bool:
         state, images = self.state, batch_size(inputs, targets)
+        state.images = images
         state.stage, known = "forward", state.recomputes
         outputs = self._run(inputs, number)
         if state.recomputes and not known:

@@ -182,9 +182,10 @@ def weight_curvature(held: Held, projected: Tensor) -> Tensor:
     assert held.inputs is not None
     weight = cast(nn.Parameter, held.layer.weight)
     total = torch.zeros_like(weight, dtype=torch.float64)
+    parts = max(1, len(projected) // max(1, len(held.maps)))
     with torch.enable_grad():
-        for image in range(len(projected)):
-            rows = slice(image, image + 1)
+        for start in range(0, len(projected), parts):
+            rows = slice(start, start + parts)
             # .forward: the hooks of the layer must not see this call.
             output = held.layer.forward(held.inputs[rows])
             (gradient,) = torch.autograd.grad(output, weight, projected[rows])
@@ -192,11 +193,23 @@ def weight_curvature(held: Held, projected: Tensor) -> Tensor:
     return total
 
 
-def maps_of(layer: nn.Module, values: Tensor) -> Tensor:
-    """A layer's inputs or outputs as (images, width, positions)."""
+def maps_of(layer: nn.Module, values: Tensor, images: int = 0) -> Tensor:
+    """A layer's inputs or outputs as (images, width, positions).
+
+    Args:
+        layer: Any layer.
+        values: What it reads or gives. Windows and patches of an image may lie next to each other
+            where images do: they are positions.
+        images: Of the batch, where that is known.
+    """
+    first = values.shape[0]
+    parts = first // images if images and first > images and first % images == 0 else 1
     if isinstance(layer, CONVOLUTION):
-        return values.flatten(2)
-    return values.reshape(values.shape[0], -1, values.shape[-1]).transpose(1, 2)
+        maps = values.flatten(2)
+        if parts > 1:
+            maps = maps.unflatten(0, (images, parts)).transpose(1, 2).flatten(2)  # type: ignore[no-untyped-call]
+        return maps
+    return values.reshape(first // parts, -1, values.shape[-1]).transpose(1, 2)
 
 
 def planes_of(layer: nn.Module, maps: Tensor, inputs: Tensor) -> Tensor:

@@ -68,6 +68,27 @@ class Tokens(nn.Module):
         return self.head(torch.tanh(x).mean(1))
 
 
+class Windows(nn.Module):
+    """Some layers see whole images, others windows of them, next to each other as images are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.inside = nn.Linear(4, 6)
+        self.back = nn.Linear(6, 4)
+        self.near = nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = torch.tanh(self.stem(images))
+        windows = x.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+        tokens = windows.flatten(2).transpose(1, 2)
+        tokens = tokens + self.back(torch.tanh(self.inside(tokens)))
+        maps = tokens.transpose(1, 2).reshape(windows.shape)
+        y = torch.tanh(self.near(maps)).mean((2, 3)).view(len(images), -1, 4).mean(1)
+        return self.head(y + x.mean((2, 3)))
+
+
 class Twice(nn.Module):
     """A layer that is called twice, and so reads and writes the same channels."""
 
@@ -89,7 +110,8 @@ def dense(layers: int = 3) -> nn.Module:
 
 def networks() -> dict[str, nn.Module]:
     known = {style: small(style, act="tanh") for style in STYLES}
-    return {**known, "dense": dense(), "deeper dense": dense(4)}
+    windows = randomise(Windows().double()).eval()
+    return {**known, "dense": dense(), "deeper dense": dense(4), "windows": windows}
 
 
 def test_a_layer_of_a_dense_block_is_read_by_all_that_follow() -> None:
