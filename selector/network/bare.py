@@ -10,6 +10,8 @@ import re
 
 from torch import Tensor, nn
 
+from selector.network.attention import is_packed_attention
+
 _TENSOR = re.compile(r"(\w+)\[(\d+)\]")
 _KEPT = re.compile(r"kept\[(\d+), (-?\d+)\]")
 
@@ -60,6 +62,8 @@ def bare_width(module: nn.Module, side: str) -> int | None:
 
 def numbers_of(module: nn.Module) -> dict[str, int]:
     """The numbers that a module keeps and that may be widths."""
+    if is_packed_attention(module):
+        return {"num_heads": module.num_heads}  # Nothing reads the others once it is cut.
     return {
         name: value
         for name, value in vars(module).items()

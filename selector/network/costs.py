@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from selector.data.batches import batch_size
 from selector.data.forward import call, evaluating
+from selector.network.attention import is_packed_attention
 from selector.network.coupling.watching import OperatorWatch, nothing_fused
 from selector.network.groups import Group
 from selector.network.hooks import Hook, forward_hooks
@@ -110,6 +111,7 @@ def count_costs(model: nn.Module, inputs: object) -> Costs:
         for name, layer in model.named_modules()
         if isinstance(layer, CONVOLUTION | nn.Linear | NORMALISATION | nn.RNNBase)
         or is_statistics_norm(layer)
+        or is_packed_attention(layer)
         or (isinstance(layer, nn.PReLU) and layer.num_parameters > 1)
     }
     macs, total = _measured_macs(model, inputs, counted)
@@ -144,7 +146,7 @@ def _measured_macs(
     hooks = {
         name: counter(name)
         for name, layer in counted.items()
-        if isinstance(layer, CONVOLUTION | nn.Linear | nn.RNNBase)
+        if isinstance(layer, CONVOLUTION | nn.Linear | nn.RNNBase) or is_packed_attention(layer)
     }
     watch = OperatorWatch(count=True)
     with forward_hooks(model, hooks), evaluating(model), nothing_fused(model), watch:

@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from selector.errors import SelectorError
+from selector.network.attention import is_packed_attention
 from selector.network.bare import bare_width
 from selector.network.layers import (
     CONVOLUTION,
@@ -123,6 +124,11 @@ def _saved_widths(name: str, layer: nn.Module, tensors: Mapping[str, Tensor]) ->
     if isinstance(layer, nn.RNNBase):
         saved = tensors.get(f"{name}.weight_ih_l0")
         return {} if saved is None or saved.ndim != 2 else {"in": saved.shape[1]}
+    if is_packed_attention(layer):
+        saved = tensors.get(f"{name}.in_proj_weight")
+        if saved is None or saved.ndim != 2:
+            return {}
+        return {"out": saved.shape[0], "in": saved.shape[1]}
     saved = tensors.get(f"{name}.weight")
     if is_statistics_norm(layer):
         return {} if saved is None or saved.ndim != 1 else {"both": saved.shape[0]}

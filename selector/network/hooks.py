@@ -7,6 +7,8 @@ from contextlib import ExitStack, contextmanager
 from torch import nn
 from torch.utils import checkpoint
 
+from selector.network.attention import opened
+
 Hook = Callable[..., object]
 """A PyTorch hook: `hook(layer, args, output)` after a call, `hook(layer, args)` before it."""
 
@@ -16,7 +18,8 @@ def forward_hooks(model: nn.Module, hooks: Mapping[str, Hook], pre: bool = False
     """Context in which named layers of a network have forward hooks.
 
     A layer that is called by keyword, as in `layer(input=x)`, is seen as if it were called by
-    position: the first argument is always `args[0]`.
+    position: the first argument is always `args[0]`. An attention module stands for the layer that
+    makes its queries, keys and values, and what is inside of it is called where it is hooked.
 
     Args:
         model: The network.
@@ -27,7 +30,10 @@ def forward_hooks(model: nn.Module, hooks: Mapping[str, Hook], pre: bool = False
     """
     with ExitStack() as stack:
         for name, hook in hooks.items():
-            layer = model.get_submodule(name)
+            parent, _, _ = name.rpartition(".")
+            if parent:
+                stack.enter_context(opened(model.get_submodule(parent)))
+            layer = stack.enter_context(opened(model.get_submodule(name)))
             handle = (
                 layer.register_forward_pre_hook(_before(hook), with_kwargs=True)
                 if pre

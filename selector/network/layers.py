@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from selector.errors import SelectorError
+from selector.network.attention import is_packed_attention
 from selector.network.bare import bare_width, is_bare
 from selector.typing import Side
 
@@ -69,6 +70,8 @@ def weight_of(model: nn.Module, layer: str) -> nn.Parameter:
 
 def reading_weights(layer: nn.Module) -> tuple[str, ...]:
     """Names of the weights that read a layer's inputs; a recurrent one has one a direction."""
+    if is_packed_attention(layer):
+        return ("in_proj_weight",)
     if isinstance(layer, nn.RNNBase):
         ways = ("", "_reverse") if layer.bidirectional else ("",)
         return tuple(f"weight_ih_l0{way}" for way in ways)
@@ -87,6 +90,8 @@ def layer_width(layer: nn.Module, side: Side) -> int:
         return layer.num_parameters
     if isinstance(layer, nn.RNNBase):
         return int(layer.input_size if side == "in" else layer.hidden_size)
+    if is_packed_attention(layer):
+        return layer.in_proj_weight.shape[1 if side == "in" else 0]
     if isinstance(layer, nn.GroupNorm):
         return layer.num_channels
     if is_statistics_norm(layer):
@@ -122,6 +127,8 @@ def removable(layer: nn.Module, side: Side) -> bool:
         return side == "both"
     if isinstance(layer, nn.RNNBase):
         return side == "in"
+    if is_packed_attention(layer):
+        return side != "both"
     if "weight" not in dict(layer.named_parameters(recurse=False)):
         return False
     if isinstance(layer, CONVOLUTION):

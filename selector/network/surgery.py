@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from selector.errors import SelectorError
+from selector.network.attention import is_packed_attention, run_narrow
 from selector.network.bare import (
     bare_width,
     is_bare,
@@ -37,7 +38,6 @@ from selector.network.layers import (
     removable,
     same_in_every_group,
 )
-from selector.network.narrow_attention import run_narrow
 from selector.typing import ChannelSet, Side
 
 
@@ -87,7 +87,13 @@ def apply_cuts(model: nn.Module, cuts: Iterable[Cut]) -> None:
         _check_tie(model, owners, [cut for _, cut in steps])
     for layer, cut in steps:
         _cut_layer(layer, cut.side, cut.indices)
+        run_narrow(model.get_submodule(_around(cut.layer)))
     tie_again(model, ties)
+
+
+def _around(layer: str) -> str:
+    """The module that a layer belongs to: attention, for one, has to run otherwise after a cut."""
+    return layer.rpartition(".")[0]
 
 
 def _check_tie(model: nn.Module, owners: Sequence[Owner], cuts: Sequence[Cut]) -> None:
@@ -122,9 +128,11 @@ def _cut_layer(layer: nn.Module, side: Side, gone: Sequence[int]) -> None:
             _keep(layer, weight, input_dimension(layer), columns)
     else:
         convolves = isinstance(layer, CONVOLUTION | nn.Linear) and side == "out"
-        _keep(layer, "weight", output_dimension(layer) if convolves else 0, kept)
-        for name in ("bias", "running_mean", "running_var"):
+        for name in reading_weights(layer):
+            _keep(layer, name, output_dimension(layer) if convolves else 0, kept)
+        for name in ("bias", "in_proj_bias", "running_mean", "running_var"):
             _keep(layer, name, 0, kept)
+    run_narrow(layer)
     for name in _width_names(layer, side):
         setattr(layer, name, len(kept))
     if is_statistics_norm(layer) and not isinstance(layer, nn.GroupNorm):
@@ -156,6 +164,8 @@ def _width_names(layer: nn.Module, side: Side) -> tuple[str, ...]:
         return (f"{side}_features",)
     if isinstance(layer, nn.RNNBase):
         return ("input_size",)
+    if is_packed_attention(layer):
+        return ()
     if isinstance(layer, nn.GroupNorm):
         alike = layer.num_groups == layer.num_channels
         return ("num_channels", "num_groups") if alike else ("num_channels",)
@@ -226,7 +236,8 @@ def temporarily_cut(
     where, the network reaches them.
     """
     cuts = cuts_of(removals)
-    layers = [model.get_submodule(name) for name in dict.fromkeys(cut.layer for cut in cuts)]
+    names = dict.fromkeys(name for cut in cuts for name in (cut.layer, _around(cut.layer)))
+    layers = [model.get_submodule(name) for name in names]
     kept = [
         (layer, dict(vars(layer)), dict(layer._parameters), dict(layer._buffers))
         for layer in layers

@@ -25,6 +25,7 @@ from selector.data.batches import Batches, batch_size, check_repeatable
 from selector.data.checks import check_model
 from selector.data.exclusive import one_at_a_time
 from selector.data.forward import device_of, evaluating, probe_inputs
+from selector.network.attention import all_opened
 from selector.network.copying import copy_of, uncompiled
 from selector.network.layers import NORMALISATION
 from selector.network.surgery import Cut
@@ -150,6 +151,8 @@ def reconstruct_in_place(
         torch.inference_mode(False),
         torch.no_grad(),
         torch.autocast(device.type, enabled=False),
+        all_opened(original),
+        all_opened(pruned),
     ):
         schedule = checked_schedule(original, pruned, probe_inputs(original, batches))
         return _Reconstruction(original, pruned, batches, left, schedule, how or Repair()).run()

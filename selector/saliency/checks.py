@@ -16,7 +16,7 @@ from selector.data.loss import Loss
 from selector.errors import SelectorError
 from selector.network.copying import copy_of
 from selector.network.groups import Group, Slice
-from selector.network.layers import input_dimension, output_dimension
+from selector.network.layers import input_dimension, output_dimension, reading_weights
 from selector.network.tracing import find_groups
 from selector.saliency.registry import Metric, find_metric
 from selector.statistics.channel_statistics import Signals
@@ -167,11 +167,12 @@ def _reorder(layer: nn.Module, part: Slice, order: Sequence[int]) -> None:
     own: list[list[int]] = [[] for _ in order]
     for index, channel in zip(part.indices, part.channels, strict=True):
         own[channel].append(index)
+    weights = reading_weights(layer)
     for name, tensor in layer.state_dict(keep_vars=True).items():
-        if tensor.ndim == 0 or (part.side == "in" and name != "weight"):
+        if tensor.ndim == 0 or "." in name or (part.side == "in" and name not in weights):
             continue
         dimension = 0
-        if name == "weight" and part.side != "both":
+        if name in weights and part.side != "both":
             dimension = input_dimension(layer) if part.side == "in" else output_dimension(layer)
         positions = torch.arange(tensor.shape[dimension])
         for channel, source in enumerate(order):

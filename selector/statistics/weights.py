@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from selector.network.attention import is_packed_attention
 from selector.network.groups import Group
 from selector.network.layers import (
     CONVOLUTION,
@@ -82,7 +83,7 @@ def weights_removed(model: nn.Module, group: Group) -> float:
     left: dict[str, float] = {}
     for part in group.slices:
         layer = model.get_submodule(part.layer)
-        if not isinstance(layer, CONVOLUTION | nn.Linear):
+        if not (isinstance(layer, CONVOLUTION | nn.Linear) or is_packed_attention(layer)):
             continue
         dimension = input_dimension(layer) if part.side == "in" else output_dimension(layer)
         width = weight_of(model, part.layer).shape[dimension]

@@ -53,10 +53,9 @@ class Mixed(nn.Module):
         return self.head(torch.relu(self.hidden(x)).mean(1))
 
 
-PROJECTIONS = TOKENS * 4 * WIDTH * WIDTH + 2 * TOKENS * TOKENS * WIDTH
 BEYOND = {
-    "attention": PROJECTIONS,
-    "encoder": PROJECTIONS,
+    "attention": 2 * TOKENS * TOKENS * WIDTH,
+    "encoder": 2 * TOKENS * TOKENS * WIDTH,
     "lstm": TOKENS * 4 * WIDTH * WIDTH,
     "gru": TOKENS * 3 * WIDTH * WIDTH * 3,
     "function": TOKENS * WIDTH * WIDTH,
@@ -73,7 +72,7 @@ def test_what_is_no_layer_is_counted(how: str, dtype: torch.dtype) -> None:
     costs = count_costs(model, images)
     own = TOKENS * WIDTH * 12 + TOKENS * WIDTH * 20 + 20 * 5
     # What reads the inputs of a recurrent layer.
-    own += TOKENS * WIDTH * WIDTH * {"lstm": 4, "gru": 3}.get(how, 0)
+    own += TOKENS * WIDTH * WIDTH * {"lstm": 4, "gru": 3, "attention": 4, "encoder": 4}.get(how, 0)
     if how == "encoder":
         own += 2 * TOKENS * WIDTH * 20
     assert costs.fixed_macs == BEYOND[how]
@@ -87,7 +86,9 @@ def test_what_is_no_layer_stays_when_layers_are_cut(how: str) -> None:
     model, batches = randomise(Mixed(how).double()).eval(), data()
     images = batches[0][0]
     groups = find_groups(model, images)
-    plan = choose(model, batches, ratio=0.5, criterion="l1")
+    # Heads take their part of the products with them.
+    ignore = ["mix", "mix.out_proj", "patches"] if how == "attention" else []
+    plan = choose(model, batches, ratio=0.5, criterion="l1", ignore=ignore)
     removed = [(groups.prunable[c.group], c.remove) for c in plan.choices]
     apply_cuts(model, cuts_of(removed))
     assert count_costs(model, images).total("macs") == plan.macs_after

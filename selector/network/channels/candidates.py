@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
+from selector.network.attention import is_packed_attention
 from selector.network.bare import is_bare, kept_place, kept_side
 from selector.network.channels.classes import Classes, classes_of
 from selector.network.channels.planes import varying
@@ -72,7 +73,8 @@ class Candidates:
     def _build(self) -> None:
         taken: set[int] = set()
         for name, layer in self._model.named_modules():
-            if not isinstance(layer, CONVOLUTION | nn.Linear) or is_depthwise(layer):
+            makes = isinstance(layer, CONVOLUTION | nn.Linear) or is_packed_attention(layer)
+            if not makes or is_depthwise(layer):
                 continue
             if (root := self._places.get((name, "out"))) is None:
                 continue
@@ -193,6 +195,10 @@ def _side(module: nn.Module, attribute: str, dimension: int) -> Side | None:
         if is_depthwise(module):
             return "both" if dimension == 0 else None
         return "out" if dimension == output_dimension(module) else "in"
+    if is_packed_attention(module) and attribute.startswith("in_proj"):
+        if attribute == "in_proj_bias":
+            return None
+        return "out" if dimension == 0 else "in"
     if isinstance(module, nn.RNNBase) and attribute in reading_weights(module) and dimension == 1:
         return "in"
     kinds = NORMALISATION | INSTANCE_NORMALISATION | nn.PReLU

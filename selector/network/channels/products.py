@@ -168,7 +168,8 @@ def attention(ledger: Ledger, func: Any, args: Any, kwargs: Any, out: Any, value
     heads = []
     for tensor in tensors[:2]:
         for plane in value(tensor).planes:
-            heads.append(_summed(ledger, plane, tensor.ndim - 1))
+            # Queries and keys may come at different positions.
+            heads.append(stretched_to_one(_summed(ledger, plane, tensor.ndim - 1)))
     read = value(tensors[2]).planes
     for plane in heads[1:]:
         if plane.shape == heads[0].shape:

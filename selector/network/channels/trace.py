@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from selector.data.forward import call, float_tensors
+from selector.network.attention import opened
 from selector.network.channels.ledger import Ledger
 from selector.network.channels.planes import Value, narrowed, stretched, varying
 from selector.network.channels.rules import combined
@@ -64,6 +65,8 @@ def trace_channels(model: nn.Module, inputs: object) -> Traced:
         stack.enter_context(nothing_fused(model))
         for name, module in model.named_modules():
             tracer.watch(stack, name, module)
+            layer = stack.enter_context(opened(module))
+            tracer.note_calls(stack, name, layer)
         with tracer:
             outputs = call(model, inputs)
     for tensor in float_tensors(outputs):
@@ -103,7 +106,6 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         def before(_: nn.Module, args: Any, kwargs: Any) -> None:
             if threading.get_ident() == self.thread:
-                self.traced.ran.add(name)
                 self.traced.calls.append(ModuleCall(name, self._values((args, kwargs))))
                 self.stack.append(len(self.traced.calls) - 1)
                 self._note_stack()
@@ -115,6 +117,15 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
         stack.callback(module.register_forward_hook(after).remove)
+
+    def note_calls(self, stack: ExitStack, name: str, layer: nn.Module) -> None:
+        """Note whether a layer is called: attention's packed weight is one of its own."""
+
+        def before(*_: object) -> None:
+            if threading.get_ident() == self.thread:
+                self.traced.ran.add(name)
+
+        stack.callback(layer.register_forward_pre_hook(before).remove)
 
     def _note_stack(self) -> None:
         self.ledger.calls = tuple(self.stack)

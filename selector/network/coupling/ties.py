@@ -88,7 +88,7 @@ def cut_dimension(layer: nn.Module, owner: Owner, side: Side) -> int | None:
     if is_bare(side):
         place = tensor_place(side)
         return place[1] if place is not None and place[0] == owner.attribute else None
-    if owner.attribute == "bias":
+    if owner.attribute.endswith("bias"):
         return None if side == "in" else 0
     if side == "both" or is_depthwise(layer):
         return 0

@@ -350,7 +350,7 @@ STATISTICS: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
                 position=nn.Parameter(torch.ones(1, 64, 12)),
             )
         ),
-        {"stem", "body.encoder.linear1", "join"},
+        {"stem", "body.encoder.self_attn", "body.encoder.linear1", "join"},
     ),
 }
 

@@ -91,6 +91,13 @@ def masked_copy(
 
 def _zero(model: nn.Module, cut: Cut) -> None:
     layer, gone = model.get_submodule(cut.layer), torch.tensor(cut.indices)
+    if isinstance(layer, nn.MultiheadAttention) and cut.side in ("in", "out"):
+        # Queries, keys and values are made inside of it; their weight alone can be reached.
+        weight, bias = layer.in_proj_weight, layer.in_proj_bias
+        weight.data = weight.data.index_fill(1 if cut.side == "in" else 0, gone, 0)
+        if bias is not None and cut.side == "out":
+            bias.data = bias.data.index_fill(0, gone, 0)
+        return
     if cut.side in ("out", "both"):
         layer.register_forward_hook(
             lambda layer, args, output: output.index_fill(_dimension(layer, output), gone, 0)
