@@ -5,11 +5,14 @@ import inspect
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import ParamSpec, TypeVar
 
 import torch
 from torch import nn
+
+from selector.data.plain_weights import normalise_again, plain_weights
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,7 +24,9 @@ _LOCKS: "weakref.WeakKeyDictionary[nn.Module, threading.RLock]" = weakref.WeakKe
 def one_at_a_time(function: Callable[P, T]) -> Callable[P, T]:
     """Let a public function that works on a network wait until no other one works on it.
 
-    The network is the function's first argument. Within a thread, functions may call each other.
+    The network is the function's first argument; all networks that it is given have plain weights
+    meanwhile (see `plain_weights`), and what it returns has their norms again. Within a thread,
+    functions may call each other.
     Gradients are possible inside, also where the caller is in `torch.inference_mode`. That the
     caller's own threads do not run the network meanwhile is up to the caller.
     """
@@ -30,10 +35,45 @@ def one_at_a_time(function: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(function)
     def alone(*args: P.args, **kwargs: P.kwargs) -> T:
         model = args[0] if args else kwargs.get(name)
-        with lock_of(model), torch.inference_mode(False):
-            return function(*args, **kwargs)
+        given = [one for one in (*args, *kwargs.values()) if _networks_of(one)]
+        outermost = not getattr(_working, "now", False)
+        with lock_of(model), torch.inference_mode(False), ExitStack() as stack:
+            if not outermost:
+                return function(*args, **kwargs)
+            _working.now = True
+            stack.callback(setattr, _working, "now", False)
+            for one in given:
+                for network in _networks_of(one):
+                    stack.enter_context(plain_weights(network))
+            try:
+                found = function(*args, **kwargs)
+            except Exception as error:
+                # What was reached before an error.
+                _finish(getattr(error, "result", None), given)
+                raise
+            _finish(found, given)
+            return found
 
     return alone
+
+
+_working = threading.local()
+
+
+def _networks_of(value: object) -> list[nn.Module]:
+    """The networks of an argument or a result: itself, or those that it holds."""
+    if isinstance(value, nn.Module):
+        return [value]
+    held = (getattr(value, name, None) for name in ("model", "unpruned"))
+    return [one for one in held if isinstance(one, nn.Module)]
+
+
+def _finish(found: object, given: Sequence[object]) -> None:
+    """Give new networks in a result their norms; those that were given get their own back."""
+    known = [network for one in given for network in _networks_of(one)]
+    for network in _networks_of(found):
+        if not any(network is one for one in known):
+            normalise_again(network)
 
 
 def lock_of(model: object) -> "threading.RLock":

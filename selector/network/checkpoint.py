@@ -15,7 +15,8 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from selector.data.checks import check_model
-from selector.data.exclusive import one_at_a_time
+from selector.data.exclusive import lock_of
+from selector.data.plain_weights import make_plain, normalise_again, weight_shapes
 from selector.errors import SelectorError
 from selector.network.bare import cut_widths
 from selector.network.copying import uncompiled
@@ -32,7 +33,6 @@ from selector.tensor_files import read_tensor_file, save_tensors
 ABOUT = "about"
 
 
-@one_at_a_time
 def save_pruned(model: nn.Module, path: str | Path) -> None:
     """Write the network's tensors as safetensors, whole or not at all.
 
@@ -42,6 +42,11 @@ def save_pruned(model: nn.Module, path: str | Path) -> None:
         SelectorError: The file cannot be written, or an extra state is not plain data.
     """
     check_model(model)
+    with lock_of(model):
+        _save(model, path)
+
+
+def _save(model: nn.Module, path: str | Path) -> None:
     state = uncompiled(model).state_dict()
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     about = {
@@ -100,10 +105,17 @@ def load_pruned(build: Callable[[], nn.Module], path: str | Path) -> nn.Module:
     tensors, about = _read(path)
     model = build()
     check_model(model, "what build returns")
-    cuts = cuts_to_fit(model, tensors, about.widths, path)
+    make_plain(model)
+    shapes = {
+        f"{name}.weight": tensors[f"{name}.{other}"]
+        for name, other in weight_shapes(model).items()
+        if f"{name}.{other}" in tensors
+    }
+    cuts = cuts_to_fit(model, {**tensors, **shapes}, about.widths, path)
     cuts += bare_cuts(model, about.bare, path)
     check_ends(model, cuts, path)
     apply_cuts(model, cuts)
+    normalise_again(model)
     load_tensors(model, {**tensors, **about.extra}, path)
     return model
 
