@@ -5,13 +5,14 @@ import inspect
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import nn
 
+from selector.data.own_forward import ForwardBatches, forget, returned_loss, running_by
 from selector.data.plain_weights import normalise_again, plain_weights
 
 P = ParamSpec("P")
@@ -25,16 +26,23 @@ def one_at_a_time(function: Callable[P, T]) -> Callable[P, T]:
     """Let a public function that works on a network wait until no other one works on it.
 
     The network is the function's first argument; all networks that it is given have plain weights
-    meanwhile (see `plain_weights`), and what it returns has their norms again. Within a thread,
+    meanwhile (see `plain_weights`), and what it returns has their norms again. Where the function
+    has an argument `forward`, the network is run by it (see `running_by`). Within a thread,
     functions may call each other.
     Gradients are possible inside, also where the caller is in `torch.inference_mode`. That the
     caller's own threads do not run the network meanwhile is up to the caller.
     """
-    name = next(iter(inspect.signature(function).parameters))
+    signature = inspect.signature(function)
+    name = next(iter(signature.parameters))
 
     @functools.wraps(function)
     def alone(*args: P.args, **kwargs: P.kwargs) -> T:
         model = args[0] if args else kwargs.get(name)
+        forward = kwargs.get("forward")
+        if forward is not None:
+            bound = signature.bind(*args, **kwargs)
+            bound.arguments |= _for_own_forward(bound.arguments)
+            args, kwargs = bound.args, bound.kwargs  # type: ignore[assignment]
         given = [one for one in (*args, *kwargs.values()) if _networks_of(one)]
         outermost = not getattr(_working, "now", False)
         with lock_of(model), torch.inference_mode(False), ExitStack() as stack:
@@ -45,6 +53,7 @@ def one_at_a_time(function: Callable[P, T]) -> Callable[P, T]:
             for one in given:
                 for network in _networks_of(one):
                     stack.enter_context(plain_weights(network))
+                    stack.enter_context(running_by(network, cast(Any, forward)))
             try:
                 found = function(*args, **kwargs)
             except Exception as error:
@@ -58,6 +67,16 @@ def one_at_a_time(function: Callable[P, T]) -> Callable[P, T]:
 
 
 _working = threading.local()
+
+
+def _for_own_forward(arguments: Mapping[str, object]) -> dict[str, object]:
+    """Those arguments that are others where a network is run by the caller's `forward`."""
+    found: dict[str, object] = {
+        name: ForwardBatches(cast(Any, arguments[name]))
+        for name in ("batches", "test_batches", "calibration")
+        if arguments.get(name) is not None
+    }
+    return found if arguments.get("loss") else found | {"loss": returned_loss}
 
 
 def _networks_of(value: object) -> list[nn.Module]:
@@ -74,6 +93,7 @@ def _finish(found: object, given: Sequence[object]) -> None:
     for network in _networks_of(found):
         if not any(network is one for one in known):
             normalise_again(network)
+            forget(network)
 
 
 def lock_of(model: object) -> "threading.RLock":

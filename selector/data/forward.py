@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from selector.data.batches import Batches, batch_size, first_batch, rows
 from selector.data.checks import check_model
+from selector.data.own_forward import own_forward, run_by
 from selector.errors import SelectorError
 
 
@@ -62,9 +63,14 @@ def arguments(model: nn.Module, inputs: object) -> object:
 def call(model: nn.Module, inputs: object) -> object:
     """Run the model: a tensor as the one argument, a sequence as several, a mapping by name.
 
+    Where a caller has given a `forward` of its own, that runs it.
+
     Parts that `torch.compile` has wrapped run as they were written, so that hooks in them are seen.
     """
+    forward = own_forward(model)
     with _as_written(model):
+        if forward is not None:
+            return run_by(model, forward, inputs)
         if isinstance(inputs, Mapping):
             return model(**inputs)
         if isinstance(inputs, tuple | list):

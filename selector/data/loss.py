@@ -18,6 +18,7 @@ from selector.data.checks import check_loss, check_model
 from selector.data.exclusive import one_at_a_time
 from selector.data.forward import evaluating, read, run_batch
 from selector.data.labels import Tally, checked_logits
+from selector.data.own_forward import returned_loss
 from selector.data.units import Observed, Unit
 from selector.errors import SelectorError
 
@@ -35,6 +36,8 @@ class Objective:
     def __post_init__(self) -> None:
         """Check the loss."""
         check_loss(self.loss)
+        if self.loss is returned_loss:  # One number of a batch, whatever its images are.
+            self._observed.unit, self._observed.settled = "batch", True
 
     @property
     def unit(self) -> Unit:

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from selector.data.forward import call, device_of
+from selector.data.own_forward import own_forward
 from selector.network.compensation import shifted
 from selector.network.folding import folded
 from selector.network.groups import Group
@@ -72,7 +73,7 @@ def make_engine(
     """
     if name == "reference":
         return Reference(model)
-    if name == "masked":
+    if name == "masked" or own_forward(model) is not None:
         return Masked(model)
     try:
         on_cpu = device_of(model).type == "cpu"

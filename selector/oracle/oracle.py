@@ -17,6 +17,7 @@ from selector.data.checks import check_kind, check_model
 from selector.data.exclusive import one_at_a_time
 from selector.data.forward import evaluating, probe_inputs, read
 from selector.data.loss import Loss, LossChange, Objective
+from selector.data.own_forward import Forward
 from selector.errors import SelectorError
 from selector.network.batchnorm import batch_statistics, has_batch_statistics
 from selector.network.compensation import Means, find_absorbers, measure_means, shifts_of
@@ -244,6 +245,7 @@ def loss_changes(
     channel_sets: Sequence[ChannelSet],
     *,
     loss: Loss | None = None,
+    forward: Forward | None = None,
     mode: Mode | Literal["recalibrated"] = "plain",
     calibration: Batches | None = None,
     engine: EngineName = "fast",
@@ -258,6 +260,7 @@ def loss_changes(
         group: A group of `find_groups`, or its name.
         channel_sets: Channels to remove, one sequence for each candidate.
         loss: Mean loss of a batch; cross-entropy by default.
+        forward: Runs the network on a batch; see `prune`.
         mode: `plain` removes the channels; `compensated` puts their means in their place;
             `repaired` puts in their place what the channels that stay predict, and reads losses
             with every batch's own BatchNorm statistics; `recalibrated` estimates the BatchNorm

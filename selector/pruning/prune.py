@@ -23,6 +23,7 @@ from selector.data.checks import (
 from selector.data.exclusive import one_at_a_time
 from selector.data.fingerprint import fingerprint_of
 from selector.data.loss import Loss
+from selector.data.own_forward import Forward
 from selector.data.units import BY_BATCH
 from selector.errors import SelectorError
 from selector.learning.selector import SaliencySelector
@@ -61,6 +62,7 @@ def prune(
     finetune: FineTune | None = None,
     selector: SaliencySelector | None = None,
     loss: Loss | None = None,
+    forward: Forward | None = None,
     max_loss_change: float | None = None,
     ignore: Iterable[str] = (),
     allocation: AllocationName = "auto",
@@ -118,6 +120,11 @@ def prune(
             change values, not shapes.
         selector: Asked by criterion `selector` alone; the shipped one by default.
         loss: Mean loss of a batch; cross-entropy by default.
+        forward: Runs the network on a batch, as `forward(model, batch)`, and returns its outputs or
+            its loss (a number, or several by name, which are added), where the network is not
+            simply called with the inputs. Batches are then whatever it reads. It may switch to
+            training mode, for losses that exist there alone: the mode comes back, BatchNorm keeps
+            its statistics, and random numbers are the same in every call.
         max_loss_change: Stop before the loss on `batches`, after cut and repair and before
             fine-tuning, exceeds that of the unpruned network by more than this, in nats; smaller
             steps are tried first. What was reached is returned, and the report says so.

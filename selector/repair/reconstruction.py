@@ -25,6 +25,7 @@ from selector.data.batches import Batches, batch_size, check_repeatable
 from selector.data.checks import check_model
 from selector.data.exclusive import one_at_a_time
 from selector.data.forward import device_of, evaluating, probe_inputs
+from selector.data.own_forward import own_forward
 from selector.network.attention import all_opened
 from selector.network.copying import copy_of, uncompiled
 from selector.network.layers import NORMALISATION
@@ -193,7 +194,7 @@ class _Reconstruction:
         return RepairReport((*done, *idle), self._images, tuple(self._notes))
 
     def _walk(self) -> Walk:
-        if not self.how.hooks:
+        if not self.how.hooks and own_forward(self.original) is None:
             try:
                 return GraphWalk(self.original, self.pruned, self.batches, self.how.memory_bytes)
             except UnwalkableError as error:

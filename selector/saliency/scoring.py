@@ -10,6 +10,7 @@ from selector.data.checks import check_kind, check_model, check_names
 from selector.data.exclusive import one_at_a_time
 from selector.data.forward import probe_inputs
 from selector.data.loss import Loss
+from selector.data.own_forward import Forward
 from selector.errors import SelectorError
 from selector.network.hooks import without_checkpoints
 from selector.network.tracing import find_groups
@@ -50,6 +51,7 @@ def score(
     metrics: Iterable[str] | None = None,
     *,
     loss: Loss | None = None,
+    forward: Forward | None = None,
     generator: torch.Generator | None = None,
     gradients: Gradients = "labels",
 ) -> Scores:
@@ -63,6 +65,7 @@ def score(
             without BatchNorm) is left out for that group when the default was asked for.
             Metrics of weights alone read no data.
         loss: Mean loss of a batch; cross-entropy by default.
+        forward: Runs the network on a batch; see `prune`.
         generator: Source of the `random` metric and, by its seed, of labels that are drawn; seeded
             with 0 by default.
         gradients: What gradient metrics differentiate. `labels`: the loss. `softened`: the

@@ -57,6 +57,7 @@ RULES: dict[str, Rule] = {
     **_all(_BY_CHANNEL, statistics.batch_norm),
     "native_layer_norm": statistics.layer_norm,
     "native_group_norm": statistics.group_norm,
+    **_all("roi_align roi_pool", statistics.spatial(2)),
     "embedding": statistics.embedding,
     "im2col": statistics.unfolded,
     "_to_copy": rules.same,
