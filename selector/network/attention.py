@@ -31,6 +31,11 @@ def is_packed_attention(module: nn.Module) -> TypeGuard[nn.MultiheadAttention]:
     )
 
 
+def is_attention(module: nn.Module) -> bool:
+    """Whether this is attention of any library, going by the number of heads that it keeps."""
+    return isinstance(getattr(module, "num_heads", None), int)
+
+
 def run_narrow(module: nn.Module) -> None:
     """Make an attention module run whatever the width of its inputs and heads."""
     if "forward" in vars(module):

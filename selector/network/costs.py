@@ -1,7 +1,8 @@
 """What a network costs: multiply-accumulates and parameters per layer, now and after a cut."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from selector.data.batches import batch_size
 from selector.data.forward import call, evaluating
-from selector.network.attention import is_packed_attention
+from selector.network.attention import is_attention, is_packed_attention
 from selector.network.coupling.watching import OperatorWatch, nothing_fused
 from selector.network.groups import Group
 from selector.network.hooks import Hook, forward_hooks
@@ -42,6 +43,9 @@ class LayerCost:
     channel_wise: bool
     """Depthwise convolutions and normalisation: outputs and inputs are the same channels."""
     convolution: bool
+    products: float = 0.0
+    """Multiply-accumulates per image of products that its outputs alone make: of attention, queries
+    with keys, and what comes of that with values."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,8 @@ class Costs:
     fixed_parameters: int
     """Parameters outside the layers counted above; no removal changes them."""
     fixed_macs: float = 0.0
-    """Multiply-accumulates per image outside these layers: attention, recurrent layers, functions
-    called without a layer. No removal changes them."""
+    """Multiply-accumulates per image outside these layers: recurrent layers, functions called
+    without a layer. No removal changes them."""
 
     def total(self, measure: Measure, removed: Mapping[Group, int] | None = None) -> float:
         """The network's cost, after so many channels of every group are gone.
@@ -91,7 +95,7 @@ def layer_total(layer: LayerCost, measure: Measure, lost_out: float, lost_in: fl
     outputs = 1 - lost_out / layer.outputs
     both = outputs if layer.channel_wise else outputs * (1 - lost_in / layer.inputs)
     if measure == "macs":
-        return layer.macs * both
+        return layer.macs * both + layer.products * outputs
     if measure == "weights":
         return layer.weights * both if layer.convolution else 0.0
     return layer.weights * both + layer.extras * outputs
@@ -104,7 +108,8 @@ def count_costs(model: nn.Module, inputs: object) -> Costs:
     Multiply-accumulates are those of convolutions and matrix products, counted where they run (a
     layer called twice counts twice); additions of biases, normalisation and pooling are left out.
     Those of convolutions and linear layers are known by layer; what the operators of the whole pass
-    add up to beyond that (attention, steps of recurrent layers, functions) is one number.
+    add up to beyond that (steps of recurrent layers, functions) is one number. The products of
+    attention belong to the layer that makes its queries.
     """
     counted = {
         name: layer
@@ -114,14 +119,15 @@ def count_costs(model: nn.Module, inputs: object) -> Costs:
         or is_packed_attention(layer)
         or (isinstance(layer, nn.PReLU) and layer.num_parameters > 1)
     }
-    macs, total = _measured_macs(model, inputs, counted)
+    macs, products, total = _measured_macs(model, inputs, counted)
     images = batch_size(inputs)
     seen: set[int] = set()
     layers = {
-        name: _layer_cost(layer, macs[name] / images, seen) for name, layer in counted.items()
+        name: _layer_cost(layer, macs[name] / images, products[name] / images, seen)
+        for name, layer in counted.items()
     }
     known = sum(layer.weights + layer.extras for layer in layers.values())
-    beyond = total - sum(macs.values())
+    beyond = total - sum(macs.values()) - sum(products.values())
     return Costs(
         layers,
         sum(p.numel() for p in model.parameters()) - known,
@@ -131,27 +137,71 @@ def count_costs(model: nn.Module, inputs: object) -> Costs:
 
 def _measured_macs(
     model: nn.Module, inputs: object, counted: Mapping[str, nn.Module]
-) -> tuple[dict[str, float], float]:
-    """Multiply-accumulates of a forward pass: layer -> its own, and those of the whole pass."""
+) -> tuple[dict[str, float], dict[str, float], float]:
+    """Multiply-accumulates of a forward pass: layer -> its own, its products, and those of all."""
     macs: dict[str, float] = defaultdict(float)
+    products: dict[str, float] = defaultdict(float)
+    watch = OperatorWatch(count=True)
+    attending: list[_Attending] = []
 
     def counter(name: str) -> Hook:
         def count(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             inputs: object = args[0]
             values = inputs.data if isinstance(inputs, PackedSequence) else args[0]
-            macs[name] += _macs(layer, values, output)
+            own = _macs(layer, values, output)
+            macs[name] += own
+            if attending:
+                attending[-1].note(name, own)
 
         return count
+
+    def enter(*_: object) -> None:
+        attending.append(_Attending(watch.macs))
+
+    def leave(name: str) -> Callable[..., None]:
+        def left(*_: object) -> None:
+            done = attending.pop()
+            inside = watch.macs - done.before
+            first = done.first if name not in counted or done.first == name else None
+            if first is not None:
+                products[first] += max(0.0, inside - done.layers)
+            if attending:
+                attending[-1].layers += inside
+
+        return left
 
     hooks = {
         name: counter(name)
         for name, layer in counted.items()
         if isinstance(layer, CONVOLUTION | nn.Linear | nn.RNNBase) or is_packed_attention(layer)
     }
-    watch = OperatorWatch(count=True)
-    with forward_hooks(model, hooks), evaluating(model), nothing_fused(model), watch:
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if is_attention(module):
+                stack.callback(module.register_forward_pre_hook(enter).remove)
+                stack.callback(module.register_forward_hook(leave(name)).remove)
+        stack.enter_context(forward_hooks(model, hooks))
+        for context in (evaluating(model), nothing_fused(model), watch):
+            stack.enter_context(context)
         call(model, inputs)
-    return macs, watch.macs
+    return macs, products, watch.macs
+
+
+@dataclass
+class _Attending:
+    """A call of an attention module that is under way."""
+
+    before: float
+    """Multiply-accumulates of the pass until it began."""
+    layers: float = 0.0
+    """Those of layers and of other attention in it."""
+    first: str | None = None
+    """The layer that was called first: it makes the queries."""
+
+    def note(self, name: str, macs: float) -> None:
+        """Take in a layer."""
+        self.layers += macs
+        self.first = self.first or name
 
 
 def _macs(layer: nn.Module, inputs: Tensor, output: Tensor) -> float:
@@ -167,7 +217,7 @@ def _macs(layer: nn.Module, inputs: Tensor, output: Tensor) -> float:
     return float(output.numel() * layer.in_features)
 
 
-def _layer_cost(layer: nn.Module, macs: float, seen: set[int]) -> LayerCost:
+def _layer_cost(layer: nn.Module, macs: float, products: float, seen: set[int]) -> LayerCost:
     """The cost of a layer; parameters shared with an earlier layer (`seen`) are not its own."""
     own = {name: p for name, p in layer.named_parameters(recurse=False) if id(p) not in seen}
     seen.update(map(id, own.values()))
@@ -184,6 +234,7 @@ def _layer_cost(layer: nn.Module, macs: float, seen: set[int]) -> LayerCost:
         inputs=layer_width(layer, "in"),
         channel_wise=between or is_depthwise(layer),
         convolution=convolution,
+        products=products,
     )
 
 

@@ -104,5 +104,6 @@ def _shrunk_layer(layer: LayerCost, cut: Cut) -> LayerCost:
     if cut.side == "in":
         return replace(smaller, inputs=left)
     extras = round(layer.extras * left / width)
+    products = layer.products * left / width
     inputs = left if layer.channel_wise else layer.inputs
-    return replace(smaller, outputs=left, inputs=inputs, extras=extras)
+    return replace(smaller, outputs=left, inputs=inputs, extras=extras, products=products)

@@ -44,7 +44,7 @@ def layer_rows(before: Groups, after: Groups) -> tuple[LayerRow, ...]:
                 group=owner.get(name),
                 outputs=(old.outputs, new.outputs),
                 inputs=(old.inputs, new.inputs),
-                macs=(old.macs, new.macs),
+                macs=(old.macs + old.products, new.macs + new.products),
                 parameters=(old.weights + old.extras, new.weights + new.extras),
             )
         )

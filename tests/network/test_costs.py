@@ -54,8 +54,8 @@ class Mixed(nn.Module):
 
 
 BEYOND = {
-    "attention": 2 * TOKENS * TOKENS * WIDTH,
-    "encoder": 2 * TOKENS * TOKENS * WIDTH,
+    "attention": 0,
+    "encoder": 0,
     "lstm": TOKENS * 4 * WIDTH * WIDTH,
     "gru": TOKENS * 3 * WIDTH * WIDTH * 3,
     "function": TOKENS * WIDTH * WIDTH,
@@ -73,6 +73,8 @@ def test_what_is_no_layer_is_counted(how: str, dtype: torch.dtype) -> None:
     own = TOKENS * WIDTH * 12 + TOKENS * WIDTH * 20 + 20 * 5
     # What reads the inputs of a recurrent layer.
     own += TOKENS * WIDTH * WIDTH * {"lstm": 4, "gru": 3, "attention": 4, "encoder": 4}.get(how, 0)
+    if how in ("attention", "encoder"):
+        own += 2 * TOKENS * TOKENS * WIDTH
     if how == "encoder":
         own += 2 * TOKENS * WIDTH * 20
     assert costs.fixed_macs == BEYOND[how]
@@ -86,7 +88,6 @@ def test_what_is_no_layer_stays_when_layers_are_cut(how: str) -> None:
     model, batches = randomise(Mixed(how).double()).eval(), data()
     images = batches[0][0]
     groups = find_groups(model, images)
-    # Heads take their part of the products with them.
     ignore = ["mix", "mix.out_proj", "patches"] if how == "attention" else []
     plan = choose(model, batches, ratio=0.5, criterion="l1", ignore=ignore)
     removed = [(groups.prunable[c.group], c.remove) for c in plan.choices]
@@ -94,6 +95,18 @@ def test_what_is_no_layer_stays_when_layers_are_cut(how: str) -> None:
     assert count_costs(model, images).total("macs") == plan.macs_after
     if how != "lstm":  # Its inputs are channels of the layer before.
         assert plan.macs_before - plan.macs_after == 10 * (TOKENS * WIDTH + 5)
+
+
+@pytest.mark.parametrize("how", ["attention", "encoder"])
+def test_heads_take_their_products_with_them(how: str) -> None:
+    model, images = randomise(Mixed(how).double()).eval(), data()[0][0]
+    groups = find_groups(model, images)
+    heads = groups.prunable["mix" if how == "attention" else "mix.self_attn"]
+    assert heads.macs_per_channel == 4 * TOKENS * WIDTH * 4 + 2 * TOKENS * TOKENS * 4
+    counts = dict.fromkeys(groups.prunable.values(), 1)
+    apply_cuts(model, cuts_of([(group, [1]) for group in counts]))
+    predicted = groups.costs.total("macs", counts)
+    assert count_costs(model, images).total("macs") == pytest.approx(predicted, rel=1e-12)
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -216,7 +216,9 @@ class Trial:
 def reach_of(groups: Groups) -> float:
     """Share of the MACs in layers that lose channels on one side or both."""
     touched = {part.layer for group in groups.prunable.values() for part in group.slices}
-    within = sum(layer.macs for name, layer in groups.costs.layers.items() if name in touched)
+    within = sum(
+        cost.macs + cost.products for name, cost in groups.costs.layers.items() if name in touched
+    )
     return within / max(groups.costs.total("macs"), 1.0)
 
 
