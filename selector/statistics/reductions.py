@@ -81,6 +81,8 @@ def sums_over_positions(first: Tensor, second: Tensor | None = None) -> Tensor:
         values = first[:, :, 0].double()
         values = values if second is None else values * second[:, :, 0].double()
         return torch.stack([values, values.abs(), values.square()])
+    if first.transpose(1, 2).is_contiguous():
+        return _sums_over_tokens(first.transpose(1, 2), second)
     out = torch.empty(3, images * inputs, dtype=torch.float64, device=first.device)
     per_row = positions
     if first.is_contiguous() and (second is None or second.is_contiguous()):
@@ -100,6 +102,27 @@ def sums_over_positions(first: Tensor, second: Tensor | None = None) -> Tensor:
         out[1, rows] = (values.abs() if second is None else values.abs_()).sum(-1)
     out[2].square_()
     return out.view(3, images, inputs)
+
+
+def _sums_over_tokens(first: Tensor, second: Tensor | None) -> Tensor:
+    """The same where the inputs of a position lie together in memory, as linear layers read them.
+
+    Args:
+        first: Shape (images, positions, inputs).
+        second: Factor of shape (images, inputs, positions), or None.
+    """
+    images, positions, inputs = first.shape
+    out = torch.empty(3, images, inputs, dtype=torch.float64, device=first.device)
+    step = max(1, CHUNK.get(first.device.type, 2**26) // (positions * inputs))
+    for start in range(0, images, step):
+        rows = slice(start, start + step)
+        values = precise(first[rows])
+        if second is not None:
+            values = values * precise(second[rows].transpose(1, 2))
+        out[0, rows] = values.sum(1)
+        out[2, rows] = values.square().sum(1)
+        out[1, rows] = (values.abs() if second is None else values.abs_()).sum(1)
+    return out
 
 
 def precise(values: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The weights of a group: producers' filters, what consumers read them with, normalisation."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +26,22 @@ def producer_rows(model: nn.Module, group: Group, values: Callable[[str], Tensor
         if part.side == "out":
             dimension = output_dimension(model.get_submodule(part.layer))
             matrix = values(part.layer).movedim(dimension, 0).flatten(1).cpu()
-            blocks.append(matrix[_by_channel(part.channels, part.indices)].view(group.channels, -1))
-    return torch.cat(blocks, 1)
+            matrix = _picked(matrix, _by_channel(part.channels, part.indices))
+            blocks.append(matrix.view(group.channels, -1))
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 1)
+
+
+def _picked(matrix: Tensor, rows: Sequence[int]) -> Tensor:
+    """A copy of some rows, the fastest way where these are all of them in their order."""
+    if len(rows) == len(matrix) and rows == list(range(len(matrix))):
+        return matrix.clone(memory_format=torch.contiguous_format)
+    return matrix[torch.tensor(rows)]
 
 
 def _by_channel(channels: Sequence[int], values: Sequence[int]) -> list[int]:
     """A layer's positions in the order of the group's channels; every channel has as many."""
+    if all(one < other for one, other in pairwise(channels)):
+        return list(values)
     return [value for _, value in sorted(zip(channels, values, strict=True))]
 
 
@@ -43,10 +54,10 @@ def consumer_inputs(
             continue
         matrix = _input_rows(model.get_submodule(part.layer), weight_of(model, part.layer))
         order = torch.tensor(_by_channel(part.channels, range(len(part.indices))))
-        index = torch.tensor(part.indices)[order]
+        index = [part.indices[place] for place in order.tolist()]
         measured = _of_layer(part.layer, point)
         yield ConsumerInput(
-            weight=matrix[index].view(group.channels, -1, matrix.shape[1]),
+            weight=_picked(matrix, index).view(group.channels, -1, matrix.shape[1]),
             statistics={
                 name: values[order].view(group.channels, -1)
                 for name, values in measured.items()
