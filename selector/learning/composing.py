@@ -15,6 +15,8 @@ from selector.errors import SelectorError
 LEAST, MOST = 1 / 64, 64.0
 """Bounds of one pruning's factor: one that lost nothing, or everything, says no more than that."""
 QUANTILES = (0.05, 0.5, 0.95)
+LEAST_SUM = 0.005
+"""Nats that a predicted sum counts as at least: of less, no factor can be told."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class Composing:
         """
         if not 0 < self.low <= self.middle <= self.high < float("inf"):
             raise SelectorError("composing needs three ascending factors above 0")
+
+    def of(self, total: float) -> tuple[float, float, float]:
+        """What a predicted sum comes to, in nats: the lower end, the middle, the upper end."""
+        known = max(total, LEAST_SUM)
+        return known * self.low, known * self.middle, known * self.high
 
     @classmethod
     def learnt(cls, factors: Sequence[float]) -> "Composing":

@@ -87,7 +87,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         trees: int = 300,
         leaves: int = 15,
         learning_rate: float = 0.05,
-        caution: float = 1.0,
+        caution: float = 2.0,
         seed: int = 0,
     ) -> None:
         self.folds = folds

@@ -179,8 +179,7 @@ def expect(
     ends = list(intervals)
     low, high = sum(end for end, _ in ends), sum(end for _, end in ends)
     if composing is not None:
-        low, high = total * composing.low, total * composing.high
-        total *= composing.middle
+        low, total, high = composing.of(total)
     if logits is None:
         return Expected(base_loss, total, (low, high), rounds=rounds)
     after, best, worst = logits.after([total, low, high])

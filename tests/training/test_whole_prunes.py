@@ -1,11 +1,13 @@
 """Whole prunings judged: factors by hand, coverage of made runs, the worth of widths."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from selector.errors import SelectorError
-from selector.learning.composing import LEAST, MOST, Composing
-from training.benchmarks.whole.report import judged, widths
+from selector.learning.composing import LEAST, LEAST_SUM, MOST, Composing
+from training.benchmarks.whole.report import judged, telling, widths
 from training.benchmarks.whole.runs import FACTORS, WAYS, WholeRun
 
 SELECTOR, WIDTHS, EVEN = WAYS
@@ -57,3 +59,15 @@ def test_widths_are_compared_network_by_network() -> None:
     assert found["widths_over_even_50_worst"] == pytest.approx(min(by_hand))
     assert found["widths_over_even_50_low"] < found["widths_over_even_50"]
     assert "widths_over_even_30" not in found
+
+
+def test_a_sum_of_next_to_nothing_counts_as_a_little() -> None:
+    composing = Composing(0.1, 0.5, 2.0)
+    assert composing.of(1.0) == (0.1, 0.5, 2.0)
+    assert (
+        composing.of(-0.3)
+        == composing.of(0.0)
+        == pytest.approx([f * LEAST_SUM for f in (0.1, 0.5, 2)])
+    )
+    tiny = replace(made("a", "f", 1.0), predicted=LEAST_SUM / 2)
+    assert telling([tiny, made("b", "f", 1.0)]) == [made("b", "f", 1.0)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import t as student
 
-from selector.learning.composing import Composing
+from selector.learning.composing import LEAST_SUM, Composing
 from selector.learning.selector import SaliencySelector
 from selector.tables import text_table
 from training.benchmarks.repair.cases import TEST_IMAGES
@@ -45,7 +45,7 @@ def run(
     print(write_result("whole", summary, plain, results))
     if ship is not None and forecast:
         selector = SaliencySelector.load(ship)
-        selector.composing_ = Composing.learnt([r.factor for r in forecast])
+        selector.composing_ = Composing.learnt([r.factor for r in telling(forecast)])
         selector.save(ship)
         print(f"{ship}: {selector.composing_}")
 
@@ -54,7 +54,7 @@ def judged(runs: Sequence[WholeRun]) -> dict[str, float]:
     """How often the 90 % interval of the accuracy left holds the one found, family left out."""
     found: list[tuple[bool, float, float, float]] = []
     for run in runs:
-        others = [r.factor for r in runs if r.family != run.family]
+        others = [r.factor for r in telling(runs) if r.family != run.family]
         if len(others) < 5:
             continue
         composing = Composing.learnt(others)
@@ -76,6 +76,11 @@ def judged(runs: Sequence[WholeRun]) -> dict[str, float]:
         "forecast_width_points": float(np.median(width[keep == 0.5])),
         "forecast_error_points": float(np.median(error)),
     }
+
+
+def telling(runs: Sequence[WholeRun]) -> list[WholeRun]:
+    """Those with a predicted sum that is large enough for a factor."""
+    return [run for run in runs if run.predicted is not None and run.predicted >= LEAST_SUM]
 
 
 def _kept(run: WholeRun, factor: float) -> float:
