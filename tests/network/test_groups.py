@@ -226,7 +226,7 @@ def test_an_unknown_group_is_named_with_the_known() -> None:
 
 def test_a_parametrised_layer_is_refused_by_name_and_the_rest_goes_on() -> None:
     model = Interrupted(nn.Identity()).eval()
-    nn.utils.parametrizations.weight_norm(model.after)
+    nn.utils.parametrizations.orthogonal(model.after)
     groups = find_groups(model, data(3, 3, dtype=torch.float32)[0][0])
     assert "after" in groups.refused
     assert "stem" in groups.prunable
