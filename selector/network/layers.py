@@ -117,7 +117,8 @@ def same_in_every_group(layer: nn.Module, side: Side, indices: Sequence[int]) ->
 def removable(layer: nn.Module, side: Side) -> bool:
     """Whether positions can be removed exactly from this side of this kind of layer.
 
-    A layer whose parameters are computed from others (weight norm, spectral norm) cannot lose any.
+    A layer whose parameters are computed from others, by a parametrization of somebody's own,
+    cannot lose any; weight and spectral norm are taken off before (see `plain_weights`).
     """
     if parametrize.is_parametrized(layer):
         return False

@@ -82,6 +82,24 @@ def test_masking_by_hooks_is_zeroing_weights() -> None:
         torch.testing.assert_close(found, model(images))
 
 
+def test_heads_of_attention_that_are_gone_give_nothing() -> None:
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(12, 3, batch_first=True).eval()
+    tokens = torch.randn(2, 5, 12)
+    gone = tuple(start + i for start in (4, 16, 28) for i in range(4))
+    cuts = [Cut("", "out", gone), Cut("out_proj", "in", gone[:4]), Cut("", "in", (3,))]
+    with torch.no_grad():
+        found = masked_copy(attention, cuts)(tokens, tokens, tokens)[0]
+        # Three heads by hand; the second gives nothing, and nothing reads input 3.
+        rest = tokens.index_fill(2, torch.tensor(3), 0)
+        made = rest @ attention.in_proj_weight.T + attention.in_proj_bias
+        parts = zip(*(part.split(4, 2) for part in made.chunk(3, 2)), strict=True)
+        heads = [(q @ k.mT / 2).softmax(-1) @ v for q, k, v in parts]
+        heads[1] = torch.zeros_like(heads[1])
+        expected = attention.out_proj(torch.cat(heads, 2))
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [
