@@ -118,6 +118,17 @@ def windows(net: Body, x: Tensor) -> Tensor:
     return x + y.permute(0, 3, 1, 2)
 
 
+def attention_to_few(net: Body, x: Tensor) -> Tensor:
+    """Queries at every position, keys and values at pooled ones, as in pyramids."""
+    b, _c, h, w = x.shape
+    tokens = x.flatten(2).transpose(1, 2)
+    few = functional.avg_pool2d(x, 2).flatten(2).transpose(1, 2)
+    queries = net.q(tokens).view(b, h * w, net.heads, -1).transpose(1, 2)
+    keys, values = net.kv(few).view(b, few.shape[1], 2, net.heads, -1).permute(2, 0, 3, 1, 4)
+    found = functional.scaled_dot_product_attention(queries, keys, values)
+    return x + net.out(found.transpose(1, 2).flatten(2)).transpose(1, 2).reshape(b, -1, h, w)
+
+
 def attention(net: Body, x: Tensor) -> Tensor:
     b, _c, h, w = x.shape
     y = x.flatten(2).transpose(1, 2)
@@ -243,6 +254,18 @@ CASES: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "heads": (
         lambda: Bodied(Body(attention, heads=4, qkv=nn.Linear(12, 48), out=nn.Linear(16, 12))),
         {"stem", "body.qkv", "join"},
+    ),
+    "heads that read fewer positions": (
+        lambda: Bodied(
+            Body(
+                attention_to_few,
+                heads=4,
+                q=nn.Linear(12, 16),
+                kv=nn.Linear(12, 32),
+                out=nn.Linear(16, 12),
+            )
+        ),
+        {"stem", "body.q", "join"},
     ),
     "heads, written out": (
         lambda: Bodied(
