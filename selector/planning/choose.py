@@ -12,6 +12,7 @@ from selector.data.checks import check_model
 from selector.data.exclusive import one_at_a_time
 from selector.data.forward import probe_inputs
 from selector.data.loss import Loss
+from selector.data.own_forward import Forward
 from selector.errors import SelectorError
 from selector.learning.explain import explain
 from selector.learning.selector import SaliencySelector
@@ -39,6 +40,7 @@ def choose(
     verify: Verify = 0,
     selector: SaliencySelector | None = None,
     loss: Loss | None = None,
+    forward: Forward | None = None,
     ignore: Iterable[str] = (),
     allocation: AllocationName = "auto",
     myopic: Myopic | None = None,
@@ -66,6 +68,7 @@ def choose(
             loss change is measured in any case.
         selector: Asked by criterion `selector` alone; the shipped one by default.
         loss: Mean loss of a batch; cross-entropy by default.
+        forward: Runs the network on a batch, as `forward(model, batch)`; see `prune`.
         ignore: Groups that are not pruned, by name; a layer's name stands for its whole group.
         allocation: `even`, the same share of every group, or `damage`, where the selector predicts
             the least loss change per unit saved, whichever criterion chooses the channels (the

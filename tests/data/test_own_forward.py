@@ -176,6 +176,23 @@ def test_outputs_and_a_loss_of_ones_own() -> None:
     assert math.isnan(change.standard_error)
 
 
+@pytest.mark.parametrize("criterion", ["l1", "taylor"])
+def test_a_plan_is_the_same_however_the_network_is_run(criterion: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 3)).eval()
+    inputs, labels = torch.randn(24, 4), torch.arange(24) % 3
+    named = [{"x": inputs, "y": labels}]
+    own = selector.choose(
+        model,
+        named,
+        criterion=criterion,
+        ratio=0.3,
+        forward=lambda m, b: functional.cross_entropy(m(b["x"]), b["y"]),
+    )
+    plain = selector.choose(model, [(inputs, labels)], criterion=criterion, ratio=0.3)
+    assert own.removals == plain.removals
+
+
 def test_what_is_no_loss_is_refused() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3))
     batches = [(torch.randn(8, 4), torch.arange(8) % 3)]
