@@ -94,7 +94,7 @@ def _timed(method: str, work: Callable[[], nn.Module]) -> dict[str, str | float]
     left = sum(parameter.numel() for parameter in small.parameters())
     return {
         "method": method,
-        "core_seconds": round(core, 1),
+        "core_seconds": round(core, 4),
         "clock_seconds": round(clock, 1),
         "parameters_left": left,
     }
