@@ -16,12 +16,14 @@ import torch
 from torch import nn
 from torchvision.models import resnet50
 
+from selector.data.calibration import Calibration
 from selector.data.forward import probe_inputs
 from selector.learning.explain import explain
 from selector.learning.selector import SaliencySelector
 from selector.network.tracing import Groups, find_groups
 from selector.records.decision import Decision, GroupView
 from selector.records.describe import describe_group, describe_run
+from selector.saliency.proposals.knowledge import MeasuredSets, measure_sets, set_proposals
 from selector.saliency.scoring import needs_of, score_signals
 from selector.statistics.collect import measure_signals
 from selector.statistics.statistic import PAIRS
@@ -57,10 +59,22 @@ def run(selector: Path | None = None, repeats: int = REPEATS) -> None:
     begin = time.process_time()
     single = scored(model, batches, groups, learnt.metrics_)
     pass_seconds = time.process_time() - begin
+    begin = time.process_time()
+    sets = measure_sets(
+        model,
+        Calibration(batches),
+        groups.prunable,
+        set_proposals(learnt.set_arms),
+        pairs={name: one.view.pairs for name, one in single.items()},
+    )
+    set_seconds = time.process_time() - begin
 
     def decisions() -> list[Decision]:
-        # Views of their own, since a view keeps what is derived of its scores.
-        views = [replace(one.view) for one in single.values()]
+        # Views of their own, since a view keeps what is derived of its scores and its sets.
+        views = [
+            replace(one.view, sets=MeasuredSets(name, sets[name].signals, sets[name].proposals))
+            for name, one in single.items()
+        ]
         return [
             Decision(view, max(1, round(ratio * view.channels)))
             for view in views
@@ -74,6 +88,7 @@ def run(selector: Path | None = None, repeats: int = REPEATS) -> None:
         "load_seconds": load_seconds,
         "predict_seconds": predict_seconds,
         "scoring_pass_seconds": pass_seconds,
+        "set_pass_seconds": set_seconds,
         "share_of_scoring_pass": predict_seconds / pass_seconds,
         "scoring_pass_images": float(IMAGES),
         "explain_seconds_a_group": explain_seconds,
