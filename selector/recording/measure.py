@@ -83,7 +83,8 @@ class NetworkState:
         if original is None:
             self._means = measure_means(model, parts.signals, prunable.values())
         else:
-            self._repaired = RepairedRemoval(model, original, parts.signals, prunable, seed)
+            pairs = {name: view.pairs for name, view in views.items()}
+            self._repaired = RepairedRemoval(model, original, parts.signals, prunable, pairs, seed)
         self._normalised = any(isinstance(layer, NORMALISATION) for layer in model.modules())
         self._untried = True
         self.records = {

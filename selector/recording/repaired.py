@@ -11,6 +11,7 @@ from selector.network.folding import Prediction
 from selector.network.groups import Group
 from selector.oracle.oracle import Oracle
 from selector.saliency.proposals.knowledge import measure_sets, set_proposals
+from selector.statistics.gate_fisher import Pairs
 from selector.typing import Channels
 
 
@@ -22,6 +23,7 @@ class RepairedRemoval:
         original: The unpruned network.
         calibration: The images that sets are proposed by, and channels predicted from.
         groups: Its groups.
+        pairs: Group -> what every two channels do to the loss; see `measure_sets`.
         seed: Of the labels that softened outputs draw.
     """
 
@@ -31,10 +33,13 @@ class RepairedRemoval:
         original: nn.Module,
         calibration: Calibration,
         groups: Mapping[str, Group],
+        pairs: Mapping[str, Mapping[str, Pairs]],
         seed: int,
     ) -> None:
         self._model, self._original = model, original
-        self.sets = measure_sets(model, calibration, groups, set_proposals(), seed=seed)
+        self.sets = measure_sets(
+            model, calibration, groups, set_proposals(), pairs=pairs, seed=seed
+        )
         prediction = Prediction.measured(model, calibration, groups.values())
         self._oracle = Oracle("repaired", prediction=prediction, batch_statistics=True)
 
