@@ -183,9 +183,7 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = []
     foreign = [
-        p.network
-        for p in (*records.networks, *(base.networks if base else ()))
-        if p.origin == "foreign"
+        p.network for p in (*records.networks, *(base.networks if base else ())) if p.for_tests
     ]
     if foreign:
         notes.append(f"left out, of foreign origin: {', '.join(foreign)}")

@@ -162,12 +162,6 @@ class Judged:
         own, theirs = self.by_network(method, measure), self.by_network(other, measure)
         return float(np.mean([own[name] > theirs[name] + 1e-9 for name in own]))
 
-    def median_network(self, method: str, measure: str = "regret") -> float:
-        """Gap closed on the median network."""
-        sbs, own, vbs = (self.by_network(name, measure) for name in (SBS_NATS, method, VBS))
-        gaps = [(sbs[n] - own[n]) / (sbs[n] - vbs[n]) for n in sbs if sbs[n] - vbs[n] > 1e-6]
-        return float(np.median(gaps))
-
 
 def joined(parts: Sequence[Judged]) -> Judged:
     """The folds of a protocol as one; methods that every fold has."""

@@ -111,7 +111,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             SelectorError: Fewer than two networks or two arms, or arms that never differ.
         """
         check_kind("records", records, Records, "read a folder of them by Records.load(path)")
-        foreign = [p.network for p in records.networks if p.origin == "foreign"]
+        foreign = [p.network for p in records.networks if p.for_tests]
         if foreign:
             warnings.warn(
                 f"left out of the fit: {', '.join(foreign)}, of foreign origin, which are kept for "

@@ -14,7 +14,7 @@ from selector.pruning.resume import RoundStore
 
 STEP, REPAIRED_STEP = 0.1, 0.3
 """By default a round takes this share of what the one before it left; the second where what is left
-is repaired, since more rounds then cost time and gain nothing (`benchmark-rounds`)."""
+is repaired, since more rounds then cost time and hardly gain anything."""
 
 
 def default_rounds(target: Target, widths: Widths, *, repaired: bool = True) -> int:

@@ -42,6 +42,11 @@ class Provenance:
     unseen: bool | None = None
     """Whether the network was not trained on the images; None where nobody has said."""
 
+    @property
+    def for_tests(self) -> bool:
+        """Whether it is kept for testing, so that no selector may learn from it."""
+        return self.origin == "foreign"
+
     def __post_init__(self) -> None:
         """Refuse an origin that would be in no set of records."""
         if self.origin not in ORIGINS:

@@ -83,7 +83,7 @@ class Records:
 
     def own(self) -> "Records":
         """Only the records that a selector may learn from: all but those kept for testing."""
-        return self.of_networks(p.network for p in self.networks if p.origin != "foreign")
+        return self.of_networks(p.network for p in self.networks if not p.for_tests)
 
     def __add__(self, other: "Records") -> "Records":
         """Records of both; a network may be in one of them only.

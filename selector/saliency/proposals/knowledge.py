@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -42,7 +43,6 @@ class MeasuredSets:
     _orders: dict[str, tuple[int, ...]] = field(default_factory=dict)
     _sets: dict[tuple[str, int], Channels] = field(default_factory=dict)
     _errors: dict[Channels, Matrix] = field(default_factory=dict)
-    _parts: list[SetErrors] = field(default_factory=list)
 
     def proposed(self, count: int) -> dict[str, Channels]:
         """Proposal -> the `count` channels that it would remove.
@@ -64,14 +64,16 @@ class MeasuredSets:
             self._orders[proposal.name] = whole
         return tuple(sorted(self._orders[proposal.name][:count]))
 
+    @cached_property
+    def _measured(self) -> SetErrors:
+        return SetErrors.of(self.signals["softened"])
+
     def errors(self, proposals: Mapping[str, Channels]) -> Matrix:
         """The errors of some proposals' sets, shape (proposals, 3); see `set_errors.ERRORS`."""
-        if not self._parts:
-            self._parts.append(SetErrors.of(self.signals["softened"]))
         sets = list(proposals.values())
         new = list(dict.fromkeys(s for s in sets if s not in self._errors))
         if new:
-            self._errors.update(zip(new, self._parts[0].of_sets(new), strict=True))
+            self._errors.update(zip(new, self._measured.of_sets(new), strict=True))
         return np.array([self._errors[s] for s in sets])
 
 

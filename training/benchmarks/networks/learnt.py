@@ -98,7 +98,7 @@ def _records(data: Path) -> Records:
 @cache
 def _known(data: Path) -> dict[str, str]:
     """Network -> family, of all recorded networks that may be learnt from."""
-    return {p.network: p.family for p in _records(data).networks if p.origin != "foreign"}
+    return {p.network: p.family for p in _records(data).networks if not p.for_tests}
 
 
 @cache
