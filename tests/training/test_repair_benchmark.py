@@ -12,11 +12,11 @@ from torch import nn
 
 from selector.errors import SelectorError
 from training.benchmarks.repair import cases, memory, report, runs, speed
-from training.benchmarks.repair.cases import IMAGENET, OWN, Case
+from training.benchmarks.repair.cases import OWN, Case
 from training.benchmarks.repair.memory import MemoryRun
 from training.benchmarks.repair.runs import Accuracies, RepairRun, Seconds
 from training.benchmarks.repair.speed import SpeedRun, TimedNetwork
-from training.zoo.shared_third_party import third_party_folder, third_party_networks
+from training.zoo.shared_third_party import IMAGENET, third_party_folder, third_party_networks
 
 needs_folder = pytest.mark.skipif(
     third_party_folder() is None, reason="no networks/third_party in the shared folder"

@@ -18,6 +18,7 @@ from selector.network.checkpoint import load_tensors, read_tensors, save_pruned
 from selector.recording.record import Recorded
 from training.datasets.catalogue import DATASETS, load
 from training.zoo.shared_third_party import (
+    IMAGENET,
     PreparedBatches,
     load_third_party,
     missing_images,
@@ -31,7 +32,7 @@ from training.zoo.third_party import foreign_batches, foreign_info, load_foreign
 RECORD_BATCHES = 9
 """Three batches each for the signals, the selection split and the evaluation split."""
 FOREIGN_BATCH = 128
-IMAGENET, IMAGENET_BATCH = "imagenet-sample", 60
+IMAGENET_BATCH = 60
 
 TRAINED = "-trained"
 """Ends the name of a network's records on images that it was trained on."""

@@ -142,9 +142,4 @@ def group_features_only(
         "force_col_wise": True,
     }
     booster = lgb.train(settings, data, 200)
-    grid = Grid.of(test)
-    predicted = np.full(grid.selection.shape, np.inf)
-    predicted[test.seen.decision, test.seen.arm] = booster.predict(
-        test.seen.features[:, columns], num_threads=1
-    )
-    return _lowest(predicted, grid)
+    return _least_of(test, booster.predict(test.seen.features[:, columns], num_threads=1))

@@ -42,11 +42,9 @@ class Headline:
 
     def closed(self, method: str, measure: str) -> float:
         """(SBS - method) / (SBS - VBS): 0 is always one arm, 1 the full oracle."""
-        return self._closed(self.costs(method, measure), measure)
-
-    def _closed(self, own: Matrix, measure: str) -> float:
-        sbs, vbs = (self.costs(name, measure).mean() for name in (SBS_NATS, VBS))
-        return float((sbs - own.mean()) / (sbs - vbs))
+        names = (SBS_NATS, method, VBS)
+        sbs, own, vbs = (self.costs(name, measure).mean() for name in names)
+        return float((sbs - own) / (sbs - vbs))
 
     def interval(self, method: str, measure: str, than: str = SBS_NATS) -> tuple[float, float]:
         """95 % interval of the share of the gap by which a method is ahead of another.

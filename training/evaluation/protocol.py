@@ -5,7 +5,7 @@ on these. Nothing is tuned on the test side: SBS, portfolios and all settings co
 that are learnt from.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -27,6 +27,7 @@ from selector.learning.selector import SaliencySelector
 from selector.learning.table import TrainingTable, names_of, single_best, training_table
 from selector.recording.measure import BASELINES
 from selector.records.decision import CONTEXT, FACTS, SET_ERRORS
+from selector.records.measurement import CandidateRecord
 from selector.records.records import Records
 from selector.typing import Matrix, Numbers
 from training.evaluation.baselines import (
@@ -105,15 +106,21 @@ def evaluated(
 
 def _measured_beside(records: Records) -> dict[str, Matrix]:
     """Baseline metric -> loss changes of its candidates, (decisions,); NaN where not measured."""
-    lines = [{row.arm: row.label[1] for row in rows} for _, _, rows in records.decisions()]
-    nan = float("nan")
-    return {name: np.array([line.get(name, nan) for line in lines]) for name in BASELINES}
+    found = _by_arm(records, BASELINES, lambda row: row.label[1])
+    return dict(zip(BASELINES, found.T, strict=True))
 
 
 def errors_of(records: Records, table: TrainingTable) -> Matrix:
     """Standard errors of what is learnt, (decisions, arms); NaN where an arm was not measured."""
-    lines = [{row.arm: row.label_error for row in rows} for _, _, rows in records.decisions()]
-    return np.array([[line.get(arm, np.nan) for arm in table.arms] for line in lines])
+    return _by_arm(records, table.arms, lambda row: row.label_error)
+
+
+def _by_arm(
+    records: Records, arms: Sequence[str], value: Callable[[CandidateRecord], float]
+) -> Matrix:
+    """A value of every arm's candidate, (decisions, arms); NaN where it was not measured."""
+    lines = [{row.arm: value(row) for row in rows} for _, _, rows in records.decisions()]
+    return np.array([[line.get(arm, np.nan) for arm in arms] for line in lines])
 
 
 def _forecasts(predictions: Sequence[Prediction], test: TrainingTable) -> Matrix:

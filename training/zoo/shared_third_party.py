@@ -25,6 +25,8 @@ from training.datasets.sources import is_installed
 Role = Literal["learn", "test"]
 Prepare = Callable[[Tensor], Tensor]
 
+IMAGENET = "imagenet-sample"
+"""The data set of the largest of these networks, of which there are training images alone."""
 _CODE = "networks.py"
 _OUR_NAMES = {"fashion": "fashion-mnist"}
 """Data sets that the folder calls otherwise than we do."""
@@ -71,17 +73,17 @@ class ThirdPartyInfo:
         note: What kind of network it is, in a line.
     """
 
-    @property
-    def family(self) -> str:
-        """Kind of architecture, which an evaluation leaves out together."""
-        return next((kind for part, kind in _FAMILIES if part in self.name), "plain")
-
     name: str
     dataset: str
     role: Role
     size: int
     top1_percent: float
     note: str
+
+    @property
+    def family(self) -> str:
+        """Kind of architecture, which an evaluation leaves out together."""
+        return next((kind for part, kind in _FAMILIES if part in self.name), "plain")
 
 
 class PreparedBatches:

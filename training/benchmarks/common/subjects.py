@@ -20,6 +20,7 @@ from training.datasets.catalogue import DATASETS, DatasetInfo, load
 from training.reporting.accuracy import Images, laid_out
 from training.zoo.sampling import sample_zoo
 from training.zoo.shared_third_party import (
+    IMAGENET,
     PreparedBatches,
     load_third_party,
     missing_images,
@@ -35,7 +36,6 @@ ZOO = (160, 2026)
 HELD_OUT = ("cifar10", "cifar100", "gtsrb", "fashion-mnist")
 """Their data sets, one network each."""
 MAX_RATIO = 0.9
-IMAGENET = "imagenet-sample"
 BATCH = 64
 """Calibration images at a time."""
 KEPT = 5000

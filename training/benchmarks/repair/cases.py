@@ -14,6 +14,7 @@ from selector.network.costs import count_costs
 from training.datasets.catalogue import load
 from training.reporting.accuracy import Images, laid_out
 from training.zoo.shared_third_party import (
+    IMAGENET,
     load_third_party,
     missing_images,
     third_party_batches,
@@ -27,7 +28,6 @@ Role = Literal["learn", "test", "own"]
 OWN = "cy_resnet20_30"
 """The deep cut with more images, whose accuracy after distillation has a target of its own."""
 _OWN_NETWORK = "cy_resnet20_cifar10"
-IMAGENET = "imagenet-sample"
 BATCH, TEST_BATCH = 64, 250
 TEST_IMAGES = 1000
 MIRRORED = frozenset({"cifar10", "cifar100"})

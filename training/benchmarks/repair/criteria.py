@@ -17,7 +17,6 @@ from selector.pruning.prune import prune
 from selector.repair.reconstruction import reconstruct
 from selector.tables import text_table
 from training.benchmarks.repair.cases import (
-    IMAGENET,
     Case,
     calibration_of,
     every_case,
@@ -29,6 +28,7 @@ from training.reporting.markdown import markdown_table
 from training.reporting.marked_part import put
 from training.reporting.result_file import write_result
 from training.reporting.run_file import Key, RunFile
+from training.zoo.shared_third_party import IMAGENET
 
 FILE = "repair_criteria_runs.jsonl"
 VERSION = 1

@@ -5,11 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import t as student
 
 from selector.learning.composing import LEAST_SUM, Composing
 from selector.learning.selector import SaliencySelector
 from selector.tables import text_table
+from training.benchmarks.common.differences import FEWEST, mean_interval
 from training.benchmarks.repair.cases import TEST_IMAGES
 from training.benchmarks.whole.runs import FACTORS, FILE, KEPT, WAYS, WholeRun, run_missing
 from training.reporting.result_file import write_result
@@ -53,8 +53,9 @@ def run(
 def judged(runs: Sequence[WholeRun]) -> dict[str, float]:
     """How often the 90 % interval of the accuracy left holds the one found, family left out."""
     found: list[tuple[bool, float, float, float]] = []
+    factors = [(r.family, r.factor) for r in telling(runs)]
     for run in runs:
-        others = [r.factor for r in telling(runs) if r.family != run.family]
+        others = [factor for family, factor in factors if family != run.family]
         if len(others) < 5:
             continue
         composing = Composing.learnt(others)
@@ -97,16 +98,15 @@ def widths(runs: Sequence[WholeRun]) -> dict[str, float]:
         names = [
             n for n, way, k in table if way == WIDTHS and k == keep and (n, EVEN, keep) in table
         ]
-        if len(names) < 3:
+        if len(names) < FEWEST:
             continue
-        ahead = np.array([table[n, WIDTHS, keep] - table[n, EVEN, keep] for n in names])
-        spread = float(np.std(ahead, ddof=1)) / len(names) ** 0.5
-        half = float(student.ppf(0.975, len(names) - 1)) * spread
+        ahead = [table[n, WIDTHS, keep] - table[n, EVEN, keep] for n in names]
+        middle, low, _ = mean_interval(ahead)
         name = f"widths_over_even_{100 * keep:.0f}"
         found |= {
-            name: float(ahead.mean()),
-            f"{name}_low": float(ahead.mean()) - half,
-            f"{name}_worst": float(ahead.min()),
+            name: middle,
+            f"{name}_low": low,
+            f"{name}_worst": min(ahead),
             f"{name}_networks": float(len(names)),
         }
     return found

@@ -16,7 +16,6 @@ from selector.planning.expectation import classes_said
 from selector.pruning.prune import prune
 from training.benchmarks.networks.learnt import digest_of, learn_without_family, opened
 from training.benchmarks.repair.cases import (
-    IMAGENET,
     Case,
     calibration_of,
     every_case,
@@ -25,7 +24,7 @@ from training.benchmarks.repair.cases import (
 )
 from training.reporting.accuracy import accuracy, quick
 from training.reporting.run_file import Key, RunFile
-from training.zoo.shared_third_party import third_party_info
+from training.zoo.shared_third_party import IMAGENET, third_party_info
 
 FILE = "whole_runs.jsonl"
 KEPT = (0.7, 0.5, 0.3)
