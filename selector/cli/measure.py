@@ -122,8 +122,8 @@ def _check_new_records(folder: Path, network: str) -> None:
         SelectorError: The network is there already, the folder cannot be written, or it holds
             records of another schema version.
     """
+    from selector.records.layout import FILES, SCHEMA_VERSION
     from selector.records.parquet import check_versions
-    from selector.records.records import FILES, SCHEMA_VERSION
 
     check_folder(folder)
     check_versions(folder, FILES, str(SCHEMA_VERSION))

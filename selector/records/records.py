@@ -4,41 +4,22 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
-
-import pyarrow.parquet as pq
 
 from selector.data.checks import whole_number
 from selector.errors import SelectorError
 from selector.files import forget_remains, partial_of, sync
 from selector.records.checks import check_measured
 from selector.records.decision import Decision
-from selector.records.drawing import drawn
+from selector.records.layout import CANDIDATES_FILE, FILES, GROUPS_FILE, SCHEMA_VERSION
 from selector.records.measurement import CandidateRecord, GroupRecord
-from selector.records.parquet import (
-    folders_with,
-    many_objects,
-    provenance_of,
-    read_table,
-    rows_in,
-    rows_of,
-    tuples_of,
-    version_of,
-)
+from selector.records.parquet import folders_with, many_objects, rows_in, write_table
 from selector.records.provenance import ORIGINS, Provenance, check_metrics, check_mixture
+from selector.records.reading import read_folders
 from selector.records.recorded_sets import RecordedSets
-from selector.records.rows import as_table, group_record, group_row
-
-SCHEMA_VERSION = 4
-READABLE = ("1", "2", "3", "4")
-"""Version 1 had the unpruned state and plain removal only, version 2 no pairs of channels, version
-3 plain removal only and no sets; what is missing reads as not measured."""
-GROUPS_FILE = "groups.parquet"
-CANDIDATES_FILE = "candidates.parquet"
-FILES = (GROUPS_FILE, CANDIDATES_FILE)
-NAMES = ["network", "context", "group", "arm"]
-"""Columns of candidates that hold few different texts; a group has no arm."""
+from selector.records.rows import as_table, group_row
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,15 +128,12 @@ class Records:
             whole_number("most", most, 1)
             share = most / max(1, sum(rows_in(path / CANDIDATES_FILE) for path in found))
         with many_objects():
-            parts = {str(path): _read(path, share, seed) for path in found}
-        check_mixture(
-            {place: (part.networks[0], version) for place, (part, version) in parts.items()}
-        )
-        return cls(
-            tuple(p for part, _ in parts.values() for p in part.networks),
-            tuple(row for part, _ in parts.values() for row in part.groups),
-            tuple(row for part, _ in parts.values() for row in part.candidates),
-        )
+            recordings, groups, candidates = (
+                tuple(chain.from_iterable(part))
+                for part in zip(*read_folders(found, share, seed), strict=True)
+            )
+        check_mixture({str(one.folder): (one.about, one.version) for one in recordings})
+        return cls(tuple(one.about for one in recordings), groups, candidates)
 
 
 def _write(records: Records, provenance: Provenance, root: Path) -> None:
@@ -174,12 +152,7 @@ def _write(records: Records, provenance: Provenance, root: Path) -> None:
         groups = as_table([group_row(row) for row in records.groups])
         rows = as_table([asdict(row) for row in records.candidates])
         for table, name in ((groups, GROUPS_FILE), (rows, CANDIDATES_FILE)):
-            pq.write_table(
-                table.replace_schema_metadata(metadata),
-                partial / name,
-                compression="zstd",
-                write_page_checksum=True,
-            )
+            write_table(table.replace_schema_metadata(metadata), partial / name)
             sync(partial / name)
         sync(partial)
         partial.rename(target)
@@ -188,40 +161,3 @@ def _write(records: Records, provenance: Provenance, root: Path) -> None:
         raise SelectorError(f"{target} cannot be written: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _with_sets(rows: Iterable[CandidateRecord]) -> tuple[CandidateRecord, ...]:
-    """Rows whose sets, which come as arrays, are tuples."""
-    return tuple(
-        row if row.channels is None else replace(row, channels=tuple(map(int, row.channels)))
-        for row in rows
-    )
-
-
-def _read(folder: Path, share: float = 1.0, seed: int = 0) -> tuple[Records, str]:
-    """A network's records, or a share of its decisions, and the version of their schema."""
-    groups = read_table(folder / GROUPS_FILE, READABLE, NAMES[:3])
-    candidates = read_table(folder / CANDIDATES_FILE, READABLE, NAMES)
-    try:
-        about = provenance_of(groups)
-        if provenance_of(candidates) != about or version_of(candidates) != version_of(groups):
-            raise ValueError("its two files come from different recordings")
-        if share < 1:
-            candidates, groups = drawn(candidates, groups, share, seed)
-        names = [column.name for column in fields(CandidateRecord)]
-        needed = [c.name for c in fields(CandidateRecord) if c.default is MISSING]
-        candidates.select(needed)
-        if unknown := set(candidates.column_names) - set(names):
-            raise ValueError(f"unknown columns {sorted(unknown)}")
-        found = Records(
-            (Provenance(**about),),  # type: ignore[arg-type]
-            tuple(group_record(row) for row in rows_of(groups)),
-            _with_sets(CandidateRecord(*row) for row in tuples_of(candidates, names)),  # type: ignore[arg-type]
-        )
-        check_measured(found.networks, found.groups, found.candidates)
-        check_metrics(found.networks)
-    except SelectorError as error:
-        raise SelectorError(f"{folder} holds no records of ours: {error}") from error
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise SelectorError(f"{folder} holds no records of ours: {error!r}") from error
-    return found, version_of(groups)

@@ -20,7 +20,8 @@ from selector.pruning.prune import prune
 from selector.recording.contexts import PrunedContext, draw_contexts, draw_counts, least_macs
 from selector.recording.journal import InUseError
 from selector.recording.record import record
-from selector.records.records import CANDIDATES_FILE, GROUPS_FILE, Records
+from selector.records.layout import CANDIDATES_FILE, GROUPS_FILE
+from selector.records.records import Records
 from selector.saliency.registry import arms
 from selector.saliency.scoring import lowest, score
 from tests.networks import data, small, state_of

@@ -24,10 +24,12 @@ from hypothesis import strategies as st
 from selector.errors import SelectorError
 from selector.files import partial_of
 from selector.learning.selector import SaliencySelector
+from selector.records import reading
 from selector.records import records as records_module
+from selector.records.layout import CANDIDATES_FILE, FILES, GROUPS_FILE, SCHEMA_VERSION
 from selector.records.parquet import rows_of, tuples_of
 from selector.records.provenance import Provenance, check_mixture
-from selector.records.records import CANDIDATES_FILE, FILES, GROUPS_FILE, Records
+from selector.records.records import Records
 from tests.made_records import METRICS, made, same
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -182,6 +184,39 @@ WRONG: dict[str, tuple[Records, str]] = {
 }
 
 
+@pytest.mark.parametrize("together", [1, 2, 3, 100])
+def test_folders_read_together_are_those_read_one_by_one(
+    together: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"net{number}" for number in range(5)]
+    for number, name in enumerate(names):  # The third has other columns than the rest.
+        made([name], metrics=METRICS if number != 2 else METRICS[:-1]).save(tmp_path)
+    alone = [Records.load(tmp_path / name) for name in names]
+    monkeypatch.setattr(reading, "TOGETHER", together)
+    monkeypatch.setattr(records_module, "check_mixture", lambda _: None)
+    found = Records.load(tmp_path)
+    assert found.networks == tuple(one.networks[0] for one in alone)
+    assert found.candidates == tuple(row for one in alone for row in one.candidates)
+    for group, right in zip(found.groups, (g for one in alone for g in one.groups), strict=True):
+        assert (group.network, group.group, group.facts) == (
+            right.network,
+            right.group,
+            right.facts,
+        )
+        assert group.scores.keys() == right.scores.keys()
+        assert all((group.scores[name] == right.scores[name]).all() for name in right.scores)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_rows_of_another_network_are_not_read(file: str, saved: Path, tmp_path: Path) -> None:
+    folder = copied(saved, tmp_path)
+    metadata = pq.read_schema(folder / "a" / file).metadata
+    table = pq.read_table(folder / "b" / file).replace_schema_metadata(metadata)
+    pq.write_table(table, folder / "a" / file)
+    with pytest.raises(SelectorError, match=r"a holds no records of ours: .*\bb\b"):
+        Records.load(folder)
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_rows_that_cannot_have_been_measured_are_not_written(name: str, tmp_path: Path) -> None:
     records, culprit = WRONG[name]
@@ -242,8 +277,8 @@ def test_schema_versions_do_not_mix(saved: Path, tmp_path: Path) -> None:
         table = pq.read_table(folder / "b" / name)
         about = {**table.schema.metadata, b"schema_version": b"1"}
         pq.write_table(table.replace_schema_metadata(about), folder / "b" / name)
-    now = records_module.SCHEMA_VERSION
-    with pytest.raises(SelectorError, match=rf"a has records schema {now} and .*b has 1; they do"):
+    culprit = rf"a has records schema {SCHEMA_VERSION} and .*b has 1; they do"
+    with pytest.raises(SelectorError, match=culprit):
         Records.load(folder)
     assert len(Records.load(folder / "b").networks) == 1
 

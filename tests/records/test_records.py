@@ -14,7 +14,8 @@ from selector.errors import SelectorError
 from selector.learning.features import describe, feature_names
 from selector.oracle.oracle import loss_changes
 from selector.recording.record import record
-from selector.records.records import CANDIDATES_FILE, GROUPS_FILE, Records
+from selector.records.layout import CANDIDATES_FILE, GROUPS_FILE
+from selector.records.records import Records
 from selector.saliency.registry import arms, first_order_metrics
 from selector.saliency.scoring import lowest, score
 from tests.networks import data, small, state_of

@@ -10,8 +10,9 @@ import pytest
 
 from selector.errors import SelectorError
 from selector.recording.record import record
+from selector.records.layout import FILES, GROUPS_FILE
 from selector.records.measurement import CandidateRecord
-from selector.records.records import FILES, GROUPS_FILE, Records
+from selector.records.records import Records
 from tests.made_records import made
 from tests.networks import data, small
 from training.audit.columns import COLUMNS, described

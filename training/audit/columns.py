@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from selector.records.records import CANDIDATES_FILE, GROUPS_FILE
+from selector.records.layout import CANDIDATES_FILE, GROUPS_FILE
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from selector.errors import SelectorError
 from selector.files import write_text
 from selector.recording.record import record
+from selector.records.layout import FILES, SCHEMA_VERSION
 from selector.records.parquet import check_versions
-from selector.records.records import FILES, SCHEMA_VERSION
 from training.campaign.backends import BackendName, ReturnAs, running_on
 from training.campaign.log import NetworkOutcome, write_line
 from training.campaign.tasks import BelowBarError, RecordingTask, own_task

@@ -13,7 +13,8 @@ from selector.learning.artefact import shipped_file
 from selector.learning.evaluation import Grid
 from selector.learning.selector import SaliencySelector
 from selector.records import decision, describe
-from selector.records.records import CANDIDATES_FILE, GROUPS_FILE, Records
+from selector.records.layout import CANDIDATES_FILE, GROUPS_FILE
+from selector.records.records import Records
 from training.benchmarks.common.subjects import Subject
 from training.evaluation.baselines import greedy_portfolio
 from training.evaluation.protocol import table_of

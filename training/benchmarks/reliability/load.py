@@ -20,6 +20,7 @@ from torch import nn
 import selector
 from selector.cli.learn import MOST_CANDIDATES
 from selector.data.calibration import Calibration
+from selector.errors import SelectorError
 from selector.planning.candidates import Trial
 from selector.planning.choose import explained, plan_surveyed, surveyed
 from selector.planning.limits import Widths
@@ -143,9 +144,12 @@ def _apart(name: str, work: Path) -> LoadRun:
     if name in MADE:
         make_records(work / name, *MADE[name])
     asked = [sys.executable, "-m", __name__, name, str(work)]
-    printed = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
-    numbers = [float(part) for part in printed.splitlines()[-1].split()]
-    found = dict(zip(printed.splitlines()[-2].split(), numbers[3:], strict=True))
+    done = subprocess.run(asked, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise SelectorError(f"load {name} ended with {done.returncode}: {done.stderr[-2000:]}")
+    names, values = done.stdout.splitlines()[-2:]
+    numbers = [float(part) for part in values.split()]
+    found = dict(zip(names.split(), numbers[3:], strict=True))
     return LoadRun(name, numbers[0], numbers[1], numbers[2], found)
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from selector.records.decision import CONTEXT, FACTS
+from selector.records.decision import CONTEXT, FACTS, SET_ERRORS
+from selector.records.layout import CANDIDATES_FILE, GROUPS_FILE, SCHEMA_VERSION
 from selector.records.measurement import CandidateRecord
+from selector.records.parquet import write_table
 from selector.records.provenance import Provenance
-from selector.records.records import CANDIDATES_FILE, GROUPS_FILE, SCHEMA_VERSION
 from selector.saliency.registry import arms
 
 CHANNELS = 32
@@ -45,7 +45,7 @@ def make_records(folder: Path, networks: int, groups: int, counts: int, metrics:
             (_groups(target.name, names, scores, chance), GROUPS_FILE),
             (_candidates(target.name, names, groups, counts, chance), CANDIDATES_FILE),
         ):
-            pq.write_table(table.replace_schema_metadata(metadata), partial / file)
+            write_table(table.replace_schema_metadata(metadata), partial / file)
         partial.rename(target)
     return networks * groups * counts * len(names)
 
@@ -99,5 +99,6 @@ def _candidates(
     measured = [column for column in fields(CandidateRecord)[6:] if column.name != "channels"]
     for column in measured:
         noise = chance.normal(0, 0.001, size)
-        columns[column.name] = abs(noise) if column.name.endswith("error") else damage + noise
+        positive = column.name.endswith("error") or column.name in SET_ERRORS
+        columns[column.name] = abs(noise) if positive else damage + noise
     return pa.table(columns)
