@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One thread a process: two that wait for each other are slow on shared machines.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-all lint docs
+.PHONY: setup demo test test-lowest test-all lint docs
 
 setup: .venv/installed
 
@@ -29,6 +29,21 @@ PARALLEL := -n auto --maxprocesses=4 --dist=worksteal
 
 test: lint
 	$(BIN)/python -m pytest $(PARALLEL) --durations=10
+	$(MAKE) test-lowest
+
+# The oldest versions that pyproject.toml admits, put before those of .venv; torch, which is large,
+# stays. What old versions use of newer packages, and is deprecated there, is not ours to mend.
+LOWEST := build/lowest
+
+$(LOWEST)/installed: pyproject.toml tests/packaging/lowest.py
+	rm -rf $(LOWEST)
+	mkdir -p $(LOWEST)
+	$(BIN)/python tests/packaging/lowest.py > $(LOWEST)/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --target $(LOWEST) --requirement $(LOWEST)/requirements.txt
+	touch $@
+
+test-lowest: setup $(LOWEST)/installed
+	PYTHONPATH=$(LOWEST) $(BIN)/python -m pytest $(PARALLEL) -W ignore::DeprecationWarning tests/records tests/learning tests/cli/test_repair.py tests/test_face.py
 
 # One after the other: some of the slow tests measure time and memory.
 test-all: lint

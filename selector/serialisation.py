@@ -53,7 +53,7 @@ def of_plain(raw: object, kind: type[T], what: str, *, finite: bool = True) -> T
     try:
         found = msgspec.convert(raw, kind)
         known = msgspec.to_builtins(found)
-    except (ValueError, RecursionError, OverflowError, TypeError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError, TypeError) as error:
         raise SelectorError(f"this is not {what}: {error}") from error
     for place, given, kept in _pairs(raw, known, "$"):
         if finite and isinstance(given, float) and not math.isfinite(given):

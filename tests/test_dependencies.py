@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.packaging.lowest import lowest
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NAMES = {"pillow": "PIL", "scikit-learn": "sklearn"}
@@ -26,6 +28,15 @@ def test_every_requirement_is_used_and_bounded_from_below(name: str, bounds: str
     pattern = re.compile(rf"^\s*(import|from) {module}\b", re.MULTILINE)
     sources = (ROOT / "selector").rglob("*.py")
     assert any(pattern.search(path.read_text(encoding="utf-8")) for path in sources)
+
+
+def test_the_oldest_versions_are_those_of_the_bounds() -> None:
+    """`make test-lowest` installs these."""
+    bounds = dict(required())
+    found = dict(text.split("==") for text in lowest())
+    assert bounds.keys() - found.keys() == {"torch"}
+    for name, version in found.items():
+        assert bounds[name].split(",")[0] == f">={version}"
 
 
 STATED = ("License-Expression", "License")

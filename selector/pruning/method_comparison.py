@@ -5,11 +5,10 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from torch import nn
 from tqdm import tqdm
-from typing_extensions import Unpack
 
 from selector.data.batches import Batches
 from selector.data.calibration import Calibration, evaluated
