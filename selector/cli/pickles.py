@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,19 @@ class StandIn:
         """Take items as a set would."""
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """Python's own reader, not the one in C: that one fills its memory up to any number it reads.
+
+    What reserves memory before there is anything to put into it is not read at all; no file of
+    `torch.save` has it.
+    """
+
+    dispatch: ClassVar = {
+        code: read
+        for code, read in pickle._Unpickler.dispatch.items()
+        if code != pickle.BYTEARRAY8[0]
+    }
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in REBUILDING:
             return REBUILDING[module, name]

@@ -3,7 +3,9 @@
 import argparse
 import copy
 import json
+import resource
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,6 +128,30 @@ class Tied(nn.Module):
         super().__init__()
         self.encoder, self.decoder = nn.Linear(4, 4), nn.Linear(4, 4)
         self.decoder.weight = self.encoder.weight
+
+
+STRANGE = b"cargparse\nNamespace\n0"
+"""A class that `weights_only` refuses, so that the file is read with stand-ins."""
+GREEDY = {
+    "a place among 2^27 objects": b"\x80\x02" + STRANGE + b"}r\x00\x00\x00\x08.",
+    "2^33 bytes to be filled": b"\x80\x05" + STRANGE + b"\x96\x00\x00\x00\x00\x02\x00\x00\x00.",
+    "a text of 2^32 bytes": b"\x80\x02" + STRANGE + b"X\xff\xff\xff\xff.",
+}
+"""Pickles of a few bytes that ask for gigabytes."""
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_a_small_pickle_takes_little_memory(name: str, tmp_path: Path) -> None:
+    torch.save({"layer": torch.zeros(2)}, tmp_path / "whole.pt")
+    path = tmp_path / "greedy.pt"
+    with zipfile.ZipFile(tmp_path / "whole.pt") as whole, zipfile.ZipFile(path, "w") as changed:
+        for part in whole.namelist():
+            pickled = part.endswith("data.pkl")
+            changed.writestr(part, GREEDY[name] if pickled else whole.read(part))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(SelectorError, match=r"greedy\.pt"):
+        load_weights(nn.Linear(2, 2), path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # 1 GiB
 
 
 def test_tied_tensors_are_saved_once(tmp_path: Path) -> None:
