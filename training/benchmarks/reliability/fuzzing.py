@@ -30,7 +30,9 @@ CASE_WALL_SECONDS = 600
 """So does one that waits for longer."""
 MOST_GROWTH = 2**31
 """Bytes that a load may add to the process."""
-
+MOST_RESERVED = 2**33
+"""Bytes of addresses that all loads of a process may add, so that a load that asks for all memory
+fails, and takes nothing else with it."""
 
 CASES = {
     **{"selector": 4000, "records": 3000, "plan": 3000, "checkpoint": 2500, "pruned": 2000},
@@ -216,6 +218,11 @@ def _read(how: Loader, name: str, place: Path, case: int, whole: str) -> dict[st
     return {"what": what, "resealed": resealed, "error": error[:300]}
 
 
+def _mapped() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -230,6 +237,8 @@ def _too_long(_number: int, _frame: FrameType | None) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (_mapped() + MOST_RESERVED, most))
     read_cases(
         sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), Path(sys.argv[5])
     )

@@ -188,7 +188,10 @@ def _reseal_records(place: Path, chance: random.Random) -> None:
             (*VALUES, [1.0], [float("nan")] * 6, list(np.arange(6.0)))
         )
         try:
-            table = table.set_column(column, names[column], pa.array(values))
+            changed = pa.array(values)
+            if pa.types.is_struct(changed.type):
+                raise pa.ArrowInvalid("Parquet has no empty structures")
+            table = table.set_column(column, names[column], changed)
         except (pa.ArrowException, OverflowError, UnicodeEncodeError):
             values = [str(value)[:50].encode(errors="replace").decode() for value in values]
             table = table.set_column(column, names[column], pa.array(values))

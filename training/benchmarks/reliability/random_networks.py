@@ -115,29 +115,6 @@ def _gap(model: nn.Module, images: Tensor, groups: Mapping[str, Group], seed: in
     return float((right - found).abs().max() / right.abs().max().clamp_min(1e-12))
 
 
-def _with_zeros(model: nn.Module, removals: list[tuple[Group, list[int]]]) -> nn.Module:
-    """A copy in which what reads the channels gets zeros, by hooks of our own."""
-    copied = copy.deepcopy(model)
-    for group, channels in removals:
-        for part in group.slices:
-            if part.side != "in":
-                continue
-            pairs = zip(part.indices, part.channels, strict=True)
-            gone = [index for index, channel in pairs if channel in channels]
-            layer = copied.get_submodule(part.layer)
-            layer.register_forward_pre_hook(partial(_zeroed, gone))
-    return copied
-
-
-def _zeroed(gone: list[int], layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    inputs = args[0].clone()
-    if isinstance(layer, nn.Linear):
-        inputs[..., gone] = 0
-    else:
-        inputs[:, gone] = 0
-    return (inputs, *args[1:])
-
-
 def _positions(removals: list[tuple[Group, list[int]]]) -> list[Cut]:
     """Where the channels lie in every layer, put together here and not by what is tested."""
     found: dict[tuple[str, str], set[int]] = {}
