@@ -100,7 +100,7 @@ def kill(name: str, how: How, number: int, samples: Path) -> KillRun:
             lost=foreign or again != 0,
             half_written=half,
             other_numbers=found != undisturbed.result,
-            remains=again == 0 and bool(_remains(place)),
+            remains=again == 0 and bool(remains(place)),
             error=trouble[-600:] if foreign or half or again else "",
         )
 
@@ -145,7 +145,8 @@ def _result(name: str, place: Path, errors: Path) -> str:
     return written.read_text() if in_fork(work, errors) == 0 else errors.read_text()
 
 
-def _remains(place: Path) -> list[Path]:
+def remains(place: Path) -> list[Path]:
+    """Files that should be gone at the end."""
     return [
         path
         for path in place.rglob("*")

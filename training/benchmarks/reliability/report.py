@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from selector.tables import text_table
-from training.benchmarks.reliability import fuzzing, kills, load, random_networks
+from training.benchmarks.reliability import (
+    fuzzing,
+    kills,
+    load,
+    random_networks,
+    worker_kills,
+)
 from training.benchmarks.reliability.samples import make_samples
 from training.reporting.result_file import RESULTS, write_result
 from training.reporting.run_file import RunFile
@@ -38,7 +44,8 @@ def run(
     if {"kills", "fuzzing"} & set(parts):
         make_samples(samples)
     if "kills" in parts:
-        killed.complete(kills.calls(samples), jobs=1, minutes=minutes)
+        tries = kills.calls(samples) | worker_kills.calls()
+        killed.complete(tries, jobs=1, minutes=minutes)
     if "fuzzing" in parts:
         fuzzed.complete(fuzzing.calls(samples), jobs=1, minutes=minutes)
     if "networks" in parts:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from selector.tensor_files import checksum, read_tensor_file
 from training.benchmarks.reliability.loaders import digest
 from training.benchmarks.reliability.samples import batches, tiny
 from training.campaign import campaign
+from training.campaign.backends import BackendName
 from training.campaign.tasks import RecordingTask
 
 Work = Callable[[Path, Path], None]
@@ -48,7 +50,8 @@ def _record(_samples: Path, place: Path) -> None:
     )
 
 
-def _load_records(folder: Path) -> None:
+def load_records(folder: Path) -> None:
+    """Make sure that what is there of records can be read."""
     if folder.is_dir() and any(not x.name.startswith(".") for x in folder.iterdir()):
         selector.Records.load(folder)
 
@@ -110,14 +113,24 @@ def _made(number: int, weights: Path, _device: torch.device) -> tuple[nn.Module,
 
 
 def _campaign(_samples: Path, place: Path) -> None:
+    campaign_of(2, place)
+
+
+def campaign_of(
+    networks: int, place: Path, *, jobs: int = 1, backend: BackendName = "local"
+) -> None:
+    """Record tiny networks, and make sure that all of them are."""
     tasks = [
-        RecordingTask(f"net{n}", "tiny", "drawn", "own", n, partial(_made, n)) for n in range(2)
+        RecordingTask(f"net{n}", "tiny", "drawn", "own", n, partial(_made, n))
+        for n in range(networks)
     ]
-    outcomes = campaign.run(tasks, place / "data", place / "weights", jobs=1, minutes=None)
+    ways: dict[str, Any] = {"jobs": jobs, "minutes": None, "backend": backend}
+    outcomes = campaign.run(tasks, place / "data", place / "weights", **ways)
     assert all(outcome.done for outcome in outcomes), outcomes
 
 
-def _campaign_text(place: Path) -> str:
+def campaign_text(place: Path) -> str:
+    """What a campaign has recorded, as a digest; its log must be whole."""
     log = (place / "weights" / "campaign.jsonl").read_text().splitlines()
     assert all(isinstance(json.loads(line), dict) for line in log)
     return _records_text(place / "data")
@@ -127,7 +140,7 @@ SCENARIOS: dict[str, Scenario] = {
     "record": Scenario(
         prepare=_nothing,
         run=_record,
-        whole=lambda place: _load_records(place / "records"),
+        whole=lambda place: load_records(place / "records"),
         result=lambda place: _records_text(place / "records"),
     ),
     "fit": Scenario(
@@ -140,7 +153,7 @@ SCENARIOS: dict[str, Scenario] = {
     "campaign": Scenario(
         prepare=_nothing,
         run=_campaign,
-        whole=lambda place: _load_records(place / "data"),
-        result=_campaign_text,
+        whole=lambda place: load_records(place / "data"),
+        result=campaign_text,
     ),
 }
