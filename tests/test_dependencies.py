@@ -50,3 +50,12 @@ def test_every_requirement_has_a_free_licence(name: str) -> None:
     stated = [text for field in STATED for text in about.get_all(field) or ()]
     said = " ".join([*stated, *classifiers])
     assert re.search(FREE, said, re.IGNORECASE), said[:200]
+
+
+def test_every_requirement_is_listed_with_its_licence() -> None:
+    lines = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:1] == "|"]
+    listed = {name: row[2] for row in rows for name in row[0].split(", ")}
+    for name, _ in required():
+        assert re.search(FREE, listed[name], re.IGNORECASE), name
+    assert listed.keys() - dict(required()).keys() == {"package", "---"}
