@@ -18,7 +18,7 @@ from tests.networks import CLASSES, data, small
 from training.benchmarks.common import subjects
 from training.benchmarks.common.curves import CurvePoint, area
 from training.benchmarks.common.subjects import Subject, held_out_specs
-from training.benchmarks.networks import finetuning
+from training.benchmarks.networks import finetuning, third_party
 from training.benchmarks.networks import runs as networks
 from training.benchmarks.networks.learnt import learn_without
 from training.benchmarks.networks.methods import (
@@ -333,6 +333,44 @@ def test_means_are_over_the_networks_that_all_rivals_were_run_on() -> None:
     best = {"whole": "l1", "begun": "l1"}
     assert summary_of(rows_of(runs + alone, best)) == pytest.approx(summary_of(rows_of(runs, best)))
     assert summary_of(rows_of(alone, best))["auc_selector"] == pytest.approx(0.1)
+
+
+def test_what_third_party_networks_lose(tmp_path: Path) -> None:
+    runs = []
+    for network, lead in (("a", 0.01), ("b", 0.02), ("c", 0.06)):
+        runs += [run_of(network, SELECTOR, 0.7 + lead), run_of(network, always("l1"), 0.7)]
+    rows = third_party.rows_of(runs, dict.fromkeys("abc", "mnist"))
+    summary = third_party.summary_of(rows)
+    assert summary["third_party_tested"] == 3
+    start = runs[0].points[0].accuracy
+    unrepaired = [100 * (start - 0.7 - lead) for lead in (0.01, 0.02, 0.06)]
+    assert summary["third_party_median_drop_50_unrepaired"] == pytest.approx(unrepaired[1])
+    # Repaired networks are five points above the others here.
+    assert summary["third_party_median_drop_50"] == pytest.approx(unrepaired[1] - 5)
+    assert summary["third_party_median_drop_50_l1"] == pytest.approx(100 * (start - 0.75))
+    assert summary["third_party_over_l1_points"] == pytest.approx(3.0)
+    assert summary["third_party_over_l1_points_worst"] == pytest.approx(1.0)
+    assert "third_party_routing_points" not in summary  # It was not run.
+    table = third_party.markdown(rows)
+    assert f"| a | mnist | {100 * start:.1f} | 71.0 | 76.0 | 75.0 | - | - |" in table
+    assert f"| *median of what is lost* |  |  | -{unrepaired[1]:.1f} |" in table
+    assert third_party.sentences(summary)[0].startswith("The selector over L1 with even widths: +3")
+    # One that a method was not run on has no median there.
+    more = third_party.rows_of([*runs, run_of("d", SELECTOR, 0.5)], dict.fromkeys("abcd", "mnist"))
+    assert "third_party_median_drop_50_l1" not in third_party.summary_of(more)
+
+
+def test_what_imagenet_networks_lose_is_read_from_the_repair_benchmark(tmp_path: Path) -> None:
+    assert third_party.imagenet_summary(tmp_path) == {}
+    right = {"unpruned": 0.7, "pruned": 0.4, "repaired": 0.65}
+    row = {"dataset": "imagenet-sample", "role": "test", "failed": None, "accuracies": right}
+    others = [{**row, "role": "learn"}, {**row, "dataset": "mnist"}, {"network": "timed"}]
+    (tmp_path / "repair.json").write_text(json.dumps({"rows": [row, *others]}))
+    assert third_party.imagenet_summary(tmp_path) == {
+        "imagenet_networks": 1,
+        "imagenet_median_drop_80": 5.0,
+        "imagenet_median_drop_80_unrepaired": 30.0,
+    }
 
 
 def test_a_short_fine_tune_mends_the_pruned_network(folders: Folders) -> None:

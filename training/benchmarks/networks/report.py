@@ -11,8 +11,9 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from selector.errors import SelectorError
+from training.benchmarks.common.differences import difference_in_words
 from training.benchmarks.common.subjects import find_subjects
-from training.benchmarks.networks import finetuning
+from training.benchmarks.networks import finetuning, third_party
 from training.benchmarks.networks.methods import (
     METHODS,
     MYOPIC,
@@ -47,6 +48,7 @@ from training.reporting.markdown import markdown_table
 from training.reporting.marked_part import put
 from training.reporting.result_file import write_result
 from training.reporting.run_file import RunFile
+from training.zoo.shared_third_party import third_party_info
 
 mpl.use("Agg")
 
@@ -116,7 +118,10 @@ def show(settings: RunSettings, folders: Folders, results: Path) -> None:
     begun = {run.network for run in file.read().values()}
     subjects = [s for s in find_subjects(folders.data) if s.name in begun]
     every = tasks_for(subjects, list(METHODS), settings, folders)
-    runs = finished(every, file.path)
+    done = finished(every, file.path)
+    kept = {s.name: third_party_info(s.name).dataset for s in subjects if s.is_third_party}
+    strangers = third_party.rows_of([run for run in done if run.network in kept], kept)
+    runs = [run for run in done if run.network not in kept]
     table = rows_of(runs, {task.subject.name: task.learnt.single_best for task in every})
     for network in dict.fromkeys(network for network, _ in table):
         print(f"\n{network}\n" + printed([r for (name, _), r in table.items() if name == network]))
@@ -124,12 +129,16 @@ def show(settings: RunSettings, folders: Folders, results: Path) -> None:
     tuned = finetuning.read(results / finetuning.FILE)
     if means:
         print(f"\nmean over {means[0].note}\n" + printed(means))
+    if strangers:
+        print("\nthird-party networks\n" + third_party.printed(strangers))
     if tuned:
         print("\nafter training\n" + finetuning.printed(tuned))
     summary = (summary_of(table) if table else {}) | resnet50_cost.ratio(results)
-    summary |= finetuning.summary_of(tuned)
+    summary |= finetuning.summary_of(tuned) | third_party.summary_of(strangers)
+    summary |= third_party.imagenet_summary(results)
     print("\n".join(["", *(f"{key}: {value:g}" for key, value in summary.items())]))
     rows = [row.flat for row in [*table.values(), *means]] + [asdict(one) for one in tuned]
+    rows += strangers
     print(write_result("networks", summary, rows, results))
     if runs:
         print(plot(runs, table, results / "networks.png"))
@@ -155,8 +164,12 @@ def update_pages(page: Path, readme: Path, results: Path) -> None:
     shown = {name + end for name in HEADLINE for end in ("", REPAIRED)}
     put(readme, "headline", markdown([row for row in rows if row["method"] in shown]))
     said = "\n".join(f"- {line}" for line in sentences(found.get("summary", {})))
+    strangers = [row for row in found["rows"] if row.get("part") == "third_party"]
+    gains = "\n".join(f"- {line}" for line in third_party.sentences(found["summary"]))
     for document in (page, readme):
         put(document, "gains", said)
+        if strangers:
+            put(document, "third-party", f"{third_party.markdown(strangers)}\n\n{gains}".strip())
 
 
 GAINS = {
@@ -177,16 +190,11 @@ GAINS = {
 
 def sentences(summary: Mapping[str, float]) -> list[str]:
     """What each ingredient buys, in points of area under accuracy over MACs."""
-    lines = []
-    for name, words in GAINS.items():
-        if name in summary:
-            low, high = summary[f"{name}_low"], summary[f"{name}_high"]
-            verdict = " An interval that holds zero says: no difference." if low < 0 < high else ""
-            lines.append(
-                f"{words}: {summary[name]:+.1f} points ({low:+.1f} to {high:+.1f}; on the worst "
-                f"network {summary[f'{name}_worst']:+.1f}).{verdict}"
-            )
-    return lines
+    return [
+        difference_in_words(summary, name, words)
+        for name, words in GAINS.items()
+        if name in summary
+    ]
 
 
 SHOWN = {"auc": "area 90-30%", "accuracy_50": "50% MACs", "accuracy_30": "30% MACs"}

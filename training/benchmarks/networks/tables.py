@@ -7,7 +7,7 @@ import numpy as np
 
 from selector.tables import count_text, text_table
 from training.benchmarks.common.curves import CurvePoint, accuracy_at, area, removed_at_drop
-from training.benchmarks.common.differences import FEWEST, mean_interval
+from training.benchmarks.common.differences import difference_of
 from training.benchmarks.networks.methods import (
     METHODS,
     MYOPIC,
@@ -247,16 +247,8 @@ def summary_of(table: Table) -> dict[str, float]:
 def _difference(table: Table, ours: str, other: str, name: str) -> dict[str, float]:
     """Points of area by which one method is ahead, with a 95 % interval over networks."""
     both = [n for n in compared(table) if (n, ours) in table and (n, other) in table]
-    if len(both) < FEWEST:
-        return {}
     points = [100 * (table[n, ours].area - table[n, other].area) for n in both]
-    middle, low, high = mean_interval(points)
-    return {
-        f"{name}_worst": round(min(points), 2),
-        name: round(middle, 2),
-        f"{name}_low": round(low, 2),
-        f"{name}_high": round(high, 2),
-    }
+    return difference_of(points, name)
 
 
 def printed(rows: Sequence[Row]) -> str:
