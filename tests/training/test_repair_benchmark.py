@@ -158,9 +158,25 @@ def test_the_summary_counts_third_party_networks_alone() -> None:
         "third_party_distilled_networks": 2,
         "third_party_mean_gain_distilled_points": 15.0,
         "third_party_mean_distilled_over_repaired_points": 0.5,
+        "test_networks": 3,
+        "test_median_drop_50_pruned": pytest.approx(25.0),
+        "test_median_drop_50_repaired": pytest.approx(19.0),
         "resnet56_time_ratio": 1.5,
     }
     assert report.summary_of([], []) == {}
+    kept = [
+        replace(made_run("one", 0.99, 0.50, 0.80, 0.90), role="test"),
+        replace(made_run("two", 0.95, 0.70, 0.93, 0.94), role="test"),
+        replace(made_run("other", 0.9, 0.1, 0.2, 0.3), role="learn"),
+        replace(made_run("large", 0.9, 0.1, 0.2, 0.3), role="test", dataset="imagenet-sample"),
+    ]
+    drops = {k: v for k, v in report.summary_of(kept, []).items() if k.startswith("test_")}
+    assert drops == {
+        "test_networks": 2,
+        "test_median_drop_50_pruned": 37.0,
+        "test_median_drop_50_repaired": 10.5,
+        "test_median_drop_50_distilled": 5.0,
+    }
 
 
 def test_a_run_is_read_back_and_shown(tmp_path: Path) -> None:

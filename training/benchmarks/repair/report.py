@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 from selector.errors import SelectorError
@@ -17,6 +17,7 @@ from training.benchmarks.repair.speed import SUBJECTS, SpeedRun
 from training.reporting.markdown import markdown_table
 from training.reporting.marked_part import put
 from training.reporting.result_file import write_result
+from training.zoo.shared_third_party import IMAGENET
 
 STATES = ("unpruned", "pruned", "repaired", "distilled")
 COSTS = ("scoring", "prune", "repair", "distil")
@@ -95,7 +96,8 @@ def summary_of(
 
     Gains are differences of accuracies in points, of third-party networks alone: `gain` of the
     repaired network over the pruned one, `gain_distilled` of the distilled network over the pruned
-    one, `distilled_over_repaired` of the distilled over the repaired one. `memory_ratio` is the
+    one, `distilled_over_repaired` of the distilled over the repaired one. `test_median_drop_50` is
+    what networks kept for tests lose at half their MACs, without ImageNet's. `memory_ratio` is the
     largest.
     """
     summary: dict[str, float] = {}
@@ -115,6 +117,7 @@ def summary_of(
         summary["third_party_distilled_networks"] = len(taught)
         summary["third_party_mean_gain_distilled_points"] = round(mean(gains), 3)
         summary["third_party_mean_distilled_over_repaired_points"] = round(mean(more), 3)
+    summary |= _drops([run for run in others if run.role == "test" and run.dataset != IMAGENET])
     summary |= {f"{time.network}_time_ratio": round(time.ratio, 3) for time in times}
     if peaks:
         summary["memory_ratio"] = round(max(peak.ratio for peak in peaks), 3)
@@ -122,6 +125,16 @@ def summary_of(
         summary[f"{peak.network}_repair_mib"] = peak.repair_mib
         summary[f"{peak.network}_scoring_mib"] = peak.scoring_mib
     return summary
+
+
+def _drops(runs: Sequence[RepairRun]) -> dict[str, float]:
+    """Medians of the points that networks kept for tests lose, in every state that all have."""
+    found: dict[str, float] = {"test_networks": len(runs)} if runs else {}
+    for state in STATES[1:]:
+        if runs and all(vars(run.accuracies)[state] is not None for run in runs):
+            lost = [-gain for gain in _gains(runs, "unpruned", state)]
+            found[f"test_median_drop_50_{state}"] = round(median(lost), 2)
+    return found
 
 
 def _gains(runs: Sequence[RepairRun], before: str, after: str) -> list[float]:
