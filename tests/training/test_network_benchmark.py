@@ -17,7 +17,7 @@ from selector.network.tracing import find_groups
 from tests.networks import CLASSES, data, small
 from training.benchmarks.common import subjects
 from training.benchmarks.common.curves import CurvePoint, area
-from training.benchmarks.common.subjects import Subject, held_out_specs
+from training.benchmarks.common.subjects import OfZoo, held_out_specs
 from training.benchmarks.networks import finetuning, third_party
 from training.benchmarks.networks import runs as networks
 from training.benchmarks.networks.learnt import learn_without
@@ -71,7 +71,7 @@ DIGITS = NetworkSpec(
 )
 KNOWN = "chengyuhsieh_lenet_mnist", "stanweer1_oneconv_fashion"
 """Recorded networks of other families."""
-SUBJECT = Subject(DIGITS.name, DIGITS)
+SUBJECT = OfZoo(DIGITS.name, DIGITS)
 FEW = RunSettings(rounds=4, calibration_images=128, test_images=200)
 
 START, END = "<!-- networks: begin -->", "<!-- networks: end -->"
@@ -235,7 +235,7 @@ def test_unknown_networks_and_methods_are_named(folders: Folders) -> None:
 def test_a_method_that_fails_says_why_and_keeps_its_points(folders: Folders) -> None:
     plain = NetworkSpec(**{**vars(DIGITS), "family": "plain", "name": "digits-plain-test"})
     run = networks.run_one(
-        tasks_for([Subject(plain.name, plain)], [always("batchnorm_scale")], FEW, folders)[0]
+        tasks_for([OfZoo(plain.name, plain)], [always("batchnorm_scale")], FEW, folders)[0]
     )
     assert "needs normalisation" in str(run.failed)
     assert len(run.points) == 1
@@ -248,7 +248,7 @@ def test_what_is_learnt_knows_neither_the_family_nor_the_judged(
     folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nin = next(spec for spec in sample_zoo(160, 2026) if spec.family == "nin")
-    other = Subject("digits-nin-w48d1-relu-5baf54", nin)
+    other = OfZoo("digits-nin-w48d1-relu-5baf54", nin)
     learnt = learn_without(SUBJECT, [SUBJECT, other], folders.data, tmp_path)
     for folder in (learnt.selector, learnt.portfolio):
         known = SaliencySelector.load(folder).networks_

@@ -1,5 +1,6 @@
 """The networks that pruning is judged on, each with its images: others' and held-out ones."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -36,47 +37,154 @@ ZOO = (160, 2026)
 HELD_OUT = ("cifar10", "cifar100", "gtsrb", "fashion-mnist")
 """Their data sets, one network each."""
 MAX_RATIO = 0.9
-BATCH = 64
-"""Calibration images at a time."""
+BATCH, TEST_BATCH = 64, 250
+"""Images at a time."""
 KEPT = 5000
 """First training images of foreign networks that are kept for calibration, never tuned on."""
 DRAW = 1024
 """Images from the first of one draw of calibration images to the first of the next."""
 
 
+SubjectBatches = TensorBatches | PreparedBatches
+
+
 @dataclass(frozen=True)
-class Subject:
-    """One network that is pruned by every method."""
+class Subject(ABC):
+    """One network that is pruned by every method, with its images."""
 
     name: str
-    spec: NetworkSpec | None = None
-    """What it is if it is one of the zoo's; None for a foreign or third-party network."""
-
-    @property
-    def is_third_party(self) -> bool:
-        """Whether it is one of the third-party networks that are kept for tests."""
-        return self.spec is None and self.name not in FOREIGN
 
     @property
     def family(self) -> str | None:
         """Its family in the zoo."""
-        return self.spec.family if self.spec else None
+        return None
+
+    @property
+    @abstractmethod
+    def weights(self) -> str:
+        """What tells these trained weights from others."""
+
+    @abstractmethod
+    def model(self, weights: Path) -> nn.Module:
+        """The trained network; one of the zoo lies in the folder, or is trained now."""
+
+    @abstractmethod
+    def calibration(self, first: int, count: int) -> SubjectBatches:
+        """Images to score, measure, recalibrate and repair on, from the `first` one on."""
+
+    @abstractmethod
+    def tests(self, count: int) -> SubjectBatches:
+        """The first test images, as the network reads them."""
+
+    @abstractmethod
+    def training(self, count: int) -> tuple[ImageData, DatasetInfo]:
+        """Images to fine-tune on, none of them for calibration, and how they are normalised.
+
+        Raises:
+            SelectorError: A network that is not fine-tuned.
+        """
+
+
+@dataclass(frozen=True)
+class Foreign(Subject):
+    """A network for CIFAR-10 of somebody else, whose training images the first ones are of."""
 
     @property
     def weights(self) -> str:
         """What tells these trained weights from others."""
-        if self.is_third_party:
-            return self.name
-        return fingerprint(self.spec) if self.spec else FOREIGN[self.name].file
+        return FOREIGN[self.name].file
 
     def model(self, weights: Path) -> nn.Module:
-        """The trained network; one of the zoo lies in the folder, or is trained now."""
-        if self.is_third_party:
-            return load_third_party(self.name)
-        if self.spec is None:
-            return load_foreign(self.name)
+        """The trained network."""
+        return load_foreign(self.name)
+
+    def calibration(self, first: int, count: int) -> SubjectBatches:
+        """Images to score, measure, recalibrate and repair on."""
+        images = load("cifar10", "train", offset=first, limit=count)
+        return foreign_batches(self.name, images, BATCH)
+
+    def tests(self, count: int) -> SubjectBatches:
+        """The first test images."""
+        return foreign_batches(self.name, load("cifar10", "test", limit=count), TEST_BATCH)
+
+    def training(self, count: int) -> tuple[ImageData, DatasetInfo]:
+        """Images to fine-tune on, and how they are normalised."""
+        own = FOREIGN[self.name]
+        data = load("cifar10", "train", offset=KEPT, limit=count)
+        planes = data.images.flip(1) if own.bgr else data.images
+        info = replace(DATASETS["cifar10"], mean=own.mean, std=own.std)
+        return ImageData(planes, data.labels, data.classes), info
+
+
+@dataclass(frozen=True)
+class ThirdParty(Subject):
+    """One of the third-party networks that are kept for tests, on any data set."""
+
+    @property
+    def weights(self) -> str:
+        """What tells these trained weights from others."""
+        return self.name
+
+    def model(self, weights: Path) -> nn.Module:
+        """The trained network."""
+        return load_third_party(self.name)
+
+    def calibration(self, first: int, count: int) -> SubjectBatches:
+        """Images to score, measure, recalibrate and repair on."""
+        return third_party_batches(self.name, "train", offset=first, limit=count, batch_size=BATCH)
+
+    def tests(self, count: int) -> SubjectBatches:
+        """The first test images."""
+        return third_party_batches(self.name, "test", limit=count, batch_size=TEST_BATCH)
+
+    def training(self, count: int) -> tuple[ImageData, DatasetInfo]:
+        """Images to fine-tune on, and how they are normalised."""
+        # It prepares its images in its own way.
+        raise SelectorError(f"{self.name} is not fine-tuned; take a foreign network")
+
+
+@dataclass(frozen=True)
+class OfZoo(Subject):
+    """A network of our own zoo, which has never seen its calibration images."""
+
+    spec: NetworkSpec
+
+    @property
+    def family(self) -> str:
+        """Its family in the zoo."""
+        return self.spec.family
+
+    @property
+    def weights(self) -> str:
+        """What tells these trained weights from others."""
+        return fingerprint(self.spec)
+
+    @property
+    def _info(self) -> DatasetInfo:
+        return DATASETS[self.spec.dataset]
+
+    def _batches(self, images: ImageData, size: int) -> TensorBatches:
+        return TensorBatches(images, batch_size=size, mean=self._info.mean, std=self._info.std)
+
+    def model(self, weights: Path) -> nn.Module:
+        """The trained network."""
         weights.mkdir(parents=True, exist_ok=True)
         return trained(self.spec, weights)
+
+    def calibration(self, first: int, count: int) -> SubjectBatches:
+        """Images to score, measure, recalibrate and repair on."""
+        offset = self.spec.train_images + first
+        unseen = load(self.spec.dataset, "train", offset=offset, limit=count)
+        return self._batches(unseen, BATCH)
+
+    def tests(self, count: int) -> SubjectBatches:
+        """The first test images."""
+        return self._batches(load(self.spec.dataset, "test", limit=count), TEST_BATCH)
+
+    def training(self, count: int) -> tuple[ImageData, DatasetInfo]:
+        """Images to fine-tune on, and how they are normalised."""
+        limit = min(count, self.spec.train_images)
+        return load(self.spec.dataset, "train", limit=limit), self._info
 
 
 def held_out_specs(data: Path) -> list[NetworkSpec]:
@@ -119,14 +227,14 @@ def find_subjects(data: Path, names: Iterable[str] | None = None) -> list[Subjec
     Raises:
         SelectorError: An unknown name.
     """
-    every = {name: Subject(name) for name in FOREIGN}
+    every: dict[str, Subject] = {name: Foreign(name) for name in FOREIGN}
     if third_party_folder() is not None:
         every |= {
-            name: Subject(name)
+            name: ThirdParty(name)
             for name, info in third_party_networks("test").items()
             if info.dataset != IMAGENET and missing_images(name) is None
         }
-    every |= {spec.name: Subject(spec.name, spec) for spec in held_out_specs(data)}
+    every |= {spec.name: OfZoo(spec.name, spec) for spec in held_out_specs(data)}
     wanted = list(every) if names is None else list(names)
     for name in wanted:
         if name not in every:
@@ -135,58 +243,28 @@ def find_subjects(data: Path, names: Iterable[str] | None = None) -> list[Subjec
 
 
 @cache
-def calibration(subject: Subject, count: int, draw: int = 0) -> TensorBatches | PreparedBatches:
-    """Images to score, measure, recalibrate and repair on.
-
-    A network of the zoo has never seen them; of others' networks, all but the test images may have
-    been trained on, and these are the first training images.
+def calibration(subject: Subject, count: int, draw: int = 0) -> SubjectBatches:
+    """Calibration images of a network, read once.
 
     Args:
         subject: The network.
         count: Images.
         draw: Which images; those of two draws differ.
     """
-    first = draw * DRAW
-    if subject.is_third_party:
-        return third_party_batches(
-            subject.name, "train", offset=first, limit=count, batch_size=BATCH
-        )
-    if subject.spec is None:
-        images = load("cifar10", "train", offset=first, limit=count)
-        return foreign_batches(subject.name, images, BATCH)
-    info = DATASETS[subject.spec.dataset]
-    offset = subject.spec.train_images + first
-    unseen = load(subject.spec.dataset, "train", offset=offset, limit=count)
-    return TensorBatches(unseen, batch_size=BATCH, mean=info.mean, std=info.std)
+    return subject.calibration(draw * DRAW, count)
 
 
 @cache
 def test_images(subject: Subject, count: int) -> Images:
-    """The first `count` test images, as the network reads them."""
-    if subject.is_third_party:
-        return laid_out(third_party_batches(subject.name, "test", limit=count, batch_size=250))
-    if subject.spec is None:
-        return laid_out(foreign_batches(subject.name, load("cifar10", "test", limit=count), 250))
-    info = DATASETS[subject.spec.dataset]
-    images = load(subject.spec.dataset, "test", limit=count)
-    return laid_out(TensorBatches(images, batch_size=250, mean=info.mean, std=info.std))
+    """The first `count` test images, as the network reads them, read once."""
+    return laid_out(subject.tests(count))
 
 
 @cache
 def training_images(subject: Subject, count: int) -> tuple[ImageData, DatasetInfo]:
-    """Images to fine-tune on, none of them for calibration, and how they are normalised.
+    """Images to fine-tune on, read once.
 
     Raises:
-        SelectorError: A third-party network, which prepares its images in its own way.
+        SelectorError: A network that is not fine-tuned.
     """
-    if subject.is_third_party:
-        raise SelectorError(f"{subject.name} is not fine-tuned; take a foreign network")
-    if subject.spec is not None:
-        limit = min(count, subject.spec.train_images)
-        info = DATASETS[subject.spec.dataset]
-        return load(subject.spec.dataset, "train", limit=limit), info
-    own = FOREIGN[subject.name]
-    data = load("cifar10", "train", offset=KEPT, limit=count)
-    planes = data.images.flip(1) if own.bgr else data.images
-    info = replace(DATASETS["cifar10"], mean=own.mean, std=own.std)
-    return ImageData(planes, data.labels, data.classes), info
+    return subject.training(count)

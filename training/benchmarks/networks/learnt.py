@@ -47,7 +47,7 @@ def learn_without(subject: Subject, others: Iterable[Subject], data: Path, folde
         data: Folder of the records.
         folder: Where what is learnt is kept, under a name that changes with records and code.
     """
-    if subject.spec is None:
+    if subject.family is None:
         selector, names = shipped_file("selector"), _known(data)
     else:
         judged = {other.name for other in others}

@@ -11,7 +11,6 @@ from torch import nn
 
 from selector.data.batches import Batches
 from selector.data.forward import probe_inputs
-from selector.data.image_data import TensorBatches
 from selector.errors import SelectorError
 from selector.network.tracing import find_groups
 from selector.planning.plan import Plan
@@ -23,6 +22,7 @@ from training.benchmarks.common.curves import LOW
 from training.benchmarks.common.subjects import (
     MAX_RATIO,
     Subject,
+    SubjectBatches,
     calibration,
     find_subjects,
 )
@@ -36,7 +36,6 @@ from training.benchmarks.networks.methods import (
 )
 from training.benchmarks.networks.reconstructing_rival import prune_and_reconstruct
 from training.benchmarks.networks.torch_pruning_rival import History, prune_with_torch_pruning
-from training.zoo.shared_third_party import PreparedBatches
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class PruningTask:
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
     @property
-    def batches(self) -> TensorBatches | PreparedBatches:
+    def batches(self) -> SubjectBatches:
         """The calibration images."""
         return calibration(self.subject, self.settings.calibration_images, self.settings.draw)
 

@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 
 from selector.errors import SelectorError
 from training.benchmarks.common.differences import difference_in_words
-from training.benchmarks.common.subjects import find_subjects
+from training.benchmarks.common.subjects import ThirdParty, find_subjects
 from training.benchmarks.networks import finetuning, third_party
 from training.benchmarks.networks.methods import (
     METHODS,
@@ -119,7 +119,7 @@ def show(settings: RunSettings, folders: Folders, results: Path) -> None:
     subjects = [s for s in find_subjects(folders.data) if s.name in begun]
     every = tasks_for(subjects, list(METHODS), settings, folders)
     done = finished(every, file.path)
-    kept = {s.name: third_party_info(s.name).dataset for s in subjects if s.is_third_party}
+    kept = {s.name: third_party_info(s.name).dataset for s in subjects if isinstance(s, ThirdParty)}
     strangers = third_party.rows_of([run for run in done if run.network in kept], kept)
     runs = [run for run in done if run.network not in kept]
     table = rows_of(runs, {task.subject.name: task.learnt.single_best for task in every})
