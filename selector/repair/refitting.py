@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from selector.errors import SelectorError
 from selector.network.layers import CONVOLUTION, channel_dimension
 from selector.repair.least_squares import NormalEquations, WeightStep
+from selector.repair.own_forwards import plain_reading
 from selector.repair.patches import (
     Positions,
     input_rows,
@@ -132,7 +133,11 @@ class _Rows:
     """Inputs of the batch's first image."""
 
 
-def _rows(layer: nn.Module, kept: Tensor, visit: Visit, sampling: Sampling, count: int) -> _Rows:
+def _rows(named: nn.Module, kept: Tensor, visit: Visit, sampling: Sampling, count: int) -> _Rows:
+    reading = plain_reading(named, visit.inputs)
+    if reading is None:
+        raise NotRowsError(f"a {type(named).__name__} with a forward of its own is not refitted")
+    layer, inputs_read = reading
     images = visit.stop - visit.start
     available = rows_of_outputs(layer, visit.targets, images)
     if not available:
@@ -149,7 +154,7 @@ def _rows(layer: nn.Module, kept: Tensor, visit: Visit, sampling: Sampling, coun
     order = order.to(kept.device)
     targets = output_rows(layer, visit.targets, positions, order)[:, kept]
     groups = layer.groups if isinstance(layer, CONVOLUTION) else 1
-    inputs = input_rows(layer, visit.inputs, visit.targets, positions, order)
+    inputs = input_rows(layer, inputs_read, visit.targets, positions, order)
     return _Rows(
         inputs,
         targets.view(len(targets), groups, -1).transpose(0, 1),

@@ -14,22 +14,6 @@ from selector.errors import SelectorError
 from selector.network.layers import CONVOLUTION, NORMALISATION
 from selector.repair.walk import copied, first_argument
 
-_FORWARDS = tuple(
-    kind.forward
-    for kind in (
-        nn.Conv1d,
-        nn.Conv2d,
-        nn.Conv3d,
-        nn.ConvTranspose1d,
-        nn.ConvTranspose2d,
-        nn.ConvTranspose3d,
-        nn.Linear,
-    )
-)
-_INNER_FORWARDS = tuple(
-    kind._conv_forward for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, CONVOLUTION)
-)
-
 
 @dataclass(frozen=True)
 class Schedule:
@@ -105,9 +89,6 @@ def why_not(model: nn.Module, name: str, shared: Mapping[str, str], *, frozen: b
         return "frozen (requires_grad=False)" if fixed and not frozen else None
     if not isinstance(layer, (CONVOLUTION, nn.Linear)):
         return f"a {kind} is not refitted"
-    inner = getattr(type(layer), "_conv_forward", None)
-    if type(layer).forward not in _FORWARDS or (inner and inner not in _INNER_FORWARDS):
-        return f"a {kind} with a forward of its own is not refitted"
     weight = cast(nn.Parameter, layer.weight)
     if not weight.is_floating_point():
         return f"its weight is {weight.dtype}"
