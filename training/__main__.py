@@ -20,6 +20,7 @@ from training.benchmarks.founding.methods import METHODS
 from training.benchmarks.labels import modes as modes_benchmark
 from training.benchmarks.labels import records as records_benchmark
 from training.benchmarks.labels import which_metric as metric_table
+from training.benchmarks.large import report as large_report
 from training.benchmarks.networks import report as network_report
 from training.benchmarks.networks.pruning_task import Folders, RunSettings
 from training.benchmarks.reliability import report as reliability
@@ -408,6 +409,21 @@ def benchmark_repair(
     work(None if networks is None else networks.split(","), minutes, results)
     if docs:
         repair_report.update_page(BENCHMARKS, results)
+
+
+@app.command()
+def benchmark_large(
+    methods: Annotated[
+        str | None, typer.Option(help="Methods, with ; between them; all by default.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="Begin no run later.")] = None,
+    results: Annotated[Path, typer.Option(help="Runs and result file.")] = RESULTS,
+    docs: Annotated[bool, typer.Option(help="Put the table into the documents.")] = False,
+) -> None:
+    """EfficientNet-Lite1 on ImageNet, pruned by six methods, with and without repair; resumable."""
+    large_report.run(None if methods is None else methods.split(";"), minutes, results)
+    if docs:
+        large_report.update_page(BENCHMARKS, results)
 
 
 @app.command()
