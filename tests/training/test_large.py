@@ -137,6 +137,14 @@ def test_the_document_gets_the_runs_that_are_there(tmp_path: Path) -> None:
     assert "| selector | - | - | 40.0 | 85.0 | - | - | - | - | - | 10 |" in text
     assert "| always l1 | - | - | - | - | - | - | 10.0 | 50.0 | 40 | 10 |" in text
     assert "old" not in text
+    assert "Points lost at 80% of the MACs, repaired: selector 5.0." in text
+    assert "Points lost at 60% of the MACs, repaired: always l1 40.0." in text
+    assert "the selector's cuts take" not in text
+    both = [*rows, run_of(TORCH_PRUNING, 0.8, 0.3, 0.7)]
+    assert (
+        "Down to 80% of the MACs, the selector's cuts take 2.0 times the CPU time of "
+        "Torch-Pruning's; with one repair each, 1.7 times."
+    ) in report.said(both)
     assert report.said([]) == "Nothing has been run yet."
 
 

@@ -65,8 +65,9 @@ def summary_of(runs: Sequence[LargeRun]) -> dict[str, float]:
 
     `drop_at_80` are the points of accuracy that the selector loses at 80 % of the MACs, repaired;
     `drop_at_80_unrepaired` before the repair. Keys of other methods begin with their names.
-    `seconds_over_torch_pruning` compares the CPU time of all cuts, without repair, down to the
-    least share that both reached; `seconds_over_torch_pruning_repaired` adds the last repair.
+    `seconds_over_torch_pruning` compares the CPU time of all cuts, without repair, down to
+    `seconds_compared_at` percent of the MACs, the least that both reached;
+    `seconds_over_torch_pruning_repaired` adds one repair to each.
     """
     summary: dict[str, float] = {"methods": len({one.method for one in runs})}
     done = {(one.method, one.target): one for one in runs if one.failed is None}
@@ -79,6 +80,7 @@ def summary_of(runs: Sequence[LargeRun]) -> dict[str, float]:
     if both:
         ours, theirs = (done[method, min(both)] for method in (SELECTOR, TORCH_PRUNING))
         ways = [(one.seconds, one.seconds + one.repair_seconds) for one in (ours, theirs)]
+        summary["seconds_compared_at"] = round(100 * min(both))
         for number, end in enumerate(("", "_repaired")):
             ratio = ways[0][number] / ways[1][number]
             summary[f"seconds_over_torch_pruning{end}"] = round(ratio, 3)
@@ -125,7 +127,33 @@ def said(runs: Sequence[LargeRun]) -> str:
         f"Accuracy in percent on {TEST_IMAGES} images; unpruned "
         f"{100 * _known(runs[0].unpruned):.1f}; {CALIBRATION_IMAGES} images to calibrate.{absent}"
     )
-    return f"{lines}\n\n{markdown_table(COLUMNS, table_of(runs))}"
+    return "\n\n".join([lines, markdown_table(COLUMNS, table_of(runs)), *_sentences(runs)])
+
+
+def _sentences(runs: Sequence[LargeRun]) -> list[str]:
+    """What repaired networks lose, and the time; nothing where there is nothing to say."""
+    summary = summary_of(runs)
+    lost = {
+        target: [
+            f"{method} {summary[key]:.1f}"
+            for method, name in KEYS.items()
+            if (key := f"{name}drop_at_{100 * target:.0f}") in summary
+        ]
+        for target in TARGETS
+    }
+    lines = [
+        f"- Points lost at {target:.0%} of the MACs, repaired: {', '.join(some)}."
+        for target, some in lost.items()
+        if some
+    ]
+    if "seconds_compared_at" in summary:
+        ratios = [summary[f"seconds_over_torch_pruning{end}"] for end in ("", "_repaired")]
+        lines.append(
+            f"- Down to {summary['seconds_compared_at']:.0f}% of the MACs, the selector's cuts "
+            f"take {ratios[0]:.1f} times the CPU time of Torch-Pruning's; with one repair each, "
+            f"{ratios[1]:.1f} times."
+        )
+    return ["\n".join(lines)] if lines else []
 
 
 def _known(share: float | None) -> float:
