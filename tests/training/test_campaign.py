@@ -187,6 +187,18 @@ def test_what_is_recorded_stays(whole: Path, tmp_path: Path) -> None:
     assert exit_status(more[:2]) == 0
 
 
+def test_what_the_killed_leave_behind_the_last_file_is_removed(whole: Path, tmp_path: Path) -> None:
+    weights, name = tmp_path / "w", SPECS[0].name
+    (weights / "journal" / f"{name}-{SPECS[0].seed}").mkdir(parents=True)
+    for end in ("lock", "worker"):
+        (weights / f"{name}.{end}").write_text("12345 gone\n")
+    others = weights / "other.lock"
+    others.touch()
+    campaign.run(SPECS[:1], whole / "data", weights, jobs=1, minutes=0)
+    assert sorted(path.name for path in weights.iterdir()) == ["journal", "other.lock"]
+    assert not any((weights / "journal").iterdir())
+
+
 class Counting:
     """Counts the groups that are measured, not found in a journal."""
 

@@ -10,20 +10,11 @@ import pytest
 from selector.network.groups import Group
 from selector.network.surgery import Cut, cuts_of
 from selector.records.records import Records
-from training.benchmarks.reliability import (
-    fuzzing,
-    kills,
-    load,
-    loaders,
-    random_networks,
-    report,
-    worker_kills,
-)
+from training.benchmarks.reliability import fuzzing, kills, load, loaders, random_networks, report
 from training.benchmarks.reliability.disturbance import How
 from training.benchmarks.reliability.loaders import LOADERS
 from training.benchmarks.reliability.made_records import make_records
 from training.benchmarks.reliability.samples import make_samples
-from training.campaign.backends import BackendName
 
 
 @pytest.fixture(scope="module")
@@ -76,16 +67,6 @@ def test_drawn_networks_are_cut_right_or_refused(start: int) -> None:
     run = random_networks.judge(start, start + random_networks.CHUNK)
     assert run.groups > 40
     assert (run.wrong, run.crashes) == ((), ())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["local", "dask", "ray"])
-def test_a_campaign_outlives_a_killed_worker(backend: BackendName) -> None:
-    if backend in worker_kills.MODULES:
-        pytest.importorskip(worker_kills.MODULES[backend])
-    run = worker_kills.kill_worker(backend, 0)
-    assert run.died
-    assert [run.lost, run.half_written, run.other_numbers, run.remains] == [False] * 4, run
 
 
 def test_a_wrong_cut_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,8 +79,8 @@ def run(
     names = [task.network for task in tasks]
     done = {n: NetworkOutcome(n, "there", "was there") for n in names if (data / n).exists()}
     for task in tasks:
-        if task.network in done:  # Whoever was killed after the last file has left the journal.
-            shutil.rmtree(weights / JOURNAL / f"{task.network}-{task.seed}", ignore_errors=True)
+        if task.network in done:
+            _forget(task, weights)
     deadline = None if minutes is None else time.time() + 60 * minutes
     with (
         running_on(backend, address, jobs) as how,
@@ -157,6 +157,19 @@ class _Campaign:
             self.bar.write(f"{outcome.network}: {outcome.reason}")
 
 
+def _forget(task: RecordingTask, weights: Path) -> None:
+    """Remove what somebody has left who was killed when a network's records were there."""
+    shutil.rmtree(weights / JOURNAL / f"{task.network}-{task.seed}", ignore_errors=True)
+    _note(weights, task).unlink(missing_ok=True)
+    if os.name != "nt":
+        _lock(weights, task).unlink(missing_ok=True)
+
+
+def _lock(weights: Path, task: RecordingTask) -> Path:
+    """Held by the process that is at a network."""
+    return weights / f"{task.network}.lock"
+
+
 def _note(weights: Path, task: RecordingTask) -> Path:
     """For whoever wonders which process is at which network."""
     return weights / f"{task.network}.worker"
@@ -174,7 +187,7 @@ def _one(
     if deadline is not None and started > deadline:
         return NetworkOutcome(task.network, "stopped", "not started: the time is up", worker)
     torch.set_num_threads(1)
-    lock = FileLock(weights / f"{task.network}.lock", timeout=0)
+    lock = FileLock(_lock(weights, task), timeout=0)
     try:
         with lock:
             outcome = _alone(task, data, weights, deadline, _device(device, number), worker)
@@ -195,9 +208,10 @@ def _alone(
 ) -> NetworkOutcome:
     """Record a network that no other worker is at."""
     started = time.time()
-    if (data / task.network).exists():
-        return NetworkOutcome(task.network, "there", "was there", worker)
     note = _note(weights, task)
+    if (data / task.network).exists():
+        note.unlink(missing_ok=True)
+        return NetworkOutcome(task.network, "there", "was there", worker)
     try:
         write_text(note, f"{worker}\n")
         reason = _recorded(task, data, weights, deadline, device)
