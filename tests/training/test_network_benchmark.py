@@ -355,9 +355,12 @@ def test_what_third_party_networks_lose(tmp_path: Path) -> None:
     assert f"| a | mnist | {100 * start:.1f} | 71.0 | 76.0 | 75.0 | - | - |" in table
     assert f"| *median of what is lost* |  |  | -{unrepaired[1]:.1f} |" in table
     assert third_party.sentences(summary)[0].startswith("The selector over L1 with even widths: +3")
-    # One that a method was not run on has no median there.
+    # A method's median is of the networks that it got through on.
     more = third_party.rows_of([*runs, run_of("d", SELECTOR, 0.5)], dict.fromkeys("abcd", "mnist"))
-    assert "third_party_median_drop_50_l1" not in third_party.summary_of(more)
+    summary = third_party.summary_of(more)
+    assert summary["third_party_median_drop_50_networks"] == 4
+    assert summary["third_party_median_drop_50_l1_networks"] == 3
+    assert f"-{100 * (start - 0.75):.1f} (3 of 4)" in third_party.markdown(more)
 
 
 def test_what_imagenet_networks_lose_is_read_from_the_repair_benchmark(tmp_path: Path) -> None:

@@ -83,7 +83,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def summary_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Medians of what is lost at half the MACs, in points, and differences of areas."""
+    """Medians of what is lost at half the MACs, in points, and differences of areas.
+
+    Both are of the networks that a method got through on, whose number stands beside them.
+    """
     found: dict[str, float] = {"third_party_tested": len(rows)} if rows else {}
     for method, name in SHOWN.items():
         end = "" if method == SELECTOR else f"_{name}"
@@ -93,8 +96,9 @@ def summary_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
                 for row in rows
                 if row[f"{name}_50{state}"] is not None
             ]
-            if len(lost) == len(rows) > 0:
-                found[f"third_party_median_drop_50{end}{state}"] = round(median(lost), 2)
+            if lost:
+                key = f"third_party_median_drop_50{end}{state}"
+                found |= {key: round(median(lost), 2), f"{key}_networks": len(lost)}
     for method, (key, _) in GAINS.items():
         pairs = [(row["selector_area"], row[f"{SHOWN[method]}_area"]) for row in rows]
         points = [100 * (ours - other) for ours, other in pairs if None not in (ours, other)]
@@ -141,8 +145,8 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     lost = []
     for name in TITLES:
         points = [100 * (r["unpruned"] - r[name]) for r in rows if r[name] is not None]
-        whole = points and len(points) == len(rows) and name != "unpruned"
-        lost.append(f"-{median(points):.1f}" if whole else "")
+        some = f" ({len(points)} of {len(rows)})" if len(points) < len(rows) else ""
+        lost.append(f"-{median(points):.1f}{some}" if points and name != "unpruned" else "")
     lines.append(["*median of what is lost*", "", *lost])
     return markdown_table(["network", "data", *TITLES.values()], lines)
 
