@@ -187,13 +187,19 @@ def test_a_run_is_read_back_and_shown(tmp_path: Path) -> None:
     with pytest.raises(SelectorError, match="run benchmark-repair first"):
         report.update_page(page, tmp_path)
     rows = [asdict(made), asdict(SpeedRun("resnet56", 32, 256, 3, 1, 2.0, 3.0))]
-    (tmp_path / "repair.json").write_text(json.dumps({"rows": rows}))
+    summary = report.summary_of([made], [])
+    (tmp_path / "repair.json").write_text(json.dumps({"rows": rows, "summary": summary}))
     report.update_page(page, tmp_path)
     lines = page.read_text().splitlines()
     assert lines[0] == "before"
     assert lines[-1] == "after"
     assert lines[4:-2] == [
-        "| large | test | 2.0 | 50% | 7 | 60.5 | 40.0 | 50.0 | - | 0 | 0.0 | 1.3 | 0.5 | - |"
+        "| large | test | 2.0 | 50% | 7 | 60.5 | 40.0 | 50.0 | - | 0 | 0.0 | 1.3 | 0.5 | - |",
+        "",
+        "- Over 1 networks of others (0 on ImageNet) repair is worth 10.0 points in the mean; the "
+        "network that gains least changes by +10.0.",
+        "- At half the MACs, the 1 of role `test` (ImageNet apart) lose in the median, in points: "
+        "20.5 pruned, 10.5 repaired.",
     ]
 
 

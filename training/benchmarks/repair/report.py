@@ -158,8 +158,45 @@ def row_of(run: Mapping[str, Any]) -> list[str]:
     return [*head, str(run["rounds"]), *percent, str(run["passes"]), *seconds]
 
 
+def sentences(summary: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the runs say, in words; what was not measured is left out."""
+    found = []
+    if "third_party_networks" in summary:
+        large = sum(row["dataset"] == IMAGENET and row["failed"] is None for row in rows)
+        found.append(
+            f"Over {summary['third_party_networks']:.0f} networks of others ({large} on ImageNet) "
+            f"repair is worth {summary['third_party_mean_gain_points']:.1f} points in the mean; "
+            f"the network that gains least changes by "
+            f"{summary['third_party_worst_points']:+.1f}."
+        )
+    if "test_median_drop_50_repaired" in summary:
+        states = [state for state in STATES[1:] if f"test_median_drop_50_{state}" in summary]
+        lost = [f"{summary[f'test_median_drop_50_{state}']:.1f} {state}" for state in states]
+        found.append(
+            f"At half the MACs, the {summary['test_networks']:.0f} of role `test` (ImageNet apart) "
+            f"lose in the median, in points: {', '.join(lost)}."
+        )
+    if "third_party_mean_distilled_over_repaired_points" in summary:
+        found.append(
+            "Distillation with the same 256 images adds "
+            f"{summary['third_party_mean_distilled_over_repaired_points']:.1f} points in the mean "
+            "to repair. Where it does not lower the divergence on held-out images, the repaired "
+            "weights stay."
+        )
+    for row in rows:
+        states = row["accuracies"]
+        if row["network"] == OWN and states["distilled"] is not None:
+            percent = [f"{100 * states[state]:.1f}" for state in STATES]
+            found.append(
+                f"With {row['images']} images and a cut to {100 * row['keep_macs']:.0f} % of the "
+                f"MACs, {OWN} goes from {percent[0]} % to {percent[1]} pruned, {percent[2]} "
+                f"repaired and {percent[3]} distilled."
+            )
+    return found
+
+
 def update_page(page: Path, results: Path) -> None:
-    """Put the table of the result file between the marks of the document.
+    """Put the table of the result file, and what it says, between the marks of the document.
 
     Raises:
         SelectorError: No result file, or no marks.
@@ -167,5 +204,8 @@ def update_page(page: Path, results: Path) -> None:
     file = results / "repair.json"
     if not file.exists():
         raise SelectorError(f"no {file}; run benchmark-repair first")
-    rows = [row for row in json.loads(file.read_text())["rows"] if "accuracies" in row]
-    put(page, "repair", markdown_table(list(COLUMNS), [row_of(row) for row in rows]))
+    found = json.loads(file.read_text())
+    rows = [row for row in found["rows"] if "accuracies" in row]
+    words = "\n".join(f"- {line}" for line in sentences(found["summary"], rows))
+    table = markdown_table(list(COLUMNS), [row_of(row) for row in rows])
+    put(page, "repair", f"{table}\n\n{words}".strip())
