@@ -8,11 +8,11 @@ import numpy as np
 from selector.errors import SelectorError
 from selector.learning.features import Proposals, candidates, describe
 from selector.learning.regret import CAP, regrets
-from selector.records.decision import CONTEXT, FACTS, Decision
+from selector.records.decision import CONTEXT, FACTS, Decision, SetKnowledge
 from selector.records.records import Records
 from selector.saliency.proposals.registry import PROPOSALS
 from selector.saliency.registry import find_metric, known_metrics
-from selector.typing import Matrix, Names, Numbers
+from selector.typing import Channels, Matrix, Names, Numbers
 
 LARGEST = 1e30
 """Of a feature: a metric that is zero but for one channel has shares beyond single precision."""
@@ -109,6 +109,7 @@ def describe_all(
     arms: Sequence[str],
 ) -> Described:
     """Decisions as the boosters see them."""
+    _ask_together(decisions, proposals)
     rows = [
         np.clip(describe(decision, found, metrics), -LARGEST, LARGEST).astype(np.float32)
         for decision, found in zip(decisions, proposals, strict=True)
@@ -118,6 +119,17 @@ def describe_all(
     features = np.concatenate([np.concatenate(rows), which[:, None].astype(np.float32)], 1)
     numbers = np.repeat(np.arange(len(sizes)), sizes)
     return Described(features, numbers, which, proposals, described(decisions))
+
+
+def _ask_together(decisions: Sequence[Decision], proposals: Sequence[Proposals]) -> None:
+    """Ask for the errors of all of a group's sets at once: what is asked singly is known then."""
+    asked: dict[int, tuple[SetKnowledge, dict[str, Channels]]] = {}
+    for decision, found in zip(decisions, proposals, strict=True):
+        if (known := decision.view.sets) is not None:
+            _, sets = asked.setdefault(id(known), (known, {}))
+            sets.update({f"{arm} {decision.count}": channels for arm, channels in found.items()})
+    for known, sets in asked.values():
+        known.errors(sets)
 
 
 def training_table(

@@ -71,7 +71,8 @@ class Metric:
         """Scores of shape (channels,), float64; computed once for the same signals."""
         if self.name not in signals.memo:
             signals.memo[self.name] = self.score(signals)
-        return signals.memo[self.name]
+        scores: Tensor = signals.memo[self.name]
+        return scores
 
     def applies(self, signals: Signals) -> bool:
         """Whether the group has what the metric needs."""

@@ -6,9 +6,10 @@ through that layer alone, so that the sum of activation x gradient over consumer
 loss change of removing the channel. And, for those who ask, at the producers' outputs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 
@@ -105,8 +106,9 @@ class Signals:
     run: PassSummary | None
     pairs: Mapping[str, Pairs] = field(default_factory=dict)
     """Mode of removal -> what every two channels do together; empty unless asked for."""
-    memo: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
-    """Scores already computed, by metric: ensembles ask for those of others."""
+    memo: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What was computed from these signals, so that it is computed once: scores by metric, since
+    ensembles ask for those of others, and what consumers make of their inputs."""
 
     @property
     def channels(self) -> int:

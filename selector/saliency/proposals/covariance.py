@@ -21,8 +21,9 @@ Approximations:
       are uncorrelated.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -98,6 +99,15 @@ class View:
     correlation with others."""
     outputs: Tensor
     """B, same shape; zero for an input that is constant."""
+    of_inputs: "View | None" = None
+    """Another view of the same inputs, if any: A is then inverted once for both."""
+
+    @cached_property
+    def inverse(self) -> Tensor:
+        """H, the inverse of A, shape (inputs, inputs)."""
+        if self.of_inputs is not None:
+            return self.of_inputs.inverse
+        return torch.cholesky_inverse(torch.linalg.cholesky(self.inputs))
 
     @property
     def importance(self) -> Tensor:
@@ -108,6 +118,8 @@ class View:
 def views_of(signals: Signals, *, by_gradient: bool = False) -> list[View]:
     """Every consumer's view of a group; of a grouped convolution, every block's.
 
+    Made once for the same signals.
+
     Args:
         signals: Of the group, with `input_products` and, `by_gradient`, `gradient_products`.
         by_gradient: Whether errors are loss changes to second order, in nats. Otherwise they are
@@ -117,17 +129,43 @@ def views_of(signals: Signals, *, by_gradient: bool = False) -> list[View]:
     Raises:
         SelectorError: The signals lack the statistics, or these are not finite.
     """
-    found: list[View] = []
-    for consumer in signals.consumer_inputs:
-        moments = _measured(consumer, "input_products")
-        others = list(_grams(consumer, moments.shape[0], moments.shape[1] - 1))
-        if by_gradient:
-            others = list(_measured(consumer, "gradient_products") / 2)
-        views = [_view(one, other) for one, other in zip(moments, others, strict=True)]
-        total = 1.0 if by_gradient else sum(float((v.inputs * v.outputs).sum()) for v in views)
-        # A consumer that gives nothing has no error.
-        found += [View(v.inputs, v.outputs / total) if total > 0 else v for v in views]
-    return found
+    key = ("views", by_gradient)
+    if key not in signals.memo:
+        scaled = _scaled_views(signals)
+        found = _weighted(signals, scaled) if by_gradient else [view for view, _ in scaled]
+        signals.memo[key] = found
+    views: list[View] = signals.memo[key]
+    return views
+
+
+def _scaled_views(signals: Signals) -> list[tuple[View, Tensor]]:
+    """Views for the outputs' squared error, and the deviations that are their inputs' units."""
+    if "scaled views" not in signals.memo:
+        found: list[tuple[View, Tensor]] = []
+        for consumer in signals.consumer_inputs:
+            moments = _measured(consumer, "input_products")
+            others = _grams(consumer, moments.shape[0], moments.shape[1] - 1)
+            scaled = [_view(one, other) for one, other in zip(moments, others, strict=True)]
+            total = sum(float((v.inputs * v.outputs).sum()) for v, _ in scaled)
+            # A consumer that gives nothing has no error.
+            share = total if total > 0 else 1.0
+            found += [(View(v.inputs, v.outputs / share), scale) for v, scale in scaled]
+        signals.memo["scaled views"] = found
+    views: list[tuple[View, Tensor]] = signals.memo["scaled views"]
+    return views
+
+
+def _weighted(signals: Signals, scaled: Sequence[tuple[View, Tensor]]) -> list[View]:
+    """The same inputs' views for the loss change."""
+    products = [
+        block / 2
+        for consumer in signals.consumer_inputs
+        for block in _measured(consumer, "gradient_products")
+    ]
+    return [
+        View(view.inputs, block * torch.outer(scale, scale), view)
+        for (view, scale), block in zip(scaled, products, strict=True)
+    ]
 
 
 def _measured(consumer: ConsumerInput, name: str) -> Tensor:
@@ -150,8 +188,8 @@ def _grams(consumer: ConsumerInput, blocks: int, inputs: int) -> Iterator[Tensor
         yield rows @ rows.T
 
 
-def _view(moments: Tensor, outputs: Tensor) -> View:
+def _view(moments: Tensor, outputs: Tensor) -> tuple[View, Tensor]:
     covariance, _, scale = centred(moments)
     outer = torch.outer(scale, scale)
     inputs = ridged_correlation(covariance, scale)
-    return View((inputs + inputs.T) / 2, outputs * outer)
+    return View((inputs + inputs.T) / 2, outputs * outer), scale

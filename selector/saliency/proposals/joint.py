@@ -31,7 +31,12 @@ def joint(weight: float, loss: str = "loss") -> Propose:
 
     def propose(signals: Signals, count: int) -> list[int]:
         pairs = signals.pairs["plain"]
-        return swapped(pairs, weight, greedy(pairs, weight, count))
+        key = ("greedy", weight, pairs)
+        order: list[int] = signals.memo.get(key, [])
+        if len(order) < count:  # Fewer are the first of more.
+            order = greedy(pairs, weight, max(count, signals.channels * 3 // 4))
+            signals.memo[key] = order
+        return swapped(pairs, weight, order[:count])
 
     effect = f"the set's joint effect on the {loss}"
     propose.__doc__ = f"Greedy by second - {weight:g} x first order of {effect}, then swaps."
@@ -58,16 +63,20 @@ def swapped(pairs: Pairs, weight: float, chosen: list[int]) -> list[int]:
     inside[chosen] = True
     enough = HELPS * float(np.abs(second[np.ix_(inside, inside)]).sum() + np.abs(own).sum())
     with_set = second[inside].sum(0)
+    gone, free = np.flatnonzero(inside), np.flatnonzero(~inside)
+    between = second[np.ix_(gone, free)]
     while True:
-        gone, free = np.flatnonzero(inside), np.flatnonzero(~inside)
         # Taking a channel out also takes out its product with itself, counted in `with_set`.
         fall = own[gone] + with_set[gone] - second[gone, gone]
-        change = (own + with_set)[free] - second[np.ix_(gone, free)] - fall[:, None]
+        change = (own + with_set)[free] - between
+        change -= fall[:, None]
         best = int(change.argmin())
         if change.flat[best] >= -enough:
-            return gone.tolist()
-        out, into = gone[best // len(free)], free[best % len(free)]
-        inside[out], inside[into] = False, True
+            return sorted(gone.tolist())
+        row, column = divmod(best, len(free))
+        out, into = gone[row], free[column]
+        gone[row], free[column] = into, out
+        between[row], between[:, column] = second[into, free], second[gone, out]
         with_set += second[into] - second[out]
 
 

@@ -1,6 +1,7 @@
 """What the proposals of sets say of a group, and the errors of any set: measured once a state."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -12,7 +13,7 @@ from selector.data.calibration import Calibration
 from selector.data.forward import evaluating, probe_inputs, run_batch
 from selector.errors import SelectorError
 from selector.network.groups import Group
-from selector.saliency.proposals.registry import PROPOSALS, Proposal
+from selector.saliency.proposals.registry import PROPOSALS, Orders, Proposal
 from selector.saliency.proposals.set_errors import NEEDS, SetErrors
 from selector.statistics.channel_statistics import Signals
 from selector.statistics.collect import measure_signals
@@ -30,6 +31,37 @@ def set_proposals(names: Iterable[str] | None = None) -> list[Proposal]:
 
 
 @dataclass(frozen=True, eq=False)
+class SharedOrders:
+    """Orders in which proposals take the channels of all of a network's groups, made together."""
+
+    groups: Mapping[str, Mapping[Gradients, Signals]]
+    """Group -> source of the gradients -> what was measured."""
+    _orders: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
+
+    def of(self, proposal: Proposal, group: str) -> tuple[int, ...]:
+        """The channels of a group but for the last, in the order in which they go.
+
+        Raises:
+            SelectorError: The proposal gives no such order; it and the group are named.
+        """
+        if proposal.orders is not None and (proposal.name, group) not in self._orders:
+            # Group after group, the one at fault is named.
+            with suppress(SelectorError):
+                self._make_all(proposal, proposal.orders)
+        if (proposal.name, group) not in self._orders:
+            signals = self.groups[group][source_of(proposal)]
+            found = proposal.ordered(group, signals, signals.channels - 1)
+            self._orders[proposal.name, group] = found
+        return self._orders[proposal.name, group]
+
+    def _make_all(self, proposal: Proposal, orders: Orders) -> None:
+        source = source_of(proposal)
+        made = orders([signals[source] for signals in self.groups.values()])
+        for name, order in zip(self.groups, made, strict=True):
+            self._orders[proposal.name, name] = tuple(order)
+
+
+@dataclass(frozen=True, eq=False)
 class MeasuredSets:
     """One group's sets: what is asked again and again is computed once.
 
@@ -40,7 +72,8 @@ class MeasuredSets:
     signals: Mapping[Gradients, Signals]
     """Source of the gradients -> what was measured."""
     proposals: Sequence[Proposal]
-    _orders: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    orders: SharedOrders | None = None
+    """Those of all groups of the network; its own where there is none."""
     _sets: dict[tuple[str, int], Channels] = field(default_factory=dict)
     _errors: dict[Channels, Matrix] = field(default_factory=dict)
 
@@ -59,10 +92,11 @@ class MeasuredSets:
         signals = self.signals[source_of(proposal)]
         if not proposal.nested:
             return proposal.checked(self.group, signals, count)
-        if proposal.name not in self._orders:
-            whole = proposal.ordered(self.group, signals, signals.channels - 1)
-            self._orders[proposal.name] = whole
-        return tuple(sorted(self._orders[proposal.name][:count]))
+        return tuple(sorted(self._known_orders.of(proposal, self.group)[:count]))
+
+    @cached_property
+    def _known_orders(self) -> SharedOrders:
+        return self.orders or SharedOrders({self.group: self.signals})
 
     @cached_property
     def _measured(self) -> SetErrors:
@@ -134,10 +168,16 @@ def measure_sets(
     if "labels" not in measured and pairs is not None:
         known = measured["softened"]
         measured["labels"] = {n: replace(s, pairs=pairs[n]) for n, s in known.items()}
-    return {
-        name: MeasuredSets(name, {source: of[name] for source, of in measured.items()}, proposals)
-        for name in groups
-    }
+    by_group = {n: {source: of[n] for source, of in measured.items()} for n in groups}
+    return known_sets(by_group, proposals)
+
+
+def known_sets(
+    groups: Mapping[str, Mapping[Gradients, Signals]], proposals: Sequence[Proposal]
+) -> dict[str, MeasuredSets]:
+    """What is known of the sets of groups that were measured: group -> source -> signals."""
+    orders = SharedOrders(groups)
+    return {name: MeasuredSets(name, own, proposals, orders) for name, own in groups.items()}
 
 
 def gives_logits(model: nn.Module, calibration: Calibration) -> bool:

@@ -1,10 +1,16 @@
 """Sets that the channels left can stand in for: by refitting, or by spanning the same space."""
 
-import torch
+from collections.abc import Iterator, Sequence
 
-from selector.saliency.proposals.covariance import views_of
-from selector.saliency.proposals.elimination import eliminate
+import torch
+from torch import Tensor
+
+from selector.saliency.proposals.covariance import View, views_of
+from selector.saliency.proposals.elimination import PANEL, PANELS, eliminate, eliminate_together
 from selector.statistics.channel_statistics import Signals
+
+TOGETHER = 2**21
+"""Numbers in the matrices of the groups that are worked on at once."""
 
 
 def reconstruction(signals: Signals, count: int) -> list[int]:
@@ -47,6 +53,55 @@ def column_subset(signals: Signals, count: int) -> list[int]:
     Source:
         Column subset selection: arXiv 0812.4293; pivoted Cholesky: Higham, 1990.
     """
+    return column_subsets([signals])[0][:count]
+
+
+def reconstructions(signals: Sequence[Signals]) -> list[list[int]]:
+    """`reconstruction` of several groups at once: whole orders, but for the last channel."""
+    return _eliminated(signals, [views_of(one) for one in signals])
+
+
+def reconstructions_fisher(signals: Sequence[Signals]) -> list[list[int]]:
+    """The same of `reconstruction_fisher`."""
+    return _eliminated(signals, [views_of(one, by_gradient=True) for one in signals])
+
+
+def _eliminated(signals: Sequence[Signals], views: Sequence[Sequence[View]]) -> list[list[int]]:
+    shapes = [
+        (s.channels, *(len(view.inputs) for view in own))
+        for s, own in zip(signals, views, strict=True)
+    ]
+    found: dict[int, list[int]] = {}
+    for (channels, *_), numbers in _alike(shapes):
+        together = [views[number] for number in numbers]
+        orders = eliminate_together(together, channels, channels - 1)
+        found.update(zip(numbers, orders, strict=True))
+    return [found[number] for number in range(len(signals))]
+
+
+def column_subsets(signals: Sequence[Signals]) -> list[list[int]]:
+    """`column_subset` of several groups at once."""
+    tables = [_weighed(one) for one in signals]
+    found: dict[int, list[int]] = {}
+    for _, numbers in _alike([table.shape for table in tables]):
+        kept = pivots(torch.stack([tables[number] for number in numbers]))
+        found.update(zip(numbers, (order[:0:-1] for order in kept), strict=True))
+    return [found[number] for number in range(len(signals))]
+
+
+def _alike(shapes: Sequence[Sequence[int]]) -> Iterator[tuple[tuple[int, ...], list[int]]]:
+    """The numbers of groups with the same shape, not more at once than fit in memory with ease."""
+    numbers: dict[tuple[int, ...], list[int]] = {}
+    for number, shape in enumerate(shapes):
+        numbers.setdefault(tuple(shape), []).append(number)
+    for shape, some in numbers.items():
+        most = max(1, TOGETHER // sum(inputs**2 for inputs in shape))
+        for start in range(0, len(some), most):
+            yield shape, some[start : start + most]
+
+
+def _weighed(signals: Signals) -> Tensor:
+    """Covariance of the channels as their consumers weigh them, shape (channels, channels)."""
     channels = signals.channels
     total = torch.zeros(channels, channels, dtype=torch.float64)
     for view in views_of(signals):
@@ -54,23 +109,35 @@ def column_subset(signals: Signals, count: int) -> list[int]:
         weighted = view.inputs * torch.outer(norms, norms)
         apart = weighted.reshape(channels, len(norms) // channels, channels, -1)
         total += apart.diagonal(dim1=1, dim2=3).sum(2)
-    return _pivots(total, channels)[: -count - 1 : -1]
+    return total
 
 
-def _pivots(matrix: torch.Tensor, count: int) -> list[int]:
-    """The first pivots of the Cholesky decomposition; where nothing is left, the largest first."""
-    own = matrix.diagonal()
-    left = own.clone()
-    columns = matrix.new_zeros(len(matrix), count)
-    pivots: list[int] = []
-    for step in range(count):
-        spent = left <= 1e-9 * own
-        value = torch.where(spent, own - own.max() - 1, left)
-        value[pivots] = -torch.inf
-        pivot = int(value.argmax())
-        pivots.append(pivot)
-        if not spent[pivot]:
-            column = matrix[:, pivot] - columns[:, :step] @ columns[pivot, :step]
-            columns[:, step] = column / left[pivot].sqrt()
-            left = left - columns[:, step].square()
-    return pivots
+def pivots(matrices: Tensor) -> list[list[int]]:
+    """The pivots of the Cholesky decompositions; where nothing is left, the largest first.
+
+    Args:
+        matrices: Shape (matrices, channels, channels); overwritten.
+    """
+    number, channels, _ = matrices.shape
+    every = torch.arange(number)
+    own = matrices.diagonal(dim1=1, dim2=2).clone()
+    left, last = own.clone(), own - own.amax(1, keepdim=True) - 1
+    gone = torch.zeros_like(own, dtype=torch.bool)
+    panel = max(PANEL, channels // PANELS)
+    columns = own.new_empty(number, panel, channels)
+    found: list[Tensor] = []
+    while len(found) < channels:
+        steps = min(panel, channels - len(found))
+        for step in range(steps):
+            spent = left <= 1e-9 * own
+            value = torch.where(spent, last, left).masked_fill_(gone, -torch.inf)
+            pivot = value.argmax(1)
+            before = columns[every, :step, pivot][:, None] @ columns[:, :step]
+            scale = torch.where(spent, torch.inf, left)[every, pivot].sqrt()
+            columns[:, step] = (matrices[every, pivot] - before[:, 0]) / scale[:, None]
+            left.addcmul_(columns[:, step], columns[:, step], value=-1)
+            gone[every, pivot] = True
+            found.append(pivot)
+        if len(found) < channels:
+            matrices.baddbmm_(columns.mT, columns, alpha=-1)
+    return torch.stack(found, 1).tolist()

@@ -14,7 +14,8 @@ def every_other(signals, count):
 Then `selector.prune(model, batches, criterion="every_other", ratio=0.3)` uses it.
 """
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -25,8 +26,11 @@ from selector.errors import SelectorError
 from selector.saliency.proposals.joint import joint
 from selector.saliency.proposals.reconstruction import (
     column_subset,
+    column_subsets,
     reconstruction,
     reconstruction_fisher,
+    reconstructions,
+    reconstructions_fisher,
 )
 from selector.saliency.registry import METRICS, RESERVED, Metric
 from selector.saliency.scoring import lowest
@@ -36,6 +40,9 @@ from selector.statistics.statistic import Need, checked_needs
 
 Propose = Callable[[Signals, int], Iterable[int]]
 """(signals, count) -> the channels that go: `count` different ones, in any order."""
+
+Orders = Callable[[Sequence[Signals]], list[list[int]]]
+"""Signals of several groups -> all but one of each group's channels, in the order they go."""
 
 Kind = Literal["set", "ranking"]
 
@@ -56,6 +63,9 @@ class Proposal:
     nested: bool = False
     """Whether it names channels in the order in which they go, whatever their number, so that one
     order answers for every number."""
+    orders: Orders | None = None
+    """The whole orders of several groups at once, but for the last channel; of a nested proposal
+    for which that is quicker than group after group."""
 
     @classmethod
     def ranking(cls, metric: Metric) -> "Proposal":
@@ -104,11 +114,11 @@ class Proposal:
             raise SelectorError(f"proposal {self.name!r}, in group {group!r}: {error}") from error
         found = self._channels(proposed, group)
         wrong = [channel for channel in found if not 0 <= channel < signals.channels]
-        twice = sorted({channel for channel in found if found.count(channel) > 1})
+        twice = [channel for channel, times in Counter(found).items() if times > 1]
         if wrong:
             fault = f"channel {wrong[0]}, and there are 0 to {signals.channels - 1}"
         elif twice:
-            fault = f"channel {twice[0]} twice"
+            fault = f"channel {min(twice)} twice"
         elif len(found) != count:
             fault = f"{len(found)} channels, and {count} must go"
         else:
@@ -185,27 +195,28 @@ def _add(
     needs: Iterable[Need],
     source: str,
     gradients: Gradients = "labels",
-    nested: bool = False,
+    orders: Orders | None = None,
 ) -> None:
+    nested = orders is not None
     PROPOSALS[name] = Proposal(
-        name, propose, checked_needs(needs), source, gradients=gradients, nested=nested
+        name, propose, checked_needs(needs), source, "set", gradients, nested, orders
     )
 
 
 _PAIRS = ("forward", "pairs")
 _INPUTS = ("input_products",)
-_add("reconstruction", reconstruction, _INPUTS, "arXiv 2403.12983", nested=True)
+_add("reconstruction", reconstruction, _INPUTS, "arXiv 2403.12983", orders=reconstructions)
 _add(
     "reconstruction_fisher",
     reconstruction_fisher,
     (*_INPUTS, "gradient_products"),
     "arXiv 1905.05934",
     "softened",
-    nested=True,
+    reconstructions_fisher,
 )
 _add("joint_0", joint(0.0), _PAIRS, "this project")
 _add("joint_half", joint(0.5), _PAIRS, "this project")
 _add("joint_1", joint(1.0), _PAIRS, "this project")
 _add("joint_softened", joint(0.0, "softened outputs"), _PAIRS, "this project", "softened")
-_add("column_subset", column_subset, _INPUTS, "arXiv 0812.4293", nested=True)
+_add("column_subset", column_subset, _INPUTS, "arXiv 0812.4293", orders=column_subsets)
 PROPOSALS["rank_mean"] = Proposal.ranking(METRICS["rank_mean"])

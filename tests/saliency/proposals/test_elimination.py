@@ -9,21 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selector.network.input_products import RIDGE
-from selector.saliency.proposals import elimination
+from selector.saliency.proposals import elimination, reconstruction
 from selector.saliency.proposals.covariance import View
-from selector.saliency.proposals.elimination import eliminate
-from tests.saliency.proposals.twins import error
-
-
-def view(inputs: int, seed: int) -> View:
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(3 * inputs, inputs, generator=generator, dtype=torch.float64)
-    rows += rows[:, :1]  # All have something in common.
-    rows /= rows.square().sum(0).sqrt()
-    products = rows.T @ rows
-    products.diagonal().add_(RIDGE)
-    weights = torch.randn(inputs, 4, generator=generator, dtype=torch.float64)
-    return View(products, weights @ weights.T)
+from selector.saliency.proposals.elimination import eliminate, eliminate_together
+from selector.saliency.proposals.reconstruction import pivots
+from tests.saliency.proposals.twins import error, made_view, pivots_of
 
 
 def check_greedy(views: Sequence[View], channels: int, gone: Sequence[int]) -> None:
@@ -47,7 +37,7 @@ def check_greedy(views: Sequence[View], channels: int, gone: Sequence[int]) -> N
 def test_every_step_is_the_cheapest_by_least_squares(
     channels: int, widths: list[int], seed: int, panel: int
 ) -> None:
-    views = [view(channels * width, seed + i) for i, width in enumerate(widths)]
+    views = [made_view(channels * width, seed + i) for i, width in enumerate(widths)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(elimination, "PANEL", panel)
         gone = eliminate(views, channels, channels - 1)
@@ -56,17 +46,65 @@ def test_every_step_is_the_cheapest_by_least_squares(
 
 
 def test_fewer_are_the_first_of_more() -> None:
-    views = [view(100, 0), view(200, 1)]
+    views = [made_view(100, 0), made_view(200, 1)]
     order = eliminate(views, 100, 99)
     for count in (1, 47, 48, 49, 97):
         assert eliminate(views, 100, count) == order[:count]
 
 
 def test_panels_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    views = [view(60, 3)]
+    views = [made_view(60, 3)]
     order = eliminate(views, 60, 59)
     monkeypatch.setattr(elimination, "PANEL", 1)
     assert eliminate(views, 60, 59) == order
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    groups=st.integers(1, 4),
+    channels=st.integers(2, 9),
+    widths=st.lists(st.integers(1, 2), min_size=1, max_size=3),
+    rank=st.integers(1, 30),
+    constant=st.booleans(),
+    panel=st.sampled_from([2, 48]),
+)
+def test_groups_that_are_eliminated_together_go_as_they_go_alone(
+    groups: int, channels: int, widths: list[int], rank: int, constant: bool, panel: int
+) -> None:
+    together = [
+        [
+            made_view(channels * width, 10 * group + i, rank=rank, constant=constant)
+            for i, width in enumerate(widths)
+        ]
+        for group in range(groups)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(elimination, "PANEL", panel)
+        orders = eliminate_together(together, channels, channels - 1)
+    for views, order in zip(together, orders, strict=True):
+        check_greedy(views, channels, order)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    number=st.integers(1, 4),
+    channels=st.integers(1, 12),
+    rank=st.integers(1, 20),
+    constant=st.booleans(),
+    panel=st.sampled_from([2, 48]),
+)
+def test_pivots_are_those_of_the_decomposition_column_by_column(
+    number: int, channels: int, rank: int, constant: bool, panel: int
+) -> None:
+    generator = torch.Generator().manual_seed(rank)
+    rows = torch.randn(number, rank, channels, generator=generator, dtype=torch.float64)
+    if constant:
+        rows[..., 0] = 0
+    matrices = rows.mT @ rows + 0.1 * torch.diag_embed(rows.square().sum(1))
+    expected = [pivots_of(matrix) for matrix in matrices]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reconstruction, "PANEL", panel)
+        assert pivots(matrices) == expected
 
 
 def test_what_is_small_in_every_consumer_goes_before_what_one_needs() -> None:
@@ -79,5 +117,5 @@ def test_what_is_small_in_every_consumer_goes_before_what_one_needs() -> None:
 
 def test_a_wide_group_takes_seconds() -> None:
     started = time.process_time()
-    assert len(set(eliminate([view(1024, 0)], 1024, 512))) == 512
+    assert len(set(eliminate([made_view(1024, 0)], 1024, 512))) == 512
     assert time.process_time() - started < 20

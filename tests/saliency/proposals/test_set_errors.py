@@ -1,15 +1,23 @@
 """What removing a set costs: the laws of its errors, and a slow twin by least squares."""
 
+from itertools import pairwise
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from selector.network.tracing import find_groups
-from selector.saliency.proposals.covariance import views_of
+from selector.saliency.proposals import set_errors
+from selector.saliency.proposals.covariance import View, views_of
 from selector.saliency.proposals.registry import PROPOSALS
-from selector.saliency.proposals.set_errors import ERRORS, NEEDS, SetErrors
+from selector.saliency.proposals.set_errors import ERRORS, NEEDS, SetErrors, chains
 from selector.statistics.channel_statistics import Signals
 from selector.statistics.collect import measure_signals
+from selector.statistics.gate_fisher import Pairs
 from tests.networks import data, small
+from tests.saliency.proposals.twins import error, made_view
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +62,61 @@ def test_residual_is_that_of_a_ridge_regression(signals: dict[str, Signals]) -> 
             expected += float((left * view.outputs[out][:, out]).sum())
         found = SetErrors.of(of_group).of_sets([gone])[0, 0]
         assert found == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+def errors_of(views: list[View], channels: int) -> SetErrors:
+    both = [(view.outputs, 2 * view.outputs) for view in views]
+    pairs = Pairs(np.zeros(channels), np.eye(channels))
+    return SetErrors([view.inverse for view in views], both, channels, pairs)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    channels=st.integers(2, 12),
+    width=st.integers(1, 2),
+    rank=st.integers(1, 30),
+    constant=st.booleans(),
+    narrow=st.sampled_from([0, 64]),
+    seed=st.integers(0, 10_000),
+)
+def test_sets_that_are_priced_together_cost_what_least_squares_says(
+    channels: int, width: int, rank: int, constant: bool, narrow: int, seed: int
+) -> None:
+    """Side by side or along chains, few images, a constant input, one channel left."""
+    view = made_view(channels * width, seed, rank=rank, constant=constant)
+    chance = np.random.default_rng(seed)
+    orders = [chance.permutation(channels).tolist() for _ in range(3)]
+    counts = range(1, channels)
+    sets = [tuple(sorted(order[:count])) for order in orders for count in counts]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(set_errors, "NARROW", narrow)
+        found = errors_of([view], channels).of_sets(sets)
+    expected = np.array([error(view, channels, gone) for gone in sets])
+    floor = 1e-6 * float((view.inputs * view.outputs).sum())
+    assert found[:, 0] == pytest.approx(expected, rel=1e-5, abs=floor)
+    assert found[:, 1] == pytest.approx(2 * expected, rel=1e-5, abs=2 * floor)
+
+
+def test_a_wide_group_costs_the_same_along_chains_as_side_by_side() -> None:
+    view = made_view(300, 5, rank=100)
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(1)).tolist()
+    sets = [tuple(sorted(order[:count])) for count in (1, 30, 150, 151, 299)]
+    errors = errors_of([view], 300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(set_errors, "NARROW", 300)
+        exact = errors.of_sets(sets)
+    assert errors.of_sets(sets) == pytest.approx(exact, rel=1e-5)
+
+
+@given(st.lists(st.sets(st.integers(0, 7), min_size=1), min_size=1, max_size=12))
+def test_in_a_chain_each_set_holds_the_one_before(sets: list[set[int]]) -> None:
+    chosen = np.array([[channel in one for channel in range(8)] for one in sets])
+    found = chains(chosen)
+    assert sorted(number for chain in found for number in chain) == list(range(len(sets)))
+    for chain in found:
+        assert all(sets[a] <= sets[b] for a, b in pairwise(chain))
+
+
+def test_one_order_is_one_chain() -> None:
+    chosen = np.tril(np.ones((6, 6), dtype=bool))
+    assert chains(chosen[[3, 1, 1, 5]]) == [[1, 2, 0, 3]]

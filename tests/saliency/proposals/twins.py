@@ -94,6 +94,46 @@ def error(view: View, channels: int, gone: Iterable[int]) -> float:
     return float(np.square(wanted - inputs[:, kept] @ fitted).sum())
 
 
+def made_view(inputs: int, seed: int, *, rank: int = 0, constant: bool = False) -> View:
+    """A view of random inputs that have something in common.
+
+    Args:
+        inputs: How many.
+        seed: Of the numbers.
+        rank: Rows that the covariance comes from; three times the inputs by default.
+        constant: Whether the first input never changes, as `covariance.py` describes such a one.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(rank or 3 * inputs, inputs, generator=generator, dtype=torch.float64)
+    rows += rows[:, :1].clone()
+    rows /= rows.square().sum(0).sqrt()
+    weights = torch.randn(inputs, 4, generator=generator, dtype=torch.float64)
+    if constant:
+        rows[:, 0] = 0
+        weights[0] = 0
+    products = rows.T @ rows
+    products.diagonal().fill_(1 + RIDGE)
+    return View(products, weights @ weights.T)
+
+
+def pivots_of(matrix: Tensor) -> list[int]:
+    """Pivoted Cholesky, column by column; where nothing is left, the largest first."""
+    left = matrix.clone()
+    own = matrix.diagonal().tolist()
+    found: list[int] = []
+    while len(found) < len(own):
+        free = [c for c in range(len(own)) if c not in found]
+        spent = [float(left[c, c]) <= 1e-9 * own[c] for c in free]
+        if all(spent):
+            found.append(max(free, key=lambda c: own[c]))
+            continue
+        open_ = [c for c, gone in zip(free, spent, strict=True) if not gone]
+        found.append(max(open_, key=lambda c: float(left[c, c])))
+        column = left[:, found[-1]] / left[found[-1], found[-1]].sqrt()
+        left = left - torch.outer(column, column)
+    return found
+
+
 def order_of(channels: int) -> list[int]:
     """A fixed order in which every channel moves somewhere else."""
     return [

@@ -23,7 +23,7 @@ from selector.learning.selector import SaliencySelector
 from selector.network.tracing import Groups, find_groups
 from selector.records.decision import Decision, GroupView
 from selector.records.describe import describe_group, describe_run
-from selector.saliency.proposals.knowledge import MeasuredSets, measure_sets, set_proposals
+from selector.saliency.proposals.knowledge import known_sets, measure_sets, set_proposals
 from selector.saliency.scoring import needs_of, score_signals
 from selector.statistics.collect import measure_signals
 from selector.statistics.statistic import PAIRS
@@ -70,11 +70,13 @@ def run(selector: Path | None = None, repeats: int = REPEATS) -> None:
     set_seconds = time.process_time() - begin
 
     def decisions() -> list[Decision]:
-        # Views of their own, since a view keeps what is derived of its scores and its sets.
-        views = [
-            replace(one.view, sets=MeasuredSets(name, sets[name].signals, sets[name].proposals))
-            for name, one in single.items()
-        ]
+        # Of their own, since views and signals keep what is derived of them.
+        measured = {
+            name: {source: replace(one, memo={}) for source, one in of_group.signals.items()}
+            for name, of_group in sets.items()
+        }
+        known = known_sets(measured, set_proposals(learnt.set_arms))
+        views = [replace(one.view, sets=known[name]) for name, one in single.items()]
         return [
             Decision(view, max(1, round(ratio * view.channels)))
             for view in views
