@@ -79,8 +79,8 @@ class Criterion(Protocol):
     def images(self, calibration: Calibration) -> tuple[Calibration, Calibration]:
         """The images that score, and those that measure candidates."""
 
-    def options(self, survey: Survey, group: Group, count: int) -> list[Choice]:
-        """Distinct candidates of `count` channels of a group, the most promising first."""
+    def options(self, survey: Survey, counts: Mapping[Group, int]) -> dict[Group, list[Choice]]:
+        """Distinct candidates of as many channels of each group, the most promising first."""
 
     def decide(self, trial: "Trial", options: Options) -> Decided:
         """One candidate for every group."""

@@ -186,12 +186,12 @@ def plan_surveyed(trial: Trial, stage: Stage, method: Method) -> Plan:
         method: How channels are chosen.
     """
     survey = trial.survey
-    options = {
-        group: method.criterion.options(survey, group, count)
+    counts = {
+        stage.groups.prunable[name]: count
         for name, count in method.allocation.counts(stage, survey.views).items()
         if count
-        for group in [stage.groups.prunable[name]]
     }
+    options = method.criterion.options(survey, counts)
     decided = method.criterion.decide(trial, options)
     plan = Plan.of_groups(str(method), decided.choices, stage.groups, decided.oracle_images)
     return _judged(replace(plan, measured=decided.measured), stage)

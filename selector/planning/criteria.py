@@ -1,5 +1,6 @@
 """The criteria behind the public strings: the selector, a metric, a proposal, or the oracle."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,6 +9,7 @@ import numpy as np
 from selector.data.calibration import Calibration
 from selector.errors import SelectorError
 from selector.learning.features import distinct, lowest_sets
+from selector.learning.prediction import Prediction
 from selector.learning.selector import SaliencySelector
 from selector.network.groups import Group
 from selector.planning.candidates import Criterion, Decided, Options, Survey, Trial
@@ -50,10 +52,16 @@ class SelectorCriterion:
             return calibration, calibration
         return calibration, calibration.split(2, HALVES)[1]
 
-    def options(self, survey: Survey, group: Group, count: int) -> list[Choice]:
+    def options(self, survey: Survey, counts: Mapping[Group, int]) -> dict[Group, list[Choice]]:
         """The trusted metric's candidate, then those that complement it best."""
-        decision = Decision(survey.views[group.name], count)
-        prediction = self.selector.predict(decision)
+        asked = [Decision(survey.views[group.name], count) for group, count in counts.items()]
+        predictions = self.selector.predict_many(asked)
+        return {
+            group: self._choices(group, prediction)
+            for group, prediction in zip(counts, predictions, strict=True)
+        }
+
+    def _choices(self, group: Group, prediction: Prediction) -> list[Choice]:
         kept = None if self.verify == "all" else max(2, self.verify)
         return [
             Choice(
@@ -104,19 +112,19 @@ class MetricCriterion:
         """All images score; nothing is measured."""
         return calibration, calibration
 
-    def options(self, survey: Survey, group: Group, count: int) -> list[Choice]:
+    def options(self, survey: Survey, counts: Mapping[Group, int]) -> dict[Group, list[Choice]]:
         """The channels with the lowest scores.
 
         Raises:
-            SelectorError: The group does not have what the metric needs.
+            SelectorError: A group does not have what the metric needs.
         """
-        scores = survey.scores[group.name]
-        if self.name not in scores:
-            raise SelectorError(
-                f"metric {self.name!r} needs normalisation, and group "
-                f"{group.name!r} has none; name the group in ignore, or use another criterion"
-            )
-        return _choices(group, lowest_sets(scores, [self.name], count))
+        for group in counts:
+            if self.name not in survey.scores[group.name]:
+                raise SelectorError(
+                    f"metric {self.name!r} needs normalisation, and group "
+                    f"{group.name!r} has none; name the group in ignore, or use another criterion"
+                )
+        return _lowest(survey, counts, [self.name])
 
     def decide(self, trial: Trial, options: Options) -> Decided:
         """The only candidate of every group."""
@@ -149,15 +157,18 @@ class ProposalCriterion:
         """All images are read; nothing is measured."""
         return calibration, calibration
 
-    def options(self, survey: Survey, group: Group, count: int) -> list[Choice]:
+    def options(self, survey: Survey, counts: Mapping[Group, int]) -> dict[Group, list[Choice]]:
         """The set that is proposed.
 
         Raises:
-            SelectorError: The group lacks what the proposal needs, or the proposal is no set of
+            SelectorError: A group lacks what the proposal needs, or the proposal is no set of
                 so many of its channels.
         """
-        channels = self.proposal.checked(group.name, survey.signals[group.name], count)
-        return _choices(group, {self.name: channels})
+        found = {}
+        for group, count in counts.items():
+            channels = self.proposal.checked(group.name, survey.signals[group.name], count)
+            found[group] = _choices(group, {self.name: channels})
+        return found
 
     def decide(self, trial: Trial, options: Options) -> Decided:
         """The only candidate of every group."""
@@ -186,9 +197,9 @@ class OracleCriterion:
         scoring, measuring = calibration.split(2, HALVES)
         return scoring, measuring
 
-    def options(self, survey: Survey, group: Group, count: int) -> list[Choice]:
+    def options(self, survey: Survey, counts: Mapping[Group, int]) -> dict[Group, list[Choice]]:
         """Every arm's candidate, equal ones once."""
-        return _choices(group, lowest_sets(survey.scores[group.name], arms(), count))
+        return _lowest(survey, counts, arms())
 
     def decide(self, trial: Trial, options: Options) -> Decided:
         """The best measured candidate of every group, given what went before."""
@@ -198,6 +209,16 @@ class OracleCriterion:
     def __str__(self) -> str:
         """As plans and reports name it."""
         return "oracle"
+
+
+def _lowest(
+    survey: Survey, counts: Mapping[Group, int], metrics: Sequence[str]
+) -> dict[Group, list[Choice]]:
+    """The candidates of some metrics that rank channels."""
+    return {
+        group: _choices(group, lowest_sets(survey.scores[group.name], metrics, count))
+        for group, count in counts.items()
+    }
 
 
 def _choices(group: Group, proposals: dict[str, tuple[int, ...]]) -> list[Choice]:

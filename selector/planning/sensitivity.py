@@ -219,7 +219,7 @@ def _measured(
 ) -> list[SensitivityRow]:
     """One group at all ratios."""
     counts = {r: min(group.channels - 1, max(1, round(r * group.channels))) for r in ratios}
-    choices = {ratio: options(survey, group, count)[0] for ratio, count in counts.items()}
+    choices = {r: options(survey, {group: n})[group][0] for r, n in counts.items()}
     sets: Mapping[Group, list[tuple[int, ...]]] = {group: [c.remove for c in choices.values()]}
     changes = Oracle().measure(model, calibration, sets, loss=calibration.loss).changes[group]
     return [

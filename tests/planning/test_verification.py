@@ -36,10 +36,8 @@ def surveyed(
     calibration = Calibration(batches)
     stage = first_stage(model, calibration, Target("channels", 0.67), Limits())
     survey = survey_network(model, calibration, stage, criterion)
-    options = {
-        group: criterion.options(survey, group, group.channels // 3)
-        for group in stage.groups.prunable.values()
-    }
+    groups = stage.groups.prunable.values()
+    options = criterion.options(survey, {group: group.channels // 3 for group in groups})
     return Trial(model=model, survey=survey, recalibrate=recalibrate), options
 
 
