@@ -7,7 +7,8 @@ with t_c the sum over positions of activation x gradient of channel c in one ima
 (`selector/statistics/gate_fisher.py`). In nats: the loss change to second order for w = 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 
 import numpy as np
 
@@ -31,12 +32,12 @@ def joint(weight: float, loss: str = "loss") -> Propose:
 
     def propose(signals: Signals, count: int) -> list[int]:
         pairs = signals.pairs["plain"]
-        key = ("greedy", weight, pairs)
-        order: list[int] = signals.memo.get(key, [])
-        if len(order) < count:  # Fewer are the first of more.
-            order = greedy(pairs, weight, max(count, signals.channels * 3 // 4))
-            signals.memo[key] = order
-        return swapped(pairs, weight, order[:count])
+        # Fewer are the first of more: what was added for one number serves the others.
+        known, more = signals.memo.setdefault(
+            ("greedy", weight, pairs), ([], _added(pairs, weight))
+        )
+        known.extend(islice(more, max(0, count - len(known))))
+        return swapped(pairs, weight, known[:count])
 
     effect = f"the set's joint effect on the {loss}"
     propose.__doc__ = f"Greedy by second - {weight:g} x first order of {effect}, then swaps."
@@ -45,15 +46,17 @@ def joint(weight: float, loss: str = "loss") -> Propose:
 
 def greedy(pairs: Pairs, weight: float, count: int) -> list[int]:
     """Channels added one by one, each time the one that raises f least."""
+    return list(islice(_added(pairs, weight), count))
+
+
+def _added(pairs: Pairs, weight: float) -> Iterator[int]:
     own, second = _terms(pairs, weight)
     with_set = np.zeros(len(own))
-    chosen: list[int] = []
-    for _ in range(count):
-        rise = own + with_set
-        rise[chosen] = np.inf
-        chosen.append(int(rise.argmin()))
-        with_set += second[chosen[-1]]
-    return chosen
+    for _ in range(len(own)):
+        chosen = int((own + with_set).argmin())
+        yield chosen
+        with_set += second[chosen]
+        own[chosen] = np.inf
 
 
 def swapped(pairs: Pairs, weight: float, chosen: list[int]) -> list[int]:

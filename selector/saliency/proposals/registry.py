@@ -113,10 +113,11 @@ class Proposal:
         except SelectorError as error:
             raise SelectorError(f"proposal {self.name!r}, in group {group!r}: {error}") from error
         found = self._channels(proposed, group)
-        wrong = [channel for channel in found if not 0 <= channel < signals.channels]
+        channels = signals.channels
+        wrong = [channel for channel in found if not 0 <= channel < channels]
         twice = [channel for channel, times in Counter(found).items() if times > 1]
         if wrong:
-            fault = f"channel {wrong[0]}, and there are 0 to {signals.channels - 1}"
+            fault = f"channel {wrong[0]}, and there are 0 to {channels - 1}"
         elif twice:
             fault = f"channel {min(twice)} twice"
         elif len(found) != count:

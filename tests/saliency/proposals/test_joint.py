@@ -1,13 +1,16 @@
 """Joint sets, against loops over sets, and against all sets where there are few."""
 
 from itertools import combinations
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selector.saliency.proposals.joint import greedy, swapped
+from selector.saliency.proposals.joint import greedy, joint, swapped
+from selector.statistics.channel_statistics import Signals
 from selector.statistics.gate_fisher import Pairs, WidePairs
 
 
@@ -45,6 +48,14 @@ def test_greedy_adds_what_raises_f_least(
         free = [c for c in range(channels) if c not in before]
         best = min(value(pairs, weight, [*before, c]) for c in free)
         assert value(pairs, weight, [*before, channel]) == pytest.approx(best, abs=1e-9)
+
+
+def test_what_was_added_for_one_number_serves_the_others() -> None:
+    pairs = made_pairs(6, 3)
+    signals = cast(Signals, SimpleNamespace(pairs={"plain": pairs}, memo={}))
+    propose = joint(0.5)
+    for count in (2, 5, 1, 3):
+        assert propose(signals, count) == swapped(pairs, 0.5, greedy(pairs, 0.5, count))
 
 
 @settings(deadline=None, max_examples=30)
