@@ -23,7 +23,6 @@ Source:
 from collections.abc import Sequence
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -171,10 +170,10 @@ class _Consumers:
         alive = alive.repeat(self.consumers, 1)
         inputs = alive.repeat_interleave(self.width, 1)
         places = [each.nonzero()[:, 0] for each in inputs]
-        roots, spread, lost = (
-            torch.stack([m.index_select(1, p) for m, p in zip(rows, places, strict=True)])
-            for rows in self.kept
-        )
+        kept = self.kept.new_empty(*self.kept.shape[:3], len(places[0]))
+        for number, place in enumerate(places):
+            kept[:, number] = self.kept[:, number].index_select(2, place)
+        roots, spread, lost = kept
         self.inverse, self.outputs = _parts(self.inverse, places), _parts(self.outputs, places)
         self.inverse.baddbmm_(roots.mT, roots, alpha=-1)
         self.outputs.baddbmm_(spread.mT, lost, alpha=-1).baddbmm_(lost.mT, spread, alpha=-1)
@@ -195,5 +194,7 @@ def _solved(block: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 def _parts(matrices: Tensor, places: Sequence[Tensor]) -> Tensor:
     """Rows and columns of every matrix; numpy takes them in half the time."""
-    pairs = zip(matrices.numpy(), (place.numpy() for place in places), strict=True)
-    return torch.from_numpy(np.stack([matrix.take(p, 0).take(p, 1) for matrix, p in pairs]))
+    found = matrices.new_empty(len(matrices), len(places[0]), len(places[0]))
+    for matrix, place, into in zip(matrices.numpy(), places, found.numpy(), strict=True):
+        matrix.take(place.numpy(), 0).take(place.numpy(), 1, out=into, mode="clip")
+    return found

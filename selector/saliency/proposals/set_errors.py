@@ -139,7 +139,7 @@ def _along(
     found, begin = [], 0
     for end in ends:
         known, new = slice(begin), slice(begin, end)
-        slopes = -left[known, known] @ own[known, new]
+        slopes = (left[known, known] @ own[known, new]).neg_()
         factor = torch.linalg.cholesky(own[new, new] + own[new, known] @ slopes)
         rows = torch.cat([slopes.T, torch.eye(end - begin, dtype=own.dtype)], 1)
         root = torch.linalg.solve_triangular(factor, rows, upper=False)
