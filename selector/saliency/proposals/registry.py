@@ -14,7 +14,6 @@ def every_other(signals, count):
 Then `selector.prune(model, batches, criterion="every_other", ratio=0.3)` uses it.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -113,13 +112,13 @@ class Proposal:
         except SelectorError as error:
             raise SelectorError(f"proposal {self.name!r}, in group {group!r}: {error}") from error
         found = self._channels(proposed, group)
-        channels = signals.channels
-        wrong = [channel for channel in found if not 0 <= channel < channels]
-        twice = [channel for channel, times in Counter(found).items() if times > 1]
+        different = set(found)
+        wrong = different.difference(range(signals.channels))
         if wrong:
-            fault = f"channel {wrong[0]}, and there are 0 to {channels - 1}"
-        elif twice:
-            fault = f"channel {min(twice)} twice"
+            first = next(channel for channel in found if channel in wrong)
+            fault = f"channel {first}, and there are 0 to {signals.channels - 1}"
+        elif len(different) < len(found):
+            fault = f"channel {min(c for c in different if found.count(c) > 1)} twice"
         elif len(found) != count:
             fault = f"{len(found)} channels, and {count} must go"
         else:
@@ -132,9 +131,8 @@ class Proposal:
     def _channels(self, found: object, group: str) -> list[int]:
         values = found.tolist() if isinstance(found, Tensor | np.ndarray) else found
         listed = list(values) if isinstance(values, Iterable) else None
-        if listed is None or not all(
-            isinstance(v, int | np.integer) and not isinstance(v, bool) for v in listed
-        ):
+        kinds = set(map(type, listed or ())) - {int}
+        if listed is None or not all(issubclass(kind, np.integer) for kind in kinds):
             raise SelectorError(
                 f"proposal {self.name!r} gives {found!r} in group {group!r}, not the numbers of "
                 "the channels that go"
