@@ -131,8 +131,9 @@ class Proposal:
     def _channels(self, found: object, group: str) -> list[int]:
         values = found.tolist() if isinstance(found, Tensor | np.ndarray) else found
         listed = list(values) if isinstance(values, Iterable) else None
-        kinds = set(map(type, listed or ())) - {int}
-        if listed is None or not all(issubclass(kind, np.integer) for kind in kinds):
+        kinds = set(map(type, listed or ()))
+        whole = bool not in kinds and all(issubclass(kind, int | np.integer) for kind in kinds)
+        if listed is None or not whole:
             raise SelectorError(
                 f"proposal {self.name!r} gives {found!r} in group {group!r}, not the numbers of "
                 "the channels that go"
