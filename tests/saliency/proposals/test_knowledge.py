@@ -1,10 +1,13 @@
 """What is known of sets: one pass where another has measured the pairs, and outputs of any kind."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from selector.data.calibration import Calibration
+from selector.errors import SelectorError
 from selector.network.tracing import find_groups
 from selector.saliency.proposals.knowledge import gives_logits, measure_sets, set_proposals
 from selector.saliency.proposals.registry import PROPOSALS
@@ -24,6 +27,32 @@ def test_known_pairs_take_the_place_of_a_pass_over_the_labels() -> None:
             assert told[name].proposed(count) == alone[name].proposed(count)
         # And both proposals of the loss and of the softened outputs are among them.
         assert {PROPOSALS[p].gradients for p in alone[name].proposed(1)} == {"labels", "softened"}
+
+
+def test_orders_made_for_all_groups_are_those_that_each_proposal_gives() -> None:
+    model, batches = small("residual", 6, norm=True), data(32, 8)
+    groups = find_groups(model, batches[0][0]).prunable
+    found = measure_sets(model, Calibration(batches), groups, set_proposals())
+    nested = [one for one in PROPOSALS.values() if one.orders is not None]
+    assert {one.name for one in nested} == {one.name for one in PROPOSALS.values() if one.nested}
+    for proposal in nested:
+        for name, group in groups.items():
+            own = replace(found[name].signals["softened"], memo={})
+            for count in range(1, group.channels):
+                gone = tuple(sorted(proposal.propose(own, count)))
+                assert found[name].proposed(count)[proposal.name] == gone
+
+
+def test_the_group_at_fault_is_named_though_all_are_asked_at_once() -> None:
+    model, batches = small("residual", 6, norm=True), data(32, 8)
+    groups = find_groups(model, batches[0][0]).prunable
+    found = measure_sets(model, Calibration(batches), groups, set_proposals(["reconstruction"]))
+    first, *_, last = groups
+    for consumer in found[last].signals["softened"].consumer_inputs:
+        consumer.products["input_products"][0, 0, 0] = torch.nan
+    assert len(found[first].proposed(1)["reconstruction"]) == 1
+    with pytest.raises(SelectorError, match=f"'reconstruction', in group '{last}'"):
+        found[last].proposed(1)
 
 
 class Regression(nn.Module):
