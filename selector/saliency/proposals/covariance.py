@@ -138,6 +138,19 @@ def views_of(signals: Signals, *, by_gradient: bool = False) -> list[View]:
     return views
 
 
+def merged(views: Sequence[View]) -> list[View]:
+    """Views of the same inputs as one: what is left of a set is the same, and errors add up."""
+    found: list[View] = []
+    for view in views:
+        same = [n for n, one in enumerate(found) if torch.equal(one.inputs, view.inputs)]
+        if same:
+            one = found[same[0]]
+            found[same[0]] = View(one.inputs, one.outputs + view.outputs, one)
+        else:
+            found.append(view)
+    return found
+
+
 def _scaled_views(signals: Signals) -> list[tuple[View, Tensor]]:
     """Views for the outputs' squared error, and the deviations that are their inputs' units."""
     if "scaled views" not in signals.memo:

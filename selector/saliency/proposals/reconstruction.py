@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from selector.saliency.proposals.covariance import View, views_of
+from selector.saliency.proposals.covariance import View, merged, views_of
 from selector.saliency.proposals.elimination import PANEL, PANELS, eliminate, eliminate_together
 from selector.statistics.channel_statistics import Signals
 
@@ -24,7 +24,7 @@ def reconstruction(signals: Signals, count: int) -> list[int]:
     Source:
         OBS (NIPS 1992) for channels, as OSSCAR (arXiv 2403.12983) and ZipLM (arXiv 2302.04089).
     """
-    return eliminate(views_of(signals), signals.channels, count)
+    return eliminate(merged(views_of(signals)), signals.channels, count)
 
 
 def reconstruction_fisher(signals: Signals, count: int) -> list[int]:
@@ -40,7 +40,8 @@ def reconstruction_fisher(signals: Signals, count: int) -> list[int]:
     Source:
         arXiv 1503.05671 (K-FAC); for channels, arXiv 1905.05934 (EigenDamage).
     """
-    return eliminate(views_of(signals, by_gradient=True), signals.channels, count)
+    views = merged(views_of(signals, by_gradient=True))
+    return eliminate(views, signals.channels, count)
 
 
 def column_subset(signals: Signals, count: int) -> list[int]:
@@ -58,12 +59,12 @@ def column_subset(signals: Signals, count: int) -> list[int]:
 
 def reconstructions(signals: Sequence[Signals]) -> list[list[int]]:
     """`reconstruction` of several groups at once: whole orders, but for the last channel."""
-    return _eliminated(signals, [views_of(one) for one in signals])
+    return _eliminated(signals, [merged(views_of(one)) for one in signals])
 
 
 def reconstructions_fisher(signals: Sequence[Signals]) -> list[list[int]]:
     """The same of `reconstruction_fisher`."""
-    return _eliminated(signals, [views_of(one, by_gradient=True) for one in signals])
+    return _eliminated(signals, [merged(views_of(one, by_gradient=True)) for one in signals])
 
 
 def _eliminated(signals: Sequence[Signals], views: Sequence[Sequence[View]]) -> list[list[int]]:

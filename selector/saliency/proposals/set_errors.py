@@ -25,7 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from selector.saliency.proposals.covariance import views_of
+from selector.saliency.proposals.covariance import merged, views_of
 from selector.statistics.channel_statistics import Signals
 from selector.statistics.gate_fisher import Pairs
 from selector.typing import Channels, Matrix
@@ -59,7 +59,8 @@ class SetErrors:
         Raises:
             SelectorError: The signals lack a statistic of `NEEDS`, or one is not finite.
         """
-        plain, weighted = views_of(signals), views_of(signals, by_gradient=True)
+        plain = merged(views_of(signals))
+        weighted = merged(views_of(signals, by_gradient=True))
         inverses = [view.inverse for view in plain]
         both = [(one.outputs, two.outputs) for one, two in zip(plain, weighted, strict=True)]
         return cls(inverses, both, signals.channels, signals.pairs["plain"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from selector.network.input_products import RIDGE
 from selector.saliency.proposals import elimination, reconstruction
-from selector.saliency.proposals.covariance import View
+from selector.saliency.proposals.covariance import View, merged
 from selector.saliency.proposals.elimination import eliminate, eliminate_together
 from selector.saliency.proposals.reconstruction import pivots
 from tests.saliency.proposals.twins import error, made_view, pivots_of
@@ -105,6 +105,13 @@ def test_pivots_are_those_of_the_decomposition_column_by_column(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reconstruction, "PANEL", panel)
         assert pivots(matrices) == expected
+
+
+def test_views_of_the_same_inputs_count_as_one() -> None:
+    one, other = made_view(40, 0), made_view(40, 1)
+    again = View(one.inputs.clone(), made_view(40, 2).outputs)
+    assert len(merged([one, other, again])) == 2
+    assert eliminate(merged([one, other, again]), 20, 19) == eliminate([one, other, again], 20, 19)
 
 
 def test_what_is_small_in_every_consumer_goes_before_what_one_needs() -> None:
