@@ -32,7 +32,7 @@ def set_proposals(names: Iterable[str] | None = None) -> list[Proposal]:
 
 @dataclass(frozen=True, eq=False)
 class SharedOrders:
-    """Orders in which proposals take the channels of all of a network's groups, made together."""
+    """Orders in which proposals take a network's channels; groups of equal width go together."""
 
     groups: Mapping[str, Mapping[Gradients, Signals]]
     """Group -> source of the gradients -> what was measured."""
@@ -47,17 +47,19 @@ class SharedOrders:
         if proposal.orders is not None and (proposal.name, group) not in self._orders:
             # Group after group, the one at fault is named.
             with suppress(SelectorError):
-                self._make_all(proposal, proposal.orders)
+                self._make_alike(proposal, proposal.orders, group)
         if (proposal.name, group) not in self._orders:
             signals = self.groups[group][source_of(proposal)]
             found = proposal.ordered(group, signals, signals.channels - 1)
             self._orders[proposal.name, group] = found
         return self._orders[proposal.name, group]
 
-    def _make_all(self, proposal: Proposal, orders: Orders) -> None:
+    def _make_alike(self, proposal: Proposal, orders: Orders, group: str) -> None:
+        """Make the orders of all groups as wide as this one."""
         source = source_of(proposal)
-        made = orders([signals[source] for signals in self.groups.values()])
-        for name, order in zip(self.groups, made, strict=True):
+        every = {name: signals[source] for name, signals in self.groups.items()}
+        alike = {n: one for n, one in every.items() if one.channels == every[group].channels}
+        for name, order in zip(alike, orders(list(alike.values())), strict=True):
             self._orders[proposal.name, name] = tuple(order)
 
 
