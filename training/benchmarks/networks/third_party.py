@@ -8,7 +8,7 @@ from typing import Any
 
 from selector.tables import text_table
 from training.benchmarks.common.curves import accuracy_at, area
-from training.benchmarks.common.differences import difference_in_words, difference_of
+from training.benchmarks.common.differences import FEWEST, difference_in_words, difference_of
 from training.benchmarks.networks.methods import SELECTOR, always
 from training.benchmarks.networks.runs import CurveRun
 from training.reporting.markdown import markdown_table
@@ -96,7 +96,7 @@ def summary_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
                 for row in rows
                 if row[f"{name}_50{state}"] is not None
             ]
-            if lost:
+            if len(lost) >= FEWEST:
                 key = f"third_party_median_drop_50{end}{state}"
                 found |= {key: round(median(lost), 2), f"{key}_networks": len(lost)}
     for method, (key, _) in GAINS.items():
