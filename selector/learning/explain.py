@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from selector.errors import SelectorError
 from selector.learning.explanation import Explanation, Reason, Unusual
 from selector.learning.prediction import Prediction
 from selector.learning.selector import SaliencySelector
-from selector.learning.table import DAMAGE_OFFSET, NUMBERS, Described
+from selector.learning.table import DAMAGE_OFFSET, NUMBERS
 from selector.records.decision import CONTEXT, FACTS, Decision
 from selector.typing import Matrix
 
@@ -35,19 +35,65 @@ def explain(
         SelectorError: Not fitted, scores without the single best, or `against` is no metric that
             proposes anything here.
     """
-    seen = selector.described([decision])
-    prediction = selector.predict_described(seen)[0]
-    arms = list(prediction.proposals)
-    if against is not None and against not in arms:
-        raise SelectorError(f"{against!r} proposes nothing here; known: {', '.join(arms)}")
-    differs = _differs(prediction, selector.single_best_)
-    rival = against or (selector.single_best_ if differs else prediction.runner_up)
-    pair = [arms.index(name) for name in (prediction.trusted, rival or prediction.trusted)]
-    features = seen.features[pair]
+    return explain_many(selector, [decision], against)[0]
+
+
+def explain_many(
+    selector: SaliencySelector, decisions: Sequence[Decision], against: str | None = None
+) -> list[Explanation]:
+    """`explain` of several decisions: most of the time is that of calling.
+
+    Raises:
+        SelectorError: As `explain`.
+    """
+    if not decisions:
+        return []
+    seen = selector.described(decisions)
+    predictions = selector.predict_described(seen)
+    starts = np.cumsum([0, *(len(found) for found in seen.proposals)])[:-1]
+    rivals = [_rival(selector, prediction, against) for prediction in predictions]
+    rows = [
+        start + list(prediction.proposals).index(name or prediction.trusted)
+        for start, prediction, rival in zip(starts, predictions, rivals, strict=True)
+        for name in (prediction.trusted, rival)
+    ]
+    features = seen.features[rows]
     parts = selector.contributions(features)
+    return [
+        _explanation(
+            selector,
+            decision,
+            predictions[number],
+            rivals[number],
+            features[2 * number : 2 * number + 2],
+            parts[2 * number : 2 * number + 2],
+            seen.facts[number],
+        )
+        for number, decision in enumerate(decisions)
+    ]
+
+
+def _rival(selector: SaliencySelector, prediction: Prediction, against: str | None) -> str | None:
+    """The metric that the reasons compare with."""
+    if against is not None and against not in prediction.proposals:
+        known = ", ".join(prediction.proposals)
+        raise SelectorError(f"{against!r} proposes nothing here; known: {known}")
+    differs = _differs(prediction, selector.single_best_)
+    return against or (selector.single_best_ if differs else prediction.runner_up)
+
+
+def _explanation(
+    selector: SaliencySelector,
+    decision: Decision,
+    prediction: Prediction,
+    rival: str | None,
+    features: Matrix,
+    parts: Matrix,
+    facts: Matrix,
+) -> Explanation:
+    """One decision's, from the rows of the trusted metric's candidate and of its rival's."""
     nats = prediction.loss_change_nats[prediction.trusted]
     damage = selector.damage_weight_ * math.log(nats + DAMAGE_OFFSET)
-    reasons = _reasons(selector.feature_names, features, parts, (prediction.trusted, rival))
     return Explanation(
         channels=decision.view.channels,
         count=decision.count,
@@ -59,14 +105,14 @@ def explain(
         gain_error=prediction.gain_error,
         credible=prediction.gain > selector.caution * prediction.gain_error,
         fell_back=prediction.fell_back,
-        differs=differs,
+        differs=_differs(prediction, selector.single_best_),
         expected_regret=max(0.0, float(parts[0].sum()) - damage),
         predicted_nats=nats,
         predicted_interval=prediction.loss_change_interval[prediction.trusted],
         novelty=prediction.out_of_distribution,
-        unusual=_unusual(selector, seen),
+        unusual=_unusual(selector, facts),
         rival=rival,
-        reasons=reasons,
+        reasons=_reasons(selector.feature_names, features, parts, (prediction.trusted, rival)),
     )
 
 
@@ -109,9 +155,9 @@ def _reasons(
     return tuple(sorted(found, key=lambda reason: -abs(reason.weight)))
 
 
-def _unusual(selector: SaliencySelector, seen: Described) -> tuple[Unusual, ...]:
+def _unusual(selector: SaliencySelector, facts: Matrix) -> tuple[Unusual, ...]:
     usual_facts = selector.training_distribution
-    gaps, facts = usual_facts.gaps(seen.facts)[0], seen.facts[0]
+    gaps = usual_facts.gaps(facts[None])[0]
     found = []
     for number in np.argsort(-np.abs(gaps), kind="stable")[:UNUSUAL].tolist():
         words, text = fact_in_words(NUMBERS[number])

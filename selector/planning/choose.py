@@ -14,7 +14,7 @@ from selector.data.forward import probe_inputs
 from selector.data.loss import Loss
 from selector.data.own_forward import Forward
 from selector.errors import SelectorError
-from selector.learning.explain import explain
+from selector.learning.explain import explain_many
 from selector.learning.selector import SaliencySelector
 from selector.network.latency import Clock
 from selector.network.tracing import find_groups
@@ -209,12 +209,13 @@ def explained(plan: Plan, survey: Survey, selector: SaliencySelector | None) -> 
     """
     if selector is None:
         return plan
+    decisions = [
+        Decision(survey.views[choice.group], len(choice.remove)) for choice in plan.choices
+    ]
+    reasons = explain_many(selector, decisions)
     choices = [
-        replace(
-            choice,
-            explanation=explain(selector, Decision(survey.views[choice.group], len(choice.remove))),
-        )
-        for choice in plan.choices
+        replace(choice, explanation=reason)
+        for choice, reason in zip(plan.choices, reasons, strict=True)
     ]
     return replace(plan, choices=tuple(choices))
 

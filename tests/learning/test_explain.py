@@ -14,6 +14,7 @@ from selector.learning.explain import (
     OTHERS,
     THE_LAYER,
     explain,
+    explain_many,
     in_words,
     kind_of,
 )
@@ -100,6 +101,13 @@ def test_the_rival_may_be_named(fitted: SaliencySelector) -> None:
     assert f"reasons for {why.trusted} over fpgm:" in str(why)
     with pytest.raises(SelectorError, match="'astrology' proposes nothing here; known: l1, fpgm"):
         explain(fitted, decision, against="astrology")
+
+
+def test_many_are_explained_as_each_by_itself(fitted: SaliencySelector) -> None:
+    decisions = [*unseen()][:5]
+    together = explain_many(fitted, decisions)
+    assert together == [explain(fitted, decision) for decision in decisions]
+    assert explain_many(fitted, []) == []
 
 
 def test_it_prints_and_travels(fitted: SaliencySelector) -> None:
@@ -230,10 +238,10 @@ def test_only_what_is_carried_out_is_explained(
         assert "max_loss_change" in result.plan.warnings[-1]
     choices = [choice for plan in result.rounds for choice in plan.choices]
     assert choices
-    assert len(asked) == len(choices)
+    assert sum(asked) == 2 * len(choices)  # The trusted metric's candidate, and its rival's.
     assert all(choice.explanation is not None for choice in choices)
     choose(small("plain", 8), data(), ratio=0.4, verify=3)
-    assert len(asked) == len(choices) + 2
+    assert sum(asked) == 2 * (len(choices) + 2)
 
 
 def test_what_has_no_explanation_says_why(plan: Plan) -> None:
