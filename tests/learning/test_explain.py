@@ -10,15 +10,9 @@ import pytest
 
 from selector.cli.demo import calibration, network
 from selector.errors import SelectorError
-from selector.learning.explain import (
-    OTHERS,
-    THE_LAYER,
-    explain,
-    explain_many,
-    in_words,
-    kind_of,
-)
+from selector.learning.explain import explain, explain_many
 from selector.learning.explanation import Explanation
+from selector.learning.feature_words import OTHERS, THE_LAYER, in_words, kind_of
 from selector.learning.features import feature_names
 from selector.learning.selector import SaliencySelector
 from selector.planning.choose import choose
