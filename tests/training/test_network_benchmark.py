@@ -325,6 +325,20 @@ def test_the_summary_counts_networks_and_takes_the_best_in_hindsight() -> None:
     )
 
 
+def test_routing_is_judged_by_the_best_rival_at_the_same_widths() -> None:
+    areas = {SELECTOR: 0.6, always("l1"): 0.5, always("reconstruction"): 0.5}
+    areas |= {"l1, the selector's shares": 0.55, "reconstruction, the selector's shares": 0.57}
+    runs = [
+        run_of(network, method, accuracy + lead)
+        for network, lead in (("a", 0.0), ("b", 0.1), ("c", 0.2))
+        for method, accuracy in areas.items()
+    ]
+    summary = summary_of(rows_of(runs, dict.fromkeys("abc", "l1")))
+    assert summary["auc_best_rival_same_allocation_repaired"] == pytest.approx(0.72)
+    assert summary["routing_points"] == pytest.approx(3.0)
+    assert summary["worst_against_l1_points"] == pytest.approx(10.0)
+
+
 def test_means_are_over_the_networks_that_all_rivals_were_run_on() -> None:
     rivals = [*SINGLES, *(name for name in RIVALS if METHODS[name].default)]
     rivals.append(always("reconstruction"))

@@ -12,6 +12,7 @@ from training.benchmarks.networks.methods import (
     METHODS,
     MYOPIC,
     PORTFOLIO,
+    PRICED,
     RANDOM,
     RANK_MEAN,
     RECONSTRUCTING,
@@ -61,7 +62,6 @@ REPAIRED = ", repaired"
 ALWAYS_RUN = (SELECTOR, always("reconstruction"), always("l1"))
 """A network counts once these have been run on it."""
 DIFFERENCES = (
-    (SELECTOR, "rank_mean, the selector's shares", "routing_points"),
     (SELECTOR, "reconstruction, the selector's shares", "routing_over_reconstruction_points"),
     (
         SELECTOR,
@@ -238,6 +238,13 @@ def summary_of(table: Table) -> dict[str, float]:
     for ours, other, name in DIFFERENCES:
         found |= _difference(table, ours + REPAIRED, other + REPAIRED, name)
     found |= _difference(table, SELECTOR + REPAIRED, SELECTOR, "repair_points")
+    if "selector_over_l1_points_worst" in found:
+        found["worst_against_l1_points"] = found["selector_over_l1_points_worst"]
+    rivals = [row for method in PRICED if (row := means.get(method + REPAIRED)) is not None]
+    if rivals:
+        best = max(rivals, key=lambda row: row.area)
+        found["auc_best_rival_same_allocation_repaired"] = round(best.area, 4)
+        found |= _difference(table, SELECTOR + REPAIRED, best.method, "routing_points")
     if VERIFY3 in means and MYOPIC in means:
         few, many = (means[m].values["oracle_forwards"] or 0.0 for m in (VERIFY3, MYOPIC))
         found["verify3_forwards_over_myopic"] = round(few / many, 4)
