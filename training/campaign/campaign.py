@@ -161,7 +161,11 @@ def _forget(task: RecordingTask, weights: Path) -> None:
     """Remove what somebody has left who was killed when a network's records were there."""
     shutil.rmtree(weights / JOURNAL / f"{task.network}-{task.seed}", ignore_errors=True)
     _note(weights, task).unlink(missing_ok=True)
-    if os.name != "nt":
+    _remove_lock(task, weights)
+
+
+def _remove_lock(task: RecordingTask, weights: Path) -> None:
+    if os.name != "nt":  # Windows removes no file that is open.
         _lock(weights, task).unlink(missing_ok=True)
 
 
@@ -187,12 +191,10 @@ def _one(
     if deadline is not None and started > deadline:
         return NetworkOutcome(task.network, "stopped", "not started: the time is up", worker)
     torch.set_num_threads(1)
-    lock = FileLock(_lock(weights, task), timeout=0)
     try:
-        with lock:
+        with FileLock(_lock(weights, task), timeout=0):
             outcome = _alone(task, data, weights, deadline, _device(device, number), worker)
-            if os.name != "nt":
-                Path(lock.lock_file).unlink(missing_ok=True)
+            _remove_lock(task, weights)
             return outcome
     except Timeout:
         return NetworkOutcome(task.network, "elsewhere", "another worker is at it", worker)
