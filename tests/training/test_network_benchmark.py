@@ -17,6 +17,7 @@ from selector.network.tracing import find_groups
 from tests.networks import CLASSES, data, small
 from training.benchmarks.common import subjects
 from training.benchmarks.common.curves import CurvePoint, area
+from training.benchmarks.common.differences import differences_in_words
 from training.benchmarks.common.subjects import OfZoo, held_out_specs
 from training.benchmarks.networks import finetuning, third_party
 from training.benchmarks.networks import runs as networks
@@ -368,7 +369,9 @@ def test_what_third_party_networks_lose(tmp_path: Path) -> None:
     table = third_party.markdown(rows)
     assert f"| a | mnist | {100 * start:.1f} | 71.0 | 76.0 | 75.0 | - | - |" in table
     assert f"| *median of what is lost* |  |  | -{unrepaired[1]:.1f} |" in table
-    assert third_party.sentences(summary)[0].startswith("The selector over L1 with even widths: +3")
+    assert differences_in_words(summary, third_party.WORDS)[0].startswith(
+        "The selector over L1 with even widths: +3"
+    )
     # A method's median is of the networks that it got through on.
     more = third_party.rows_of([*runs, run_of("d", SELECTOR, 0.5)], dict.fromkeys("abcd", "mnist"))
     summary = third_party.summary_of(more)

@@ -1,12 +1,10 @@
 """What the model card says of the shipped selector, in sentences made from result files."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from selector.errors import SelectorError
 from training.reporting.marked_part import put
-from training.reporting.result_file import RESULTS
+from training.reporting.result_file import RESULTS, read_result, result_if_there
 
 Summary = Mapping[str, float]
 
@@ -21,13 +19,9 @@ def update_card(card: Path, results: Path = RESULTS) -> None:
     Raises:
         SelectorError: No evaluation, or no marks.
     """
-    file = results / "evaluation.json"
-    if not file.exists():
-        raise SelectorError(f"no {file}; run evaluate first")
-    lines = held_out(json.loads(file.read_text())["summary"])
-    whole = results / "whole.json"
-    if whole.exists():
-        lines += whole_prunings(json.loads(whole.read_text())["summary"])
+    lines = held_out(read_result("evaluation", "evaluate", results)["summary"])
+    if (whole := result_if_there("whole", results)) is not None:
+        lines += whole_prunings(whole["summary"])
     put(card, "figures", "\n".join(f"- {line}" for line in lines))
 
 

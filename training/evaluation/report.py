@@ -1,6 +1,5 @@
 """The evaluation protocol run, printed, plotted and written: `python -m training evaluate`."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from training.evaluation.protocol import RATIO_BINS, errors_of, evaluated, in_bi
 from training.evaluation.splits import SplitName, folds_of
 from training.reporting.markdown import cell, markdown_table
 from training.reporting.marked_part import put
-from training.reporting.result_file import RESULTS, write_result
+from training.reporting.result_file import RESULTS, read_result, write_result
 
 mpl.use("Agg")
 
@@ -201,10 +200,7 @@ def update_page(page: Path) -> None:
     Raises:
         SelectorError: No result file, or no marks in the document.
     """
-    file = RESULTS / "evaluation.json"
-    if not file.exists():
-        raise SelectorError(f"no {file}; run evaluate first")
-    put(page, "evaluation", markdown(json.loads(file.read_text())["rows"]))
+    put(page, "evaluation", markdown(read_result("evaluation", "evaluate", RESULTS)["rows"]))
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -1,6 +1,6 @@
 """Tables as Markdown, and the cells of printed ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def cell(value: object, form: str = ".3f") -> str:
@@ -26,3 +26,13 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     """
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def in_list(lines: Iterable[str]) -> str:
+    """Lines as the items of a list."""
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def percent_text(share: float | None) -> str:
+    """A share of 1 in percent, without the sign; a dash for None."""
+    return "-" if share is None else f"{100 * share:.1f}"

@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from selector.errors import SelectorError
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 
@@ -44,3 +47,29 @@ def write_result(
     path = folder / f"{name}.json"
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path
+
+
+def result_if_there(name: str, folder: Path = RESULTS) -> dict[str, Any] | None:
+    """What `results/NAME.json` says; None where it was not written yet."""
+    path = folder / f"{name}.json"
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def read_result(name: str, command: str, folder: Path = RESULTS) -> dict[str, Any]:
+    """What `results/NAME.json` says.
+
+    Args:
+        name: Name of the benchmark.
+        command: Of `python -m training`, which writes it.
+        folder: Another folder than `results`, for trials.
+
+    Raises:
+        SelectorError: It was not written yet.
+    """
+    found = result_if_there(name, folder)
+    if found is None:
+        raise SelectorError(f"no {folder / f'{name}.json'}; run {command} first")
+    return found

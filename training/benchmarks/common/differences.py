@@ -39,8 +39,17 @@ def difference_of(points: Sequence[float], name: str) -> dict[str, float]:
     return {**rounded, f"{name}_networks": len(points)}
 
 
-def difference_in_words(summary: Mapping[str, float], name: str, words: str) -> str:
-    """A difference of a summary as a sentence."""
+def differences_in_words(summary: Mapping[str, float], words: Mapping[str, str]) -> list[str]:
+    """The differences of a summary as sentences; what was not measured is left out.
+
+    Args:
+        summary: With what `difference_of` gave.
+        words: Name of a difference -> what it is of.
+    """
+    return [_in_words(summary, name, what) for name, what in words.items() if name in summary]
+
+
+def _in_words(summary: Mapping[str, float], name: str, words: str) -> str:
     low, high = summary[f"{name}_low"], summary[f"{name}_high"]
     verdict = " An interval that holds zero says: no difference." if low < 0 < high else ""
     return (

@@ -1,6 +1,5 @@
 """`coverage` as it is shown: tables, failures, the result file, the part of the documents."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -14,7 +13,7 @@ from training.benchmarks.coverage.runs import FILE, CoverageRun, finished, run_m
 from training.benchmarks.coverage.trial import Outcome, Tool
 from training.reporting.markdown import cell, markdown_table
 from training.reporting.marked_part import put
-from training.reporting.result_file import write_result
+from training.reporting.result_file import read_result, write_result
 
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 REACHED = ("resnet", "mobilenet", "efficientnet", "convnext", "swin", "vit", "yolo")
@@ -150,10 +149,7 @@ def update_page(page: Path, results: Path) -> None:
     Raises:
         SelectorError: No result file, or no marks.
     """
-    file = results / "coverage.json"
-    if not file.exists():
-        raise SelectorError(f"no {file}; run benchmark-coverage first")
-    rows = json.loads(file.read_text())["rows"]
+    rows = read_result("coverage", "benchmark-coverage", results)["rows"]
     counts = markdown_table(COUNT_COLUMNS, counts_of(rows))
     failures = markdown_table(FAILURE_COLUMNS, failures_of(rows))
     put(page, "coverage", f"{counts}\n\nNot pruned to half the MACs:\n\n{failures}")

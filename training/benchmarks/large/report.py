@@ -1,11 +1,9 @@
 """`large` as it is shown: the table, the result file, the table of the documents."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from selector.errors import SelectorError
 from selector.tables import text_table
 from training.benchmarks.large.network import CALIBRATION_IMAGES, TEST_IMAGES
 from training.benchmarks.large.runs import (
@@ -20,9 +18,9 @@ from training.benchmarks.large.runs import (
     run_missing,
 )
 from training.benchmarks.networks.methods import RANK_MEAN, SELECTOR, always
-from training.reporting.markdown import markdown_table
+from training.reporting.markdown import markdown_table, percent_text
 from training.reporting.marked_part import put
-from training.reporting.result_file import write_result
+from training.reporting.result_file import read_result, write_result
 
 KEYS: Mapping[str, str] = {
     SELECTOR: "",
@@ -96,7 +94,7 @@ def table_of(runs: Sequence[LargeRun]) -> list[list[str]]:
         for target in TARGETS:
             one = some.get(target)
             shares = (None, None) if one is None else (one.pruned, one.repaired)
-            cells += ["-" if share is None else f"{100 * share:.1f}" for share in shares]
+            cells += [percent_text(share) for share in shares]
         repairs = [one.repair_seconds for one in some.values() if one.repair_seconds]
         mean = f"{sum(repairs) / len(repairs):.0f}" if repairs else "-"
         whole = some.get(TARGETS[-1])
@@ -111,10 +109,8 @@ def update_page(page: Path, results: Path) -> None:
     Raises:
         SelectorError: No result file, or no marks.
     """
-    file = results / "large.json"
-    if not file.exists():
-        raise SelectorError(f"no {file}; run benchmark-large first")
-    put(page, "large", said([LargeRun.of(row) for row in json.loads(file.read_text())["rows"]]))
+    rows = read_result("large", "benchmark-large", results)["rows"]
+    put(page, "large", said([LargeRun.of(row) for row in rows]))
 
 
 def said(runs: Sequence[LargeRun]) -> str:

@@ -1,6 +1,5 @@
 """`networks` as it is shown: tables, the result file, plots, the tables of the documents."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,8 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
 
-from selector.errors import SelectorError
-from training.benchmarks.common.differences import difference_in_words
+from training.benchmarks.common.differences import differences_in_words
 from training.benchmarks.common.subjects import ThirdParty, find_subjects
 from training.benchmarks.networks import finetuning, third_party
 from training.benchmarks.networks.methods import (
@@ -44,9 +42,9 @@ from training.benchmarks.networks.tables import (
     summary_of,
 )
 from training.benchmarks.speed import resnet50 as resnet50_cost
-from training.reporting.markdown import markdown_table
+from training.reporting.markdown import in_list, markdown_table, percent_text
 from training.reporting.marked_part import put
-from training.reporting.result_file import write_result
+from training.reporting.result_file import read_result, write_result
 from training.reporting.run_file import RunFile
 from training.zoo.shared_third_party import third_party_info
 
@@ -155,17 +153,14 @@ def update_pages(page: Path, readme: Path, results: Path) -> None:
     Raises:
         SelectorError: No result file, or no marks.
     """
-    file = results / "networks.json"
-    if not file.exists():
-        raise SelectorError(f"no {file}; run benchmark-networks first")
-    found = json.loads(file.read_text())
+    found = read_result("networks", "benchmark-networks", results)
     rows = [row for row in found["rows"] if row["network"] == "mean"]
     put(page, "networks", markdown(rows))
     shown = {name + end for name in HEADLINE for end in ("", REPAIRED)}
     put(readme, "headline", markdown([row for row in rows if row["method"] in shown]))
-    said = "\n".join(f"- {line}" for line in sentences(found.get("summary", {})))
+    said = in_list(differences_in_words(found["summary"], GAINS))
     strangers = [row for row in found["rows"] if row.get("part") == "third_party"]
-    gains = "\n".join(f"- {line}" for line in third_party.sentences(found["summary"]))
+    gains = in_list(differences_in_words(found["summary"], third_party.WORDS))
     for document in (page, readme):
         put(document, "gains", said)
         if strangers:
@@ -187,16 +182,6 @@ GAINS = {
 }
 """Differences in the documents, everything repaired but what repair itself is compared with."""
 
-
-def sentences(summary: Mapping[str, float]) -> list[str]:
-    """What each ingredient buys, in points of area under accuracy over MACs."""
-    return [
-        difference_in_words(summary, name, words)
-        for name, words in GAINS.items()
-        if name in summary
-    ]
-
-
 SHOWN = {"auc": "area 90-30%", "accuracy_50": "50% MACs", "accuracy_30": "30% MACs"}
 """Columns of the documents, each with and without repair where there are repaired networks."""
 
@@ -217,7 +202,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in sorted(plain, key=lambda one: -(repaired(one).get("auc") or one["auc"] or 0)):
         states = (row, repaired(row)) if both else (row,)
         shares = [state.get(column) for column in SHOWN for state in states]
-        percent = ["-" if share is None else f"{100 * share:.1f}" for share in shares]
+        percent = [percent_text(share) for share in shares]
         cost = [f"{(row['oracle_forwards'] or 0) / 1000:.0f} k", f"{row['seconds']:.0f}"]
         lines.append([row["method"], *percent, *cost])
     ends = ("", REPAIRED) if both else ("",)

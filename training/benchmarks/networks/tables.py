@@ -23,6 +23,7 @@ from training.benchmarks.networks.methods import (
     always,
 )
 from training.benchmarks.networks.runs import CurveRun
+from training.reporting.markdown import percent_text
 
 SBS, BEST_SINGLE, BEST_RIVAL = (
     "single best (SBS)",
@@ -267,6 +268,6 @@ def printed(rows: Sequence[Row]) -> str:
 def cells(row: Row) -> list[str]:
     """A row as text, shares in percent."""
     *shares, forwards, seconds = row.values.values()
-    percent = ["-" if share is None else f"{100 * share:.1f}" for share in shares]
+    percent = [percent_text(share) for share in shares]
     images = count_text(forwards) if forwards else "0"
     return [row.method, *percent, images, f"{seconds:.0f}", row.note[:60]]

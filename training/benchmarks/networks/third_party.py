@@ -1,6 +1,5 @@
 """Third-party networks that are kept for tests: what is lost at half of their MACs, by method."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -8,10 +7,11 @@ from typing import Any
 
 from selector.tables import text_table
 from training.benchmarks.common.curves import accuracy_at, area
-from training.benchmarks.common.differences import FEWEST, difference_in_words, difference_of
+from training.benchmarks.common.differences import FEWEST, difference_of
 from training.benchmarks.networks.methods import SELECTOR, always
 from training.benchmarks.networks.runs import CurveRun
-from training.reporting.markdown import markdown_table
+from training.reporting.markdown import markdown_table, percent_text
+from training.reporting.result_file import result_if_there
 from training.zoo.shared_third_party import IMAGENET
 
 L1 = always("l1")
@@ -35,22 +35,20 @@ TITLES: Mapping[str, str] = {
     "l1_30": "L1, 30%",
 }
 """Columns of the documents; repaired where nothing else is said, at half the MACs by default."""
-GAINS: Mapping[str, tuple[str, str]] = {
-    L1: ("third_party_over_l1_points", "The selector over L1 with even widths"),
-    "torch-pruning taylor global": (
-        "third_party_over_torch_pruning_taylor_points",
-        "The selector over Torch-Pruning's global Taylor pruner",
-    ),
-    "torch-pruning l1 global": (
-        "third_party_over_torch_pruning_l1_points",
-        "The selector over Torch-Pruning's global L1 pruner",
-    ),
-    SAME_WIDTHS: (
-        "third_party_routing_points",
-        "Routing over `reconstruction_fisher` everywhere, at the selector's widths",
-    ),
+GAINS: Mapping[str, str] = {
+    L1: "third_party_over_l1_points",
+    "torch-pruning taylor global": "third_party_over_torch_pruning_taylor_points",
+    "torch-pruning l1 global": "third_party_over_torch_pruning_l1_points",
+    SAME_WIDTHS: "third_party_routing_points",
 }
-"""Rival -> key of the summary, and its words; of repaired networks, in points of area."""
+"""Rival -> key of the summary; of repaired networks, in points of area."""
+WORDS: Mapping[str, str] = {
+    GAINS[L1]: "The selector over L1 with even widths",
+    GAINS["torch-pruning taylor global"]: "The selector over Torch-Pruning's global Taylor pruner",
+    GAINS["torch-pruning l1 global"]: "The selector over Torch-Pruning's global L1 pruner",
+    GAINS[SAME_WIDTHS]: "Routing over `reconstruction_fisher` everywhere, at the selector's widths",
+}
+"""Key of the summary -> what the documents say of it."""
 
 
 def rows_of(runs: Sequence[CurveRun], datasets: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -99,7 +97,7 @@ def summary_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             if len(lost) >= FEWEST:
                 key = f"third_party_median_drop_50{end}{state}"
                 found |= {key: round(median(lost), 2), f"{key}_networks": len(lost)}
-    for method, (key, _) in GAINS.items():
+    for method, key in GAINS.items():
         pairs = [(row["selector_area"], row[f"{SHOWN[method]}_area"]) for row in rows]
         points = [100 * (ours - other) for ours, other in pairs if None not in (ours, other)]
         found |= difference_of(points, key)
@@ -108,12 +106,10 @@ def summary_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def imagenet_summary(results: Path) -> dict[str, float]:
     """What is lost at four fifths of the MACs on ImageNet networks, from `repair.json`."""
-    file = results / "repair.json"
-    if not file.exists():
-        return {}
+    found = result_if_there("repair", results) or {"rows": []}
     rows = [
         row["accuracies"]
-        for row in json.loads(file.read_text(encoding="utf-8"))["rows"]
+        for row in found["rows"]
         if row.get("dataset") == IMAGENET and row["role"] == "test" and row["failed"] is None
     ]
     if not rows:
@@ -126,12 +122,8 @@ def imagenet_summary(results: Path) -> dict[str, float]:
     }
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    return [row["network"], row["dataset"], *(_percent(row[name]) for name in TITLES)]
+    return [row["network"], row["dataset"], *(percent_text(row[name]) for name in TITLES)]
 
 
 def printed(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -149,10 +141,3 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         lost.append(f"-{median(points):.1f}{some}" if points and name != "unpruned" else "")
     lines.append(["*median of what is lost*", "", *lost])
     return markdown_table(["network", "data", *TITLES.values()], lines)
-
-
-def sentences(summary: Mapping[str, float]) -> list[str]:
-    """Differences of areas in words."""
-    return [
-        difference_in_words(summary, key, words) for key, words in GAINS.values() if key in summary
-    ]

@@ -1,10 +1,8 @@
 """All parts of the reliability benchmark: run what is missing, print a table, write the numbers."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from selector.tables import text_table
 from training.benchmarks.reliability import (
@@ -15,7 +13,7 @@ from training.benchmarks.reliability import (
     worker_kills,
 )
 from training.benchmarks.reliability.samples import make_samples
-from training.reporting.result_file import RESULTS, write_result
+from training.reporting.result_file import RESULTS, result_if_there, write_result
 from training.reporting.run_file import RunFile
 
 PARTS = ("kills", "fuzzing", "networks", "load")
@@ -58,7 +56,7 @@ def run(
         _networks(list(judged.read().values())),
         _load(list(loaded.read().values())),
     )
-    before = _written(results)
+    before = result_if_there("reliability", results) or {"summary": {}, "rows": []}
     summary: dict[str, float] = {}
     rows: list[dict[str, object]] = []
     for part, (numbers, lines) in zip(PARTS, tables, strict=True):
@@ -72,15 +70,6 @@ def run(
             print(text_table(columns, [[f"{line[name]}" for name in columns] for line in lines]))
     print(write_result("reliability", summary, rows, results))
     return summary
-
-
-def _written(results: Path) -> dict[str, Any]:
-    """What the result file says; nothing where there is none."""
-    path = results / "reliability.json"
-    if not path.exists():
-        return {"summary": {}, "rows": []}
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
 
 
 def _part_of(number: str) -> str:

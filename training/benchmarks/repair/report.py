@@ -1,6 +1,5 @@
 """`repair` as it is shown: tables, the result file, the table of the documents."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,9 +13,9 @@ from training.benchmarks.repair.cases import OWN, chosen_cases, every_case
 from training.benchmarks.repair.memory import MemoryRun
 from training.benchmarks.repair.runs import FILE, RepairRun, finished, run_missing
 from training.benchmarks.repair.speed import SUBJECTS, SpeedRun
-from training.reporting.markdown import markdown_table
+from training.reporting.markdown import in_list, markdown_table, percent_text
 from training.reporting.marked_part import put
-from training.reporting.result_file import write_result
+from training.reporting.result_file import read_result, write_result
 from training.zoo.shared_third_party import IMAGENET
 
 STATES = ("unpruned", "pruned", "repaired", "distilled")
@@ -145,7 +144,7 @@ def _gains(runs: Sequence[RepairRun], before: str, after: str) -> list[float]:
 def row_of(run: Mapping[str, Any]) -> list[str]:
     """A line of the table from a run's fields; accuracies in percent, CPU time in seconds."""
     shares = [run["accuracies"][state] for state in STATES]
-    percent = ["-" if share is None else f"{100 * share:.1f}" for share in shares]
+    percent = [percent_text(share) for share in shares]
     seconds = [f"{run['seconds'][what]:.1f}" for what in COSTS]
     if not run["passes"]:
         seconds[-1] = "-"
@@ -201,11 +200,8 @@ def update_page(page: Path, results: Path) -> None:
     Raises:
         SelectorError: No result file, or no marks.
     """
-    file = results / "repair.json"
-    if not file.exists():
-        raise SelectorError(f"no {file}; run benchmark-repair first")
-    found = json.loads(file.read_text())
+    found = read_result("repair", "benchmark-repair", results)
     rows = [row for row in found["rows"] if "accuracies" in row]
-    words = "\n".join(f"- {line}" for line in sentences(found["summary"], rows))
+    words = in_list(sentences(found["summary"], rows))
     table = markdown_table(list(COLUMNS), [row_of(row) for row in rows])
     put(page, "repair", f"{table}\n\n{words}".strip())
