@@ -17,9 +17,9 @@ from selector.records.parquet import provenance_of, read_table, rows_of, tuples_
 from selector.records.provenance import Provenance, check_metrics
 from selector.records.rows import group_record
 
-TOGETHER, MOST_BYTES = 64, 2**26
-"""Folders whose rows are made at once, and the size of their files: for small networks, a table
-takes longer than its rows."""
+TOGETHER, MOST_ROWS = 64, 2**16
+"""Folders whose rows are made at once, and their candidates: for small networks, a table takes
+longer than its rows."""
 NEEDED = [column.name for column in fields(CandidateRecord) if column.default is MISSING]
 KNOWN = [column.name for column in fields(CandidateRecord)]
 
@@ -53,35 +53,29 @@ def read_folders(folders: Sequence[Path], share: float = 1.0, seed: int = 0) -> 
     Raises:
         SelectorError: A folder that holds no records of ours; it is named, with the reason.
     """
-    for batch in _batches(folders):
-        # Not in several threads: they wait for Python's lock longer than Arrow reads.
-        read = [_read(folder, share, seed) for folder in batch]
-        for _, alike in groupby(read, lambda one: (one.groups.schema, one.candidates.schema)):
+    # Not in several threads: they wait for Python's lock longer than Arrow reads.
+    for batch in _batches(_read(folder, share, seed) for folder in folders):
+        for _, alike in groupby(batch, lambda one: (one.groups.schema, one.candidates.schema)):
             yield from _made(list(alike))
 
 
-def _batches(folders: Sequence[Path]) -> Iterator[list[Path]]:
-    """Folders that are read at once."""
-    batch: list[Path] = []
-    size = 0
-    for folder in folders:
-        size += sum(file.stat().st_size for file in _files(folder) if file.is_file())
-        batch.append(folder)
-        if len(batch) == TOGETHER or size > MOST_BYTES:
+def _batches(recordings: Iterable[Recording]) -> Iterator[list[Recording]]:
+    """Recordings whose rows are made at once."""
+    batch: list[Recording] = []
+    rows = 0
+    for one in recordings:
+        batch.append(one)
+        rows += one.candidates.num_rows
+        if len(batch) == TOGETHER or rows > MOST_ROWS:
             yield batch
-            batch, size = [], 0
+            batch, rows = [], 0
     yield batch
-
-
-def _files(folder: Path) -> tuple[Path, Path]:
-    return folder / GROUPS_FILE, folder / CANDIDATES_FILE
 
 
 def _read(folder: Path, share: float, seed: int) -> Recording:
     """Both tables of a network, whole or drawn from."""
-    first, second = _files(folder)
-    groups = read_table(first, READABLE, NAMES[:3])
-    candidates = read_table(second, READABLE, NAMES)
+    groups = read_table(folder / GROUPS_FILE, READABLE, NAMES[:3])
+    candidates = read_table(folder / CANDIDATES_FILE, READABLE, NAMES)
     with _naming(folder):
         about, version = provenance_of(groups), version_of(groups)
         if provenance_of(candidates) != about or version_of(candidates) != version:
