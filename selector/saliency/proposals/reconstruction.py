@@ -1,6 +1,6 @@
 """Sets that the channels left can stand in for: by refitting, or by spanning the same space."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -72,33 +72,44 @@ def _eliminated(signals: Sequence[Signals], views: Sequence[Sequence[View]]) -> 
         (s.channels, *(len(view.inputs) for view in own))
         for s, own in zip(signals, views, strict=True)
     ]
-    found: dict[int, list[int]] = {}
-    for (channels, *_), numbers in _alike(shapes):
-        together = [views[number] for number in numbers]
-        orders = eliminate_together(together, channels, channels - 1)
-        found.update(zip(numbers, orders, strict=True))
-    return [found[number] for number in range(len(signals))]
+
+    def orders(numbers: Sequence[int]) -> list[list[int]]:
+        channels, *_ = shapes[numbers[0]]
+        return eliminate_together([views[number] for number in numbers], channels, channels - 1)
+
+    return _by_shape(shapes, orders)
 
 
 def column_subsets(signals: Sequence[Signals]) -> list[list[int]]:
     """`column_subset` of several groups at once."""
     tables = [_weighed(one) for one in signals]
-    found: dict[int, list[int]] = {}
-    for _, numbers in _alike([table.shape for table in tables]):
+
+    def orders(numbers: Sequence[int]) -> list[list[int]]:
         kept = pivots(torch.stack([tables[number] for number in numbers]))
-        found.update(zip(numbers, (order[:0:-1] for order in kept), strict=True))
-    return [found[number] for number in range(len(signals))]
+        return [order[:0:-1] for order in kept]
+
+    return _by_shape([table.shape for table in tables], orders)
 
 
-def _alike(shapes: Sequence[Sequence[int]]) -> Iterator[tuple[tuple[int, ...], list[int]]]:
-    """The numbers of groups with the same shape, not more at once than fit in memory with ease."""
-    numbers: dict[tuple[int, ...], list[int]] = {}
+def _by_shape(
+    shapes: Sequence[Sequence[int]], orders: Callable[[Sequence[int]], list[list[int]]]
+) -> list[list[int]]:
+    """Orders of groups of the same shape at once, as many as fit in memory with ease.
+
+    Args:
+        shapes: Of every group.
+        orders: Numbers of groups with the same shape -> their orders.
+    """
+    alike: dict[tuple[int, ...], list[int]] = {}
     for number, shape in enumerate(shapes):
-        numbers.setdefault(tuple(shape), []).append(number)
-    for shape, some in numbers.items():
+        alike.setdefault(tuple(shape), []).append(number)
+    found: dict[int, list[int]] = {}
+    for shape, numbers in alike.items():
         most = max(1, TOGETHER // sum(inputs**2 for inputs in shape))
-        for start in range(0, len(some), most):
-            yield shape, some[start : start + most]
+        for start in range(0, len(numbers), most):
+            some = numbers[start : start + most]
+            found.update(zip(some, orders(some), strict=True))
+    return [found[number] for number in range(len(shapes))]
 
 
 def _weighed(signals: Signals) -> Tensor:
