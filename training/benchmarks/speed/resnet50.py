@@ -5,7 +5,6 @@ the same images of 224 pixels, the same number of rounds, BatchNorm recalibrated
 on one core, one after the other. Weights and images are random: they do not change the time.
 """
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from torchvision.models import resnet50
 from selector.pruning.prune import prune
 from selector.tables import text_table
 from training.benchmarks.networks.torch_pruning_rival import prune_with_torch_pruning
-from training.reporting.result_file import RESULTS, write_result
+from training.reporting.result_file import RESULTS, result_if_there, write_result
 
 NAME = "resnet50_cost"
 IMAGES, BATCH, KEEP_MACS = 256, 32, 0.5
@@ -66,8 +65,8 @@ def run(
 
 def ratio(folder: Path) -> dict[str, float]:
     """What is known of it, for the summary of others: one entry, or none."""
-    file = folder / f"{NAME}.json"
-    return {RATIO: json.loads(file.read_text())["summary"][RATIO]} if file.exists() else {}
+    found = result_if_there(NAME, folder)
+    return {} if found is None else {RATIO: found["summary"][RATIO]}
 
 
 def random_network() -> nn.Module:
