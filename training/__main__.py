@@ -26,7 +26,7 @@ from training.benchmarks.networks.pruning_task import Folders, RunSettings
 from training.benchmarks.reliability import report as reliability
 from training.benchmarks.repair import criteria as repair_criteria
 from training.benchmarks.repair import report as repair_report
-from training.benchmarks.repair import rounds as repair_rounds
+from training.benchmarks.repair import settings as repair_settings
 from training.benchmarks.speed import allocation as allocation_benchmark
 from training.benchmarks.speed import imports as imports_benchmark
 from training.benchmarks.speed import oracle as oracle_benchmark
@@ -377,15 +377,15 @@ def benchmark_whole(
 
 
 @app.command()
-def benchmark_rounds(
+def benchmark_repair_settings(
     minutes: Annotated[float | None, typer.Option(help="Begin no run later.")] = None,
     results: Annotated[Path, typer.Option(help="Runs and result file.")] = RESULTS,
     docs: Annotated[bool, typer.Option(help="Put the table into the documents.")] = False,
 ) -> None:
-    """Accuracy after repair, and time, over the number of rounds; resumable."""
-    repair_rounds.run(minutes, results)
+    """Accuracy after repair, and time, over rounds and images; resumable."""
+    repair_settings.run(minutes, results)
     if docs:
-        repair_rounds.update_page(BENCHMARKS, results)
+        repair_settings.update_page(BENCHMARKS, results)
 
 
 @app.command()

@@ -11,10 +11,12 @@ import torch
 from torch import nn
 
 from selector.errors import SelectorError
-from training.benchmarks.repair import cases, memory, report, runs, speed
+from selector.pruning.prune import prune
+from training.benchmarks.repair import cases, memory, report, runs, settings, speed
 from training.benchmarks.repair.cases import OWN, Case
 from training.benchmarks.repair.memory import MemoryRun
 from training.benchmarks.repair.runs import Accuracies, RepairRun, Seconds
+from training.benchmarks.repair.settings import Setting, SettingsRun
 from training.benchmarks.repair.speed import SpeedRun, TimedNetwork
 from training.zoo.shared_third_party import IMAGENET, third_party_folder, third_party_networks
 
@@ -280,3 +282,42 @@ def test_the_summary_has_the_largest_ratio_of_memory() -> None:
     summary = report.summary_of([], [], peaks)
     assert summary["memory_ratio"] == 1.5
     assert summary["resnet56_repair_mib"] == 9.0
+
+
+def settings_run(network: str, setting: Setting, keep: float, share: float) -> SettingsRun:
+    return SettingsRun(network, *setting, keep, "a digest", share, 2.0)
+
+
+def test_settings_are_compared_on_networks_that_have_them_all() -> None:
+    whole = [
+        settings_run("whole", setting, keep, 0.5 + 0.01 * setting.rounds)
+        for setting in settings.VARIED["rounds"]
+        for keep in settings.KEPT
+    ]
+    part = settings_run("part", settings.VARIED["rounds"][0], 0.5, 0.9)
+    table = settings.table_of([*whole, part], "rounds")
+    assert table.networks == 1
+    assert [row[0] for row in table.rows] == ["1", "2", "4", "7"]
+    assert [row[1] for row in table.rows] == ["51.0", "52.0", "54.0", "57.0"]
+    assert table.summary["accuracy_50_rounds_7"] == 0.57
+    # Seven rounds by 256 images stand in both tables; other numbers of images were not run.
+    assert settings.table_of(whole, "images").rows == []
+    assert settings.summary_of(whole)["networks_images"] == 0
+
+
+def test_a_setting_prunes_by_as_many_rounds_and_images(
+    digits: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def watched(model: nn.Module, images: Any, **how: Any) -> Any:
+        seen.extend([how["rounds"], sum(len(labels) for _, labels in images)])
+        return prune(model, images, **how)
+
+    for name in ("network_of", "calibration_of", "test_batches_of"):
+        monkeypatch.setattr(settings, name, getattr(runs, name))
+    monkeypatch.setattr(settings, "prune", watched)
+    found = settings.run_one(CASE, Setting(rounds=2, images=60), 0.5, "a digest")
+    assert seen == [2, 60]
+    assert (found.rounds, found.images, found.keep_macs) == (2, 60, 0.5)
+    assert 0 < found.accuracy <= 1

@@ -29,6 +29,8 @@ OWN = "cy_resnet20_30"
 """The deep cut with more images, whose accuracy after distillation has a target of its own."""
 _OWN_NETWORK = "cy_resnet20_cifar10"
 BATCH, TEST_BATCH = 64, 250
+FEW_TEST_IMAGES = 1000
+"""Where many runs are averaged, so that each may be read on fewer images."""
 MIRRORED = frozenset({"cifar10", "cifar100"})
 """Data sets whose images may be mirrored in distillation; signs and digits may not."""
 WORK = 4e9
@@ -58,10 +60,13 @@ class Case:
         return self.role == "own"
 
 
-def every_case() -> dict[str, Case]:
+def every_case(test_images: int | None = None) -> dict[str, Case]:
     """All cases whose images are on this machine, by name; the cheapest networks first.
 
     ImageNet networks come last: 20 % of their MACs are cut at once, since rounds take long there.
+
+    Args:
+        test_images: Of each at most so many; None for all.
 
     Raises:
         SelectorError: There is no folder of third-party networks.
@@ -71,8 +76,8 @@ def every_case() -> dict[str, Case]:
         if missing_images(name) is None:
             large = info.dataset == IMAGENET
             keep, rounds = (0.8, 1) if large else (0.5, None)
-            cases.append(Case(name, info.dataset, info.role, keep, rounds))
-    cases.append(Case(OWN, "cifar10", "own", 0.3, None, images=1024))
+            cases.append(Case(name, info.dataset, info.role, keep, rounds, test_images=test_images))
+    cases.append(Case(OWN, "cifar10", "own", 0.3, None, images=1024, test_images=test_images))
     cases.sort(key=lambda case: (case.dataset == IMAGENET, work_of(case) * case.images))
     return {case.name: case for case in cases}
 

@@ -17,6 +17,7 @@ from selector.pruning.prune import prune
 from selector.repair.reconstruction import reconstruct
 from selector.tables import text_table
 from training.benchmarks.repair.cases import (
+    FEW_TEST_IMAGES,
     Case,
     calibration_of,
     every_case,
@@ -80,7 +81,9 @@ class CriterionRun:
 
 def cases_here() -> list[Case]:
     """The third-party networks whose images are here, ImageNet's aside, the cheapest first."""
-    return [c for c in every_case().values() if not c.is_own and c.dataset != IMAGENET]
+    return [
+        c for c in every_case(FEW_TEST_IMAGES).values() if not c.is_own and c.dataset != IMAGENET
+    ]
 
 
 def run(minutes: float | None, results: Path, jobs: int = 1) -> None:

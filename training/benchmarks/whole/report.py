@@ -10,7 +10,7 @@ from selector.learning.composing import LEAST_SUM, Composing
 from selector.learning.selector import SaliencySelector
 from selector.tables import text_table
 from training.benchmarks.common.differences import FEWEST, mean_interval
-from training.benchmarks.repair.cases import TEST_IMAGES
+from training.benchmarks.repair.cases import FEW_TEST_IMAGES
 from training.benchmarks.whole.runs import FACTORS, FILE, KEPT, WAYS, WholeRun, run_missing
 from training.reporting.result_file import write_result
 
@@ -65,7 +65,7 @@ def judged(runs: Sequence[WholeRun]) -> dict[str, float]:
         )
         left = 100 * run.left
         # The test images have noise of their own: one standard error of a share.
-        noise = 100 * (run.left * (1 - run.left) / TEST_IMAGES) ** 0.5
+        noise = 100 * (run.left * (1 - run.left) / FEW_TEST_IMAGES) ** 0.5
         held = worst - noise <= left <= best + noise
         found.append((held, best - worst, abs(middle - left), run.keep_macs))
     if not found:

@@ -16,6 +16,7 @@ from selector.planning.expectation import classes_said
 from selector.pruning.prune import prune
 from training.benchmarks.networks.learnt import digest_of, learn_without_family, opened
 from training.benchmarks.repair.cases import (
+    FEW_TEST_IMAGES,
     Case,
     calibration_of,
     every_case,
@@ -80,7 +81,11 @@ class WholeRun:
 
 def cases() -> list[Case]:
     """Third-party networks that may be learnt from, without those for ImageNet."""
-    return [c for c in every_case().values() if c.role == "learn" and c.dataset != IMAGENET]
+    return [
+        c
+        for c in every_case(FEW_TEST_IMAGES).values()
+        if c.role == "learn" and c.dataset != IMAGENET
+    ]
 
 
 def run_missing(
