@@ -14,6 +14,7 @@ from selector.records.records import Records
 from training.audit.data_card import write_card
 from training.benchmarks.coverage import report as coverage_report
 from training.benchmarks.coverage.runs import TOOLS
+from training.benchmarks.finetuned import report as finetuned
 from training.benchmarks.founding import runs as founding_runs
 from training.benchmarks.founding import tables as founding_tables
 from training.benchmarks.founding.methods import METHODS
@@ -323,9 +324,6 @@ def benchmark_networks(
         str | None,
         typer.Option(help="Methods, with ; between them; all but the slow ones by default."),
     ] = None,
-    finetune: Annotated[
-        bool, typer.Option(help="Prune to half the MACs and train for one short epoch instead.")
-    ] = False,
     rounds: int = RunSettings.rounds,
     calibration_images: int = RunSettings.calibration_images,
     test_images: int = RunSettings.test_images,
@@ -342,10 +340,25 @@ def benchmark_networks(
     chosen = None if methods is None else methods.split(";")
     wanted = network_report.Wanted(named, chosen, jobs, minutes)
     settings = RunSettings(rounds, calibration_images, test_images)
-    work = network_report.tune if finetune else network_report.run
-    work(wanted, settings, Folders(data, weights, learnt), results)
+    network_report.run(wanted, settings, Folders(data, weights, learnt), results)
     if docs:
         network_report.update_pages(BENCHMARKS, ROOT / "README.md", results)
+
+
+@app.command()
+def benchmark_finetuned(
+    data: Annotated[Path, typer.Option(help="Records.")] = ROOT / "data",
+    weights: Annotated[Path, typer.Option(help="Trained networks.")] = ROOT / "runs" / "zoo",
+    learnt: Annotated[Path, typer.Option(help="Refitted selectors.")] = ROOT / "runs" / "networks",
+    results: Annotated[Path, typer.Option(help="Where runs and result file go.")] = RESULTS,
+    minutes: Annotated[float | None, typer.Option(help="Begin no run later.")] = None,
+    jobs: Annotated[int, typer.Option(help="Processes.")] = 1,
+    docs: Annotated[bool, typer.Option(help="Put the tables into the documents.")] = False,
+) -> None:
+    """Pruned networks after training, by method and with or without repair; resumable."""
+    finetuned.run(Folders(data, weights, learnt), jobs, minutes, results)
+    if docs:
+        finetuned.update_page(BENCHMARKS, results)
 
 
 @app.command()

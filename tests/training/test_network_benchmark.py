@@ -15,12 +15,13 @@ from selector.learning.selector import SaliencySelector
 from selector.network.costs import count_costs
 from selector.network.tracing import find_groups
 from tests.networks import CLASSES, data, small
+from tests.training.digits_network import DIGITS, SUBJECT
 from training.benchmarks.common import subjects
 from training.benchmarks.common.curves import CurvePoint, area
 from training.benchmarks.common.differences import differences_in_words
 from training.benchmarks.common.subjects import OfZoo, held_out_specs
-from training.benchmarks.networks import finetuning, third_party
 from training.benchmarks.networks import runs as networks
+from training.benchmarks.networks import third_party
 from training.benchmarks.networks.learnt import learn_without
 from training.benchmarks.networks.methods import (
     DRAWS,
@@ -53,26 +54,13 @@ from training.evaluation.report import update_page
 from training.reporting.accuracy import correct, quick
 from training.reporting.result_file import RESULTS
 from training.zoo.families import FAMILIES
-from training.zoo.recipes import Recipe
 from training.zoo.sampling import sample_zoo
 from training.zoo.skeletons import NetworkShape
 from training.zoo.specs import NetworkSpec
 
 ROOT = Path(__file__).resolve().parents[2]
-DIGITS = NetworkSpec(
-    name="digits-residual-test",
-    family="residual",
-    dataset="digits",
-    width=8,
-    depth=1,
-    activation="relu",
-    recipe=Recipe(epochs=10, learning_rate=0.1, batch_size=32),
-    train_images=400,
-    seed=3,
-)
 KNOWN = "chengyuhsieh_lenet_mnist", "stanweer1_oneconv_fashion"
 """Recorded networks of other families."""
-SUBJECT = OfZoo(DIGITS.name, DIGITS)
 FEW = RunSettings(rounds=4, calibration_images=128, test_images=200)
 
 START, END = "<!-- networks: begin -->", "<!-- networks: end -->"
@@ -391,22 +379,6 @@ def test_what_imagenet_networks_lose_is_read_from_the_repair_benchmark(tmp_path:
         "imagenet_median_drop_80": 5.0,
         "imagenet_median_drop_80_unrepaired": 30.0,
     }
-
-
-def test_a_short_fine_tune_mends_the_pruned_network(folders: Folders) -> None:
-    halfway = finetuning.settings_for(FEW)
-    assert halfway.keep_macs == pytest.approx(0.3**0.5)
-    assert halfway.rounds == 2
-    task = tasks_for([SUBJECT], [always("l1")], halfway, folders)[0]
-    found = {repaired: finetuning.tune(task, repaired, 1) for repaired in (False, True)}
-    for one in found.values():
-        assert one.macs_kept <= 0.3**0.5
-        assert one.accuracy_tuned > found[False].accuracy_pruned
-    assert found[True].accuracy_pruned > found[False].accuracy_pruned
-    summary = finetuning.summary_of(list(found.values()))
-    gap = found[True].accuracy_tuned - found[False].accuracy_tuned
-    assert summary["repair_points_after_1_epochs"] == pytest.approx(100 * gap, abs=0.01)
-    assert summary["tuned_pairs_1_epochs"] == 1
 
 
 def test_the_cost_of_routing_is_a_ratio_of_one_run(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from selector.data.image_data import normalised
 from selector.errors import SelectorError
 from training.reporting.accuracy import accuracy
 from training.zoo.shared_third_party import (
@@ -15,6 +16,7 @@ from training.zoo.shared_third_party import (
     third_party_folder,
     third_party_info,
     third_party_networks,
+    third_party_training,
 )
 
 FOLDER = third_party_folder()
@@ -108,3 +110,26 @@ def test_an_absent_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         SelectorError, match=r"SALIENCY_SHARED .* networks/third_party/networks\.py"
     ):
         third_party_networks()
+
+
+@needs_folder
+@pytest.mark.parametrize(
+    "name",
+    ["cleffa00_vgg6bn_cifar10", "zafermesut_bnafterpool_gtsrb", "abdelhakk_smallresnet_fashion"],
+)
+def test_training_images_are_those_of_the_batches(name: str) -> None:
+    skip_without_images(name)
+    data, info = third_party_training(name, offset=3, limit=2)
+    [(inputs, labels)] = third_party_batches(name, "train", offset=3, limit=2)
+    torch.testing.assert_close(normalised(data.images, info.mean, info.std), inputs)
+    assert torch.equal(data.labels, labels)
+
+
+@needs_folder
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("dariosantos_vgglike_gtsrb", "64 pixels"), ("mit_proxyless_03_imagenet", "imagenet-sample")],
+)
+def test_networks_on_other_images_are_not_trained(name: str, reason: str) -> None:
+    with pytest.raises(SelectorError, match=f"{name} .*{reason}"):
+        third_party_training(name, limit=2)

@@ -7,7 +7,7 @@ loaded from there and never copied, since some of the networks state no licence.
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from selector.data.image_data import ImageData
 from selector.data.image_files import read_parquet
 from selector.errors import SelectorError
-from training.datasets.catalogue import DATASETS, load, shared_folder
+from training.datasets.catalogue import DATASETS, DatasetInfo, load, shared_folder
 from training.datasets.sources import is_installed
 
 Role = Literal["learn", "test"]
@@ -192,6 +192,37 @@ def third_party_batches(
         return cast(Tensor, prepared(name, images.numpy()))
 
     return PreparedBatches(data, prepare, batch_size=batch_size)
+
+
+def third_party_training(
+    name: str, *, offset: int = 0, limit: int | None = None
+) -> tuple[ImageData, DatasetInfo]:
+    """Return training images in the network's order of colours, and how it normalises them.
+
+    Args:
+        name: One of `third_party_networks`.
+        offset: Skip this many images first.
+        limit: At most this many images; None for all.
+
+    Raises:
+        SelectorError: There is no such folder or network, its images are not on this machine, or
+            it reads images of another size than its data set's, or a set of no catalogue.
+    """
+    info = third_party_info(name)
+    data = _images(info.dataset, "train", limit, offset)
+    if info.dataset not in DATASETS:
+        known = ", ".join(DATASETS)
+        raise SelectorError(f"{name} is not trained here, on {info.dataset}; known: {known}")
+    side = data.images.shape[-1]
+    if side != info.size:
+        raise SelectorError(
+            f"{name} is not trained here: it reads images of {info.size} pixels a side, made from "
+            f"those of {side} of {info.dataset}; take one that reads its images as they are"
+        )
+    own = _code().NETWORKS[name]
+    planes = data.images.flip(1) if own.order == "BGR" else data.images
+    how = replace(DATASETS[info.dataset], mean=tuple(own.mean), std=tuple(own.std))
+    return ImageData(planes, data.labels, data.classes), how
 
 
 def missing_images(name: str) -> str | None:

@@ -28,6 +28,7 @@ from training.zoo.shared_third_party import (
     third_party_batches,
     third_party_folder,
     third_party_networks,
+    third_party_training,
 )
 from training.zoo.specs import NetworkSpec, build, fingerprint
 from training.zoo.third_party import FOREIGN, foreign_batches, load_foreign
@@ -139,8 +140,7 @@ class ThirdParty(Subject):
 
     def training(self, count: int) -> tuple[ImageData, DatasetInfo]:
         """Images to fine-tune on, and how they are normalised."""
-        # It prepares its images in its own way.
-        raise SelectorError(f"{self.name} is not fine-tuned; take a foreign network")
+        return third_party_training(self.name, offset=KEPT, limit=count)
 
 
 @dataclass(frozen=True)

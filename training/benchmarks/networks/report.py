@@ -1,7 +1,7 @@
 """`networks` as it is shown: tables, the result file, plots, the tables of the documents."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 
 from training.benchmarks.common.differences import differences_in_words
 from training.benchmarks.common.subjects import ThirdParty, find_subjects
-from training.benchmarks.networks import finetuning, third_party
+from training.benchmarks.networks import third_party
 from training.benchmarks.networks.methods import (
     METHODS,
     MYOPIC,
@@ -100,16 +100,6 @@ def run(wanted: Wanted, settings: RunSettings, folders: Folders, results: Path) 
     show(settings, folders, results)
 
 
-def tune(wanted: Wanted, settings: RunSettings, folders: Folders, results: Path) -> None:
-    """Run the missing fine-tunes, then show all finished ones."""
-    networks = finetuning.NETWORKS if wanted.networks is None else wanted.networks
-    methods = finetuning.METHODS if wanted.methods is None else wanted.methods
-    halfway = finetuning.settings_for(settings)
-    tasks = tasks_for(find_subjects(folders.data, networks), methods, halfway, folders)
-    finetuning.run_missing(tasks, results / finetuning.FILE, wanted.jobs, wanted.minutes)
-    show(settings, folders, results)
-
-
 def show(settings: RunSettings, folders: Folders, results: Path) -> None:
     """Print the tables of all runs that are there, write the result file and the plots."""
     file = RunFile(results / FILE, CurveRun.of)
@@ -124,18 +114,15 @@ def show(settings: RunSettings, folders: Folders, results: Path) -> None:
     for network in dict.fromkeys(network for network, _ in table):
         print(f"\n{network}\n" + printed([r for (name, _), r in table.items() if name == network]))
     means = means_of(table)
-    tuned = finetuning.read(results / finetuning.FILE)
     if means:
         print(f"\nmean over {means[0].note}\n" + printed(means))
     if strangers:
         print("\nthird-party networks\n" + third_party.printed(strangers))
-    if tuned:
-        print("\nafter training\n" + finetuning.printed(tuned))
     summary = (summary_of(table) if table else {}) | resnet50_cost.ratio(results)
-    summary |= finetuning.summary_of(tuned) | third_party.summary_of(strangers)
+    summary |= third_party.summary_of(strangers)
     summary |= third_party.imagenet_summary(results)
     print("\n".join(["", *(f"{key}: {value:g}" for key, value in summary.items())]))
-    rows = [row.flat for row in [*table.values(), *means]] + [asdict(one) for one in tuned]
+    rows = [row.flat for row in [*table.values(), *means]]
     rows += strangers
     print(write_result("networks", summary, rows, results))
     if runs:
