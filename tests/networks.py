@@ -23,6 +23,7 @@ STYLES = (
     "flatten",
     "transposed",
     "grouped",
+    "grouped_transposed",
 )
 CLASSES = 5
 
@@ -30,7 +31,7 @@ CLASSES = 5
 class Small(nn.Module):
     """A stem, one part of the given style, and a linear head; images are 3x8x8.
 
-    `width` counts the stem's removable channels; of the grouped style each is two of its filters.
+    `width` counts the stem's removable channels; of a grouped style each is two of its filters.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Small(nn.Module):
         super().__init__()
         self.style = style
         make = ACTIVATIONS[act]
-        filters = 2 * width if style == "grouped" else width
+        filters = 2 * width if style.startswith("grouped") else width
         self.stem = nn.Conv2d(3, filters, 3, stride, padding=1, bias=not norm)
         self.norm = nn.BatchNorm2d(filters) if norm else nn.Identity()
         self.act = nn.PReLU(filters) if act == "prelu" else make()
@@ -64,7 +65,10 @@ class Small(nn.Module):
         elif style == "transposed":
             self.up = nn.ConvTranspose2d(width, out, 2, 2)
         elif style == "grouped":
-            self.grouped = nn.Conv2d(filters, 2 * out, 3, padding=1, groups=2)
+            self.grouped: nn.Module = nn.Conv2d(filters, 2 * out, 3, padding=1, groups=2)
+            self.project = nn.Conv2d(2 * out, out, 1)
+        elif style == "grouped_transposed":
+            self.grouped = nn.ConvTranspose2d(filters, 2 * out, 3, padding=1, groups=2)
             self.project = nn.Conv2d(2 * out, out, 1)
         else:
             self.next = nn.Conv2d(width, out, 3, padding=1)
@@ -81,7 +85,7 @@ class Small(nn.Module):
             x = self.join(torch.cat([self.left(x), self.right(x)], 1))
         elif self.style == "depthwise":
             x = self.project(self.act_between(self.depthwise(x)))
-        elif self.style == "grouped":
+        elif self.style.startswith("grouped"):
             x = self.project(self.act_between(self.grouped(x)))
         elif self.style == "two_consumers":
             x = self.first(x) + self.second(x)

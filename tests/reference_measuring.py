@@ -37,11 +37,19 @@ def filters(scene: Scene, values: Mapping[str, Tensor] | None = None) -> Filters
         for name, index in inputs_of(scene, channel, "out"):
             layer = scene.model.get_submodule(name)
             weight = layer.weight.detach() if values is None else values[name]
-            if isinstance(layer, nn.ConvTranspose2d):
-                weight = weight.transpose(0, 1)
-            row += weight[index].flatten().tolist()
+            row += writing(layer, weight, index)
         found.append(row)
     return found
+
+
+def writing(layer: nn.Module, weight: Tensor, index: int) -> list[float]:
+    """The weights that make one of a layer's outputs."""
+    if not isinstance(layer, nn.ConvTranspose2d):
+        return weight[index].flatten().tolist()
+    inputs, outputs = len(weight) // layer.groups, weight.shape[1]
+    block = index // outputs
+    rows = range(block * inputs, (block + 1) * inputs)
+    return [w for row in rows for w in weight[row, index % outputs].flatten().tolist()]
 
 
 def read_by_consumers(

@@ -12,10 +12,13 @@ from selector.network.layers import (
     CONVOLUTION,
     INSTANCE_NORMALISATION,
     NORMALISATION,
+    input_dimension,
     is_depthwise,
     is_statistics_norm,
     layer_width,
+    output_dimension,
     positions_per_group,
+    shared_side,
 )
 from selector.network.surgery import Cut
 from selector.typing import Side
@@ -140,10 +143,10 @@ def _saved_widths(name: str, layer: nn.Module, tensors: Mapping[str, Tensor]) ->
         return {"both": saved.shape[0]}
     if is_depthwise(layer):
         return {"both": saved.shape[0]}
-    if isinstance(layer, CONVOLUTION) and layer.groups > 1:
-        if layer.transposed:
-            return {}  # refused, so never cut
-        # The weight has one column for each offset in a group.
-        return {"out": saved.shape[0], "in": saved.shape[1] * layer.groups}
-    transposed = isinstance(layer, CONVOLUTION) and layer.transposed
-    return {"out": saved.shape[int(transposed)], "in": saved.shape[1 - int(transposed)]}
+    widths: dict[Side, int] = {
+        "out": saved.shape[output_dimension(layer)],
+        "in": saved.shape[input_dimension(layer)],
+    }
+    if isinstance(layer, CONVOLUTION):
+        widths[shared_side(layer)] *= layer.groups
+    return widths

@@ -38,6 +38,8 @@ from selector.network.layers import (
     channel_dimension,
     input_dimension,
     layer_width,
+    weight_blocks,
+    weight_from_blocks,
     weight_of,
 )
 from selector.network.surgery import Cut
@@ -222,10 +224,9 @@ def _folded_weight(
     """A consumer's folded weight, and the constant that its outputs lose, float64."""
     layer, weight = model.get_submodule(name), weight_of(model, name)
     _, count, each = reader.places.shape
-    dimension = input_dimension(layer)
-    moved = weight.detach().double().movedim(dimension, -1)
+    parts = weight_blocks(layer, weight.detach().double()).transpose(2, 3)
     # (blocks, outputs of each block and taps, inputs of each block)
-    matrix = moved.reshape(len(reader.blocks), -1, moved.shape[-1]).clone()
+    matrix = parts.flatten(1, 2).clone()
     gone = torch.zeros(count, dtype=torch.bool, device=matrix.device)
     gone[list(channels)] = True
     mask = gone if reader.pooled else gone.repeat_interleave(each)
@@ -241,9 +242,8 @@ def _folded_weight(
         constants.append(torch.einsum("rse,s->r", lost, constant))
         apart[:, mask] = 0
         matrix[block][:, own.flatten()] = apart.reshape(len(apart), -1)
-    new = matrix.reshape(moved.shape).movedim(-1, dimension).to(weight.dtype)
-    taps = moved[..., 0].numel() // layer_width(layer, "out")
-    return new.contiguous(), torch.cat(constants).reshape(-1, taps).sum(1)
+    new = weight_from_blocks(layer, matrix.reshape(parts.shape).transpose(2, 3), weight.shape)
+    return new.to(weight.dtype).contiguous(), torch.cat(constants).view(-1, parts.shape[2]).sum(1)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Kinds of layers, their dimensions and widths."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 from torch import Tensor, nn
@@ -26,12 +26,7 @@ def is_depthwise(layer: nn.Module) -> bool:
 
 def is_grouped(layer: nn.Module) -> bool:
     """Whether a convolution has groups that can lose the same offset each, and stay alike."""
-    return (
-        isinstance(layer, CONVOLUTION)
-        and layer.groups > 1
-        and not layer.transposed
-        and not is_depthwise(layer)
-    )
+    return isinstance(layer, CONVOLUTION) and layer.groups > 1 and not is_depthwise(layer)
 
 
 def is_statistics_norm(layer: nn.Module) -> bool:
@@ -60,6 +55,39 @@ def input_dimension(layer: nn.Module) -> int:
 def output_dimension(layer: nn.Module) -> int:
     """The dimension of `layer.weight` that runs over the layer's outputs."""
     return 1 - input_dimension(layer)
+
+
+def shared_side(layer: nn.modules.conv._ConvNd) -> Side:
+    """The side whose positions share the weight's among the groups of a convolution."""
+    return "out" if layer.transposed else "in"
+
+
+def weight_blocks(layer: nn.Module, weight: Tensor) -> Tensor:
+    """A layer's weights by the groups of its convolution.
+
+    Returns:
+        Shape (groups, outputs of each, inputs of each, taps); one group where there are none.
+    """
+    groups = layer.groups if isinstance(layer, CONVOLUTION) else 1
+    parts = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+    return parts.transpose(1, 2) if input_dimension(layer) == 0 else parts
+
+
+def weight_from_blocks(layer: nn.Module, blocks: Tensor, shape: Sequence[int]) -> Tensor:
+    """The weights of a layer, of this shape, from what `weight_blocks` gives."""
+    parts = blocks.transpose(1, 2) if input_dimension(layer) == 0 else blocks
+    return parts.reshape(tuple(shape))
+
+
+def weight_positions(layer: nn.Module, side: Side, positions: Iterable[int]) -> list[int]:
+    """Where positions of a side lie in the weight, in ascending order.
+
+    The groups of a convolution share those of its inputs, one for each offset in a group; the
+    groups of a transposed one those of its outputs.
+    """
+    dimension = input_dimension(layer) if side == "in" else output_dimension(layer)
+    size = getattr(layer, reading_weights(layer)[0]).shape[dimension]
+    return sorted({position % size for position in positions})
 
 
 def weight_of(model: nn.Module, layer: str) -> nn.Parameter:

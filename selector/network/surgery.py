@@ -33,10 +33,10 @@ from selector.network.layers import (
     is_statistics_norm,
     layer_width,
     output_dimension,
-    positions_per_group,
     reading_weights,
     removable,
     same_in_every_group,
+    weight_positions,
 )
 from selector.typing import ChannelSet, Side
 
@@ -118,18 +118,18 @@ def _cut_layer(layer: nn.Module, side: Side, gone: Sequence[int]) -> None:
     width, lost = layer_width(layer, side), set(gone)
     kept = [index for index in range(width) if index not in lost]
     if side == "in":
-        # The groups of a convolution share the columns: one for each offset in a group.
-        per_group = positions_per_group(layer, side)
-        columns = sorted({i % per_group for i in kept})
+        columns = weight_positions(layer, side, kept)
         if isinstance(layer, nn.RNNBase):
             # Changed in place with the weights: whoever puts those back needs the old list.
             layer._flat_weights = list(layer._flat_weights)
         for weight in reading_weights(layer):
             _keep(layer, weight, input_dimension(layer), columns)
     else:
-        convolves = isinstance(layer, CONVOLUTION | nn.Linear) and side == "out"
-        for name in reading_weights(layer):
-            _keep(layer, name, output_dimension(layer) if convolves else 0, kept)
+        if isinstance(layer, CONVOLUTION | nn.Linear) and side == "out":
+            _keep(layer, "weight", output_dimension(layer), weight_positions(layer, side, kept))
+        else:
+            for name in reading_weights(layer):
+                _keep(layer, name, 0, kept)
         for name in ("bias", "in_proj_bias", "running_mean", "running_var"):
             _keep(layer, name, 0, kept)
     run_narrow(layer)

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from selector.network.layers import CONVOLUTION
+from selector.network.layers import CONVOLUTION, weight_blocks, weight_from_blocks
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,7 @@ def weight_matrices(layer: nn.Module) -> Tensor:
     if isinstance(layer, nn.Linear):
         return weight.unsqueeze(0)
     assert isinstance(layer, CONVOLUTION)
-    groups, offsets = layer.groups, math.prod(layer.kernel_size)
-    if layer.transposed:
-        inputs, outputs = layer.in_channels // groups, layer.out_channels // groups
-        parts = weight.reshape(groups, inputs, outputs, offsets)
-        return parts.permute(0, 2, 3, 1).reshape(groups, outputs, -1)
-    outputs = layer.out_channels // groups
-    parts = weight.reshape(groups, outputs, -1, offsets)
-    return parts.transpose(2, 3).reshape(groups, outputs, -1)
+    return weight_blocks(layer, weight).transpose(2, 3).flatten(2)
 
 
 def set_weight_matrices(layer: nn.Module, matrices: Tensor) -> None:
@@ -73,11 +66,8 @@ def set_weight_matrices(layer: nn.Module, matrices: Tensor) -> None:
         value = matrices[0]
     else:
         assert isinstance(layer, CONVOLUTION)
-        groups, offsets = layer.groups, math.prod(layer.kernel_size)
-        outputs = matrices.shape[1]
-        parts = matrices.reshape(groups, outputs, offsets, -1)
-        parts = parts.permute(0, 3, 1, 2) if layer.transposed else parts.transpose(2, 3)
-        value = parts.reshape(weight.shape)
+        parts = matrices.reshape(*matrices.shape[:2], math.prod(layer.kernel_size), -1)
+        value = weight_from_blocks(layer, parts.transpose(2, 3), weight.shape)
     weight.data.copy_(value)
 
 

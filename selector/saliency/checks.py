@@ -174,9 +174,10 @@ def _reorder(layer: nn.Module, part: Slice, order: Sequence[int]) -> None:
         dimension = 0
         if name in weights and part.side != "both":
             dimension = input_dimension(layer) if part.side == "in" else output_dimension(layer)
-        positions = torch.arange(tensor.shape[dimension])
+        positions = torch.arange(size := tensor.shape[dimension])
         for channel, source in enumerate(order):
-            positions[own[channel]] = torch.tensor(own[source])
+            # The groups of a convolution share positions of its weight.
+            positions[torch.tensor(own[channel]) % size] = torch.tensor(own[source]) % size
         tensor.data = tensor.data.index_select(dimension, positions)
 
 

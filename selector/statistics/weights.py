@@ -13,6 +13,7 @@ from selector.network.layers import (
     NORMALISATION,
     input_dimension,
     output_dimension,
+    weight_blocks,
     weight_of,
 )
 from selector.statistics.channel_statistics import ConsumerInput, MeasuringPoint
@@ -24,8 +25,8 @@ def producer_rows(model: nn.Module, group: Group, values: Callable[[str], Tensor
     blocks = []
     for part in group.running:
         if part.side == "out":
-            dimension = output_dimension(model.get_submodule(part.layer))
-            matrix = values(part.layer).movedim(dimension, 0).flatten(1).cpu()
+            layer = model.get_submodule(part.layer)
+            matrix = weight_blocks(layer, values(part.layer)).flatten(0, 1).flatten(1).cpu()
             matrix = _picked(matrix, _by_channel(part.channels, part.indices))
             blocks.append(matrix.view(group.channels, -1))
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 1)
@@ -80,13 +81,8 @@ def _of_layer(layer: str, point: MeasuringPoint | None) -> Mapping[str, Tensor]:
 
 def _input_rows(layer: nn.Module, weight: Tensor) -> Tensor:
     """The weights that read each input of a layer, (inputs, weights per input), on the CPU."""
-    values = weight.detach().cpu()
-    blocks = layer.groups if isinstance(layer, CONVOLUTION) else 1
-    if blocks == 1:
-        return values.movedim(input_dimension(layer), 0).flatten(1)
     # An input of a grouped convolution is read by the outputs of its own block alone.
-    by_block = values.reshape(blocks, -1, *values.shape[1:])
-    return by_block.movedim(2, 1).flatten(0, 1).flatten(1)
+    return weight_blocks(layer, weight.detach().cpu()).transpose(1, 2).flatten(0, 1).flatten(1)
 
 
 def weights_removed(model: nn.Module, group: Group) -> float:

@@ -66,7 +66,11 @@ def check_everything(model: nn.Module, groups: Groups, images: Tensor = IMAGES) 
     check_costs(model, images)
 
 
-def resnext_block(outputs: int = 16) -> tuple[nn.Module, Groups]:
+KINDS = [nn.Conv2d, nn.ConvTranspose2d]
+Kind = type[nn.Conv2d] | type[nn.ConvTranspose2d]
+
+
+def resnext_block(outputs: int = 16, kind: Kind = nn.Conv2d) -> tuple[nn.Module, Groups]:
     def body(net: nn.Module, x: Tensor) -> Tensor:
         y = torch.relu(net.norm(net.reduce(x)))
         return x + net.expand(torch.relu(net.grouped(y)))
@@ -75,13 +79,14 @@ def resnext_block(outputs: int = 16) -> tuple[nn.Module, Groups]:
         body,
         reduce=nn.Conv2d(12, 16, 1, bias=False),
         norm=nn.BatchNorm2d(16),
-        grouped=nn.Conv2d(16, outputs, 3, padding=1, groups=4),
+        grouped=kind(16, outputs, 3, padding=1, groups=4),
         expand=nn.Conv2d(outputs, 12, 1),
     )
 
 
-def test_a_resnext_block_is_pruned_exactly() -> None:
-    model, groups = resnext_block()
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resnext_block_is_pruned_exactly(kind: Kind) -> None:
+    model, groups = resnext_block(kind=kind)
     assert sizes(groups) == {"stem": (12, 1), "reduce": (4, 4), "grouped": (4, 4)}
     assert list(groups.refused) == ["head"]
     check_everything(model, groups)
@@ -98,6 +103,19 @@ def test_a_channel_is_the_same_offset_in_every_group() -> None:
     apply_cuts(smaller, cuts_of([(outputs, [0, 2])]))
     kept = [1, 3, 5, 7, 9, 11, 13, 15]
     assert torch.equal(smaller.grouped.weight, model.grouped.weight[kept])
+    assert torch.equal(smaller.expand.weight, model.expand.weight[:, kept])
+
+
+def test_the_groups_of_a_transposed_convolution_share_its_outputs() -> None:
+    model, groups = resnext_block(kind=nn.ConvTranspose2d)
+    inputs, outputs = groups.prunable["reduce"], groups.prunable["grouped"]
+    with masked(model, inputs, [1]):
+        assert model.grouped.weight.flatten(1).any(1).tolist() == [i % 4 != 1 for i in range(16)]
+    smaller = copy.deepcopy(model)
+    apply_cuts(smaller, cuts_of([(outputs, [0, 2])]))
+    kept = [1, 3, 5, 7, 9, 11, 13, 15]
+    assert torch.equal(smaller.grouped.weight, model.grouped.weight[:, [1, 3]])
+    assert torch.equal(smaller.grouped.bias, model.grouped.bias[kept])
     assert torch.equal(smaller.expand.weight, model.expand.weight[:, kept])
 
 
@@ -229,8 +247,9 @@ def test_a_cut_that_leaves_unlike_groups_changes_nothing(side: str) -> None:
     assert state_of(model) == before
 
 
-def test_one_output_in_each_group_leaves_the_inputs_prunable() -> None:
-    model, groups = resnext_block()
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_output_in_each_group_leaves_the_inputs_prunable(kind: Kind) -> None:
+    model, groups = resnext_block(kind=kind)
     apply_cuts(model, cuts_of([(groups.prunable["grouped"], [0, 1, 3])]))
     # As many outputs as groups now, which is not depthwise: there are four inputs in each.
     groups = retrace_groups(model, IMAGES, groups)
@@ -243,8 +262,9 @@ def test_one_output_in_each_group_leaves_the_inputs_prunable() -> None:
     check_law(model, IMAGES, [(groups.prunable["stem"], [1])], 1e-5)
 
 
-def test_pruned_in_rounds_to_the_floor_it_is_the_plan_carried_out_at_once() -> None:
-    model, _ = resnext_block()
+@pytest.mark.parametrize("kind", KINDS)
+def test_pruned_in_rounds_to_the_floor_it_is_the_plan_carried_out_at_once(kind: Kind) -> None:
+    model, _ = resnext_block(kind=kind)
     batches = data(12, 4)
     target = {"criterion": "l1", "rounds": 3, "recalibrate": False, "ratio": 0.8}
     result = prune(model, batches, **target)  # type: ignore[arg-type]
@@ -261,13 +281,16 @@ def test_pruned_in_rounds_to_the_floor_it_is_the_plan_carried_out_at_once() -> N
     assert count_costs(result.model, IMAGES).total("macs") == result.plan.macs_after
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("keep", [0.7, 0.2])
-def test_a_grouped_network_comes_back_bit_for_bit(keep: float, tmp_path: Path) -> None:
-    model, _ = resnext_block(outputs=24)
+def test_a_grouped_network_comes_back_bit_for_bit(keep: float, kind: Kind, tmp_path: Path) -> None:
+    model, _ = resnext_block(outputs=24, kind=kind)
     smaller = prune(model, data(12, 4), criterion="l2", rounds=2, keep_params=keep).model.eval()
     assert smaller.grouped.weight.shape != model.grouped.weight.shape
     save_pruned(smaller, tmp_path / "small.safetensors")
-    loaded = load_pruned(lambda: resnext_block(outputs=24)[0], tmp_path / "small.safetensors")
+    loaded = load_pruned(
+        lambda: resnext_block(outputs=24, kind=kind)[0], tmp_path / "small.safetensors"
+    )
     assert torch.equal(loaded(IMAGES), smaller(IMAGES))
     assert loaded.grouped.in_channels == smaller.grouped.in_channels
 

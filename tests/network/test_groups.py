@@ -81,10 +81,6 @@ class Interrupted(nn.Module):
 @pytest.mark.parametrize(
     ("between", "kind"),
     [
-        (
-            nn.ConvTranspose2d(8, 8, 3, padding=1, groups=4),
-            "ConvTranspose2d 'between' has 4 groups",
-        ),
         (nn.Softmax(1), "softmax over all of them"),
         (nn.LocalResponseNorm(3, alpha=1.0), "neighbouring channels are mixed"),
     ],

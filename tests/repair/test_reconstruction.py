@@ -133,7 +133,9 @@ def test_no_held_out_error_gets_worse(seed: int, style: str, norm: bool, count: 
     assert all(bool(torch.isfinite(t).all()) for t in repaired.state_dict().values())
 
 
-@pytest.mark.parametrize("style", ["residual", "depthwise", "grouped", "transposed"])
+@pytest.mark.parametrize(
+    "style", ["residual", "depthwise", "grouped", "grouped_transposed", "transposed"]
+)
 def test_same_seed_same_weights_whatever_the_batches(style: str) -> None:
     model = network(style, norm=True)
     pruned, cuts = cut(model, images(), [1, 2])

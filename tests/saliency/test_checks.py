@@ -59,7 +59,9 @@ def test_the_twins_of_the_table_pass_as_twins_of_a_registered_metric(name: str) 
     selector.check_metric("ours")
 
 
-@pytest.mark.parametrize("style", ["two_consumers", "depthwise", "flatten", "concat", "grouped"])
+@pytest.mark.parametrize(
+    "style", ["two_consumers", "depthwise", "flatten", "concat", "grouped", "grouped_transposed"]
+)
 def test_permuting_channels_permutes_scores(style: str) -> None:
     model, batches = small(style, 5, act="silu", norm=True), data()
     group = groups_of(model, batches[0][0])["stem"]
@@ -94,7 +96,7 @@ def reordered(model: nn.Module, group: Group, order: list[int]) -> nn.Module:
     return copied
 
 
-@pytest.mark.parametrize("style", ["two_consumers", "flatten", "grouped"])
+@pytest.mark.parametrize("style", ["two_consumers", "flatten", "grouped", "grouped_transposed"])
 def test_splitting_the_images_otherwise_changes_nothing(style: str) -> None:
     model = small(style, norm=True)
     whole, parts = scores_of(model, data(12, 12)), scores_of(model, data(12, 5))

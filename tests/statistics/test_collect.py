@@ -115,7 +115,9 @@ def alive(seen: list[weakref.ref[Tensor]], images: list[Tensor]) -> int:
 
 
 @pytest.mark.usefixtures("collector")
-@pytest.mark.parametrize("kind", ["in place", "out of place", "residual", "flatten", "grouped"])
+@pytest.mark.parametrize(
+    "kind", ["in place", "out of place", "residual", "flatten", "grouped", "grouped_transposed"]
+)
 @pytest.mark.parametrize(
     "needs", [{"forward"}, {"backward"}, {"second_order"}, {"hessian"}, {"maps"}, ALL]
 )

@@ -78,7 +78,7 @@ def test_no_labels_are_needed_and_those_there_are_give_the_loss_alone() -> None:
         assert torch.equal(one.activation.absolute, plain[name].activation.absolute)
 
 
-@pytest.mark.parametrize("style", ["plain", "grouped"])
+@pytest.mark.parametrize("style", ["plain", "grouped", "grouped_transposed"])
 def test_how_images_are_batched_changes_nothing(style: str) -> None:
     model = small(style, norm=True)
     names = [*GRADIENTS, "obd", "grasp"]

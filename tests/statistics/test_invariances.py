@@ -46,7 +46,17 @@ GATED = [
 
 
 @pytest.mark.parametrize(
-    "style", ["plain", "residual", "two_consumers", "flatten", "depthwise", "concat", "grouped"]
+    "style",
+    [
+        "plain",
+        "residual",
+        "two_consumers",
+        "flatten",
+        "depthwise",
+        "concat",
+        "grouped",
+        "grouped_transposed",
+    ],
 )
 def test_a_channel_that_nothing_reads_scores_lowest(style: str) -> None:
     model, batches = small(style, 5, act="silu"), data()
@@ -54,8 +64,9 @@ def test_a_channel_that_nothing_reads_scores_lowest(style: str) -> None:
     for part in group.slices:
         if part.side == "in":
             own = [i for i, c in zip(part.indices, part.channels, strict=True) if c == 2]
-            weight = model.get_submodule(part.layer).weight.data
-            weight.index_fill_(1, torch.tensor(own) % weight.shape[1], 0)
+            weight = (layer := model.get_submodule(part.layer)).weight.data
+            size = weight.shape[dimension := input_dimension(layer)]
+            weight.index_fill_(dimension, torch.tensor(own) % size, 0)
     scores = scores_of(model, batches, [*GATED, "rank_mean_gradient", "consumer_norm", "wanda"])
     for metric, values in scores["stem"].items():
         assert lowest(values, 1) == (2,), metric

@@ -95,7 +95,7 @@ def test_statistics_of_gradients_see_both_and_are_summed_into_channels(style: st
             assert value == pytest.approx(slow / len(images), rel=1e-9, abs=1e-15)
 
 
-@pytest.mark.parametrize("style", ["residual", "flatten", "grouped"])
+@pytest.mark.parametrize("style", ["residual", "flatten", "grouped", "grouped_transposed"])
 def test_statistics_of_batches_see_both_points_and_whole_maps(style: str) -> None:
     @register_statistic("together", of="batch", whole_maps=True)
     def together(batch: GroupBatch) -> Tensor:

@@ -22,6 +22,7 @@ from selector.network.layers import (
     output_dimension,
     reading_weights,
     removable,
+    shared_side,
 )
 from selector.typing import Numbers, Side
 
@@ -146,8 +147,6 @@ class Candidates:
 
 def _why_not(name: str, layer: nn.Module) -> str:
     kind = type(layer).__name__
-    if isinstance(layer, CONVOLUTION) and layer.transposed and layer.groups > 1:
-        return f"{kind} {name!r} has {layer.groups} groups: these are not handled when transposed"
     return f"{kind} {name!r} is a layer whose channels cannot be cut exactly"
 
 
@@ -180,7 +179,7 @@ def _places(model: nn.Module, traced: Traced, classes: Classes) -> Iterator[Plac
                 if side is None:
                     continue
                 found = classes.range(source.first, source.size)
-                if side == "in" and isinstance(module, CONVOLUTION) and not module.transposed:
+                if isinstance(module, CONVOLUTION) and side == shared_side(module):
                     found = np.tile(found, module.groups)
                 yield Place(name, side, found)
 

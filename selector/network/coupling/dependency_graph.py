@@ -153,8 +153,6 @@ def _slices(reached: Sequence[Reached], names: Mapping[nn.Module, str]) -> list[
 
 def _why_not(name: str, layer: nn.Module) -> str:
     kind = type(layer).__name__
-    if isinstance(layer, CONVOLUTION) and layer.transposed and layer.groups > 1:
-        return f"{_described(name, layer)}: grouped transposed convolutions are not handled"
     if is_statistics_norm(layer):
         return f"{kind} {name!r} mixes channels: masked and cut networks would differ"
     return f"{kind} {name!r} is a layer whose channels cannot be cut exactly"

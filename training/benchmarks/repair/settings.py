@@ -49,7 +49,8 @@ KEPT = (0.5, 0.3)
 class Setting(NamedTuple):
     """What is varied."""
 
-    rounds: int = 7
+    rounds: int | None = None
+    """None for as many as `prune` makes by default."""
     images: int = 256
     """For scores, repair and BatchNorm's statistics."""
 
@@ -67,7 +68,7 @@ class SettingsRun:
     """One network pruned and repaired in so many rounds, by so many images."""
 
     network: str
-    rounds: int
+    rounds: int | None
     images: int
     keep_macs: float
     selector: str
