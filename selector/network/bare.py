@@ -1,24 +1,30 @@
 """Places of channels that are no side of a layer: bare tensors, and sizes that modules keep.
 
 Their side is written as a name. `gamma[0]` is dimension 0 of a module's parameter or buffer
-`gamma`; `.num_heads` is a number that a module keeps of its channels; `kept[0, -1]` is dimension -1
+`gamma`; `.num_heads` is a number that a module keeps of its channels, `.splits[1]` one in a list or
+tuple of them; `kept[0, -1]` is dimension -1
 of the first tensor that a module is called with, where statistics over the channels are taken:
 nothing is cut there.
 """
 
 import re
+from collections.abc import Sequence
+from typing import Any, TypeGuard, cast
 
 from torch import Tensor, nn
 
 from selector.network.attention import is_packed_attention
 
+MOST_SIZES = 16
+"""Longer lists of numbers are no sizes."""
 _TENSOR = re.compile(r"(\w+)\[(\d+)\]")
+_NUMBER = re.compile(r"\.(\w+)(?:\[(\d+)\])?")
 _KEPT = re.compile(r"kept\[(\d+), (-?\d+)\]")
 
 
 def is_side(side: str) -> bool:
     """Whether this names a place of channels that can be cut."""
-    return not is_bare(side) or bool(tensor_place(side)) or number_name(side) is not None
+    return not is_bare(side) or bool(tensor_place(side)) or is_number(side)
 
 
 def is_bare(side: str) -> bool:
@@ -43,9 +49,41 @@ def tensor_place(side: str) -> tuple[str, int] | None:
     return None if found is None else (found[1], int(found[2]))
 
 
-def number_name(side: str) -> str | None:
-    """The attribute of a number's side; None of every other."""
-    return side[1:] if side[:1] == "." and side[1:].isidentifier() else None
+def is_number(side: str) -> bool:
+    """Whether a side names a number that a module keeps."""
+    return _NUMBER.fullmatch(side) is not None
+
+
+def _number(module: nn.Module, side: str) -> int | None:
+    """The number that a module keeps under this name; None where there is none."""
+    found = _NUMBER.fullmatch(side)
+    value = None if found is None else getattr(module, found[1], None)
+    if found is not None and found[2] is not None:
+        place = int(found[2])
+        value = value[place] if _is_sizes(value) and place < len(value) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def set_number(module: nn.Module, side: str, value: int) -> None:
+    """Change a number that a module keeps; of a list or tuple, in a copy of it."""
+    found = _NUMBER.fullmatch(side)
+    assert found is not None
+    name, place = found[1], found[2]
+    if place is None:
+        setattr(module, name, value)
+    else:
+        sizes = getattr(module, name)
+        changed = [value if i == int(place) else size for i, size in enumerate(sizes)]
+        setattr(module, name, type(sizes)(changed))
+
+
+def _is_sizes(value: object) -> TypeGuard[list[int] | tuple[int, ...]]:
+    """Whether this is a list or tuple of sizes, and of a kind that can be made anew."""
+    return (
+        type(value) in (list, tuple)
+        and 1 < len(cast(Sequence[object], value)) <= MOST_SIZES
+        and all(isinstance(n, int) and not isinstance(n, bool) for n in cast(Any, value))
+    )
 
 
 def bare_width(module: nn.Module, side: str) -> int | None:
@@ -56,19 +94,30 @@ def bare_width(module: nn.Module, side: str) -> int | None:
         if isinstance(value, Tensor) and place[1] < value.ndim:
             return value.shape[place[1]]
         return None
-    value = getattr(module, number_name(side) or "", None)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return _number(module, side)
 
 
 def numbers_of(module: nn.Module) -> dict[str, int]:
-    """The numbers that a module keeps and that may be widths."""
+    """The numbers that a module keeps and that may be widths, by side."""
     if is_packed_attention(module):
-        return {"num_heads": module.num_heads}  # Nothing reads the others once it is cut.
-    return {
-        name: value
+        return {".num_heads": module.num_heads}  # Nothing reads the others once it is cut.
+    single = {
+        f".{name}": value
         for name, value in vars(module).items()
         if isinstance(value, int) and not isinstance(value, bool) and value > 1
     }
+    listed = {
+        f".{name}[{place}]": size
+        for name, sizes in sizes_of(module).items()
+        for place, size in enumerate(sizes)
+        if size > 1
+    }
+    return {**single, **listed}
+
+
+def sizes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The lists and tuples of numbers that a module keeps, by attribute."""
+    return {name: tuple(value) for name, value in vars(module).items() if _is_sizes(value)}
 
 
 def note_width(module: nn.Module, side: str, left: int) -> None:

@@ -14,9 +14,10 @@ from selector.network.attention import is_packed_attention, run_narrow
 from selector.network.bare import (
     bare_width,
     is_bare,
+    is_number,
     kept_place,
     note_width,
-    number_name,
+    set_number,
     tensor_place,
 )
 from selector.network.coupling.ties import (
@@ -143,8 +144,8 @@ def _cut_bare(module: nn.Module, side: Side, gone: Sequence[int]) -> None:
     width, lost = bare_width(module, side), set(gone)
     assert width is not None
     note_width(module, side, width - len(lost))
-    if (number := number_name(side)) is not None:
-        setattr(module, number, width - len(lost))
+    if is_number(side):
+        set_number(module, side, width - len(lost))
     if (place := tensor_place(side)) is None:
         return
     name, dimension = place

@@ -1,12 +1,12 @@
 """What a forward pass says of labels: which go together, which stay, where there is a choice."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from selector.network.channels.planes import FIXED, Value, narrowed, varying, vector
+from selector.network.channels.planes import FIXED, Value, lines, narrowed, varying, vector
 
 Pairs = Tensor
 """Labels that go together, shape (2, pairs)."""
@@ -47,6 +47,17 @@ class Mixing:
     what: str
 
 
+@dataclass(frozen=True, eq=False)
+class Parting:
+    """A dimension that is taken apart at sizes which a module keeps in a list."""
+
+    module: str
+    attributes: tuple[str, ...]
+    """Lists of the module that hold these very sizes."""
+    parts: tuple[Tensor, ...]
+    """Labels of each, shape (positions, labels at each)."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A dimension of a parameter or buffer, whose positions are labels."""
@@ -73,6 +84,9 @@ class Ledger:
     sources: list[Source] = field(default_factory=list)
     notes: list[tuple[Tensor, str]] = field(default_factory=list)
     """Labels, and what makes so many of them go together."""
+    sizes: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
+    """Module -> the lists of numbers that it keeps, by attribute."""
+    partings: list[Parting] = field(default_factory=list)
     labels: int = 1
     calls: tuple[int, ...] = ()
     """The calls of modules that run now, outermost first."""
@@ -98,6 +112,15 @@ class Ledger:
     def note(self, labels: Tensor, what: str) -> None:
         """What makes labels go together, for whoever asks why so many do."""
         self.notes.append((narrowed(labels).reshape(-1), what))
+
+    def part(self, planes: Sequence[Tensor], dimension: int, sizes: Sequence[int]) -> bool:
+        """Whether the running module keeps the sizes of these parts; they are noted then."""
+        kept = self.sizes.get(self.module, {})
+        names = tuple(name for name, found in kept.items() if found == tuple(sizes))
+        if names:
+            parts = tuple(lines(plane, dimension) for plane in planes)
+            self.partings.append(Parting(self.module, names, parts))
+        return bool(names)
 
     def choose(self, *options: Pairs) -> None:
         """One of these ties will be needed."""

@@ -16,7 +16,7 @@ from selector.network.channels.candidates import Candidates
 from selector.network.channels.trace import trace_channels
 from selector.network.groups import Group, Slice
 from selector.network.layers import CONVOLUTION, NORMALISATION, is_statistics_norm
-from selector.typing import Numbers
+from selector.typing import Numbers, Side
 
 LAYERS = CONVOLUTION | nn.Linear | NORMALISATION
 
@@ -44,7 +44,7 @@ class ChannelMapping:
         self._model = model
         self._traced = trace_channels(model, inputs)
         ledger = self._traced.ledger
-        self.plain = not (ledger.mixings or ledger.choices or ledger.literal)
+        self.plain = not (ledger.mixings or ledger.choices or ledger.literal or ledger.partings)
         """Nothing but layers, additions and concatenations: any graph can be trusted with it."""
         self._extents: dict[str, list[Numbers]] = {}
         for extent in self._traced.extents:
@@ -72,18 +72,34 @@ class ChannelMapping:
 
     def _kept_numbers(self, found: Candidates, group: Group) -> Iterator[Slice]:
         channel_of = found.channel_of[group.name]
+        parted = self._parted()
+        for (name, side), parts in parted.items():
+            places = [_positions(found.classes.of_labels(part), channel_of) for part in parts]
+            if (slice_ := _slice(name, side, [place for place in places if place])) is not None:
+                yield slice_
         for name, extents in self._extents.items():
-            numbers = numbers_of(self._model.get_submodule(name))
-            for attribute, value in numbers.items():
+            kept = numbers_of(self._model.get_submodule(name))
+            numbers = {side: value for side, value in kept.items() if (name, side) not in parted}
+            for side, value in numbers.items():
                 places = [
                     place
                     for labels in extents
                     if len(labels) == value
                     and (place := _positions(found.classes.of_labels(labels), channel_of))
                 ]
-                if places and len({_counts(place) for place in places}) == 1:
-                    indices, channels = zip(*places[0], strict=True)
-                    yield Slice(name, f".{attribute}", indices, channels)
+                if (slice_ := _slice(name, side, places)) is not None:
+                    yield slice_
+
+    def _parted(self) -> dict[tuple[str, Side], list[Numbers]]:
+        """Module and number of a list of sizes -> labels of the parts that it is the size of."""
+        parted: dict[tuple[str, Side], list[Numbers]] = {}
+        for parting in self._traced.ledger.partings:
+            for attribute in parting.attributes:
+                for number, part in enumerate(parting.parts):
+                    labels = np.asarray(part.numpy(), dtype=np.intp)
+                    key = parting.module, f".{attribute}[{number}]"
+                    parted.setdefault(key, []).append(labels)
+        return parted
 
 
 def _positions(classes: Numbers, channel_of: Mapping[int, int]) -> list[tuple[int, int]]:
@@ -91,6 +107,14 @@ def _positions(classes: Numbers, channel_of: Mapping[int, int]) -> list[tuple[in
     same = (classes == classes[:, :1]).all(1)
     rows = classes[:, 0].tolist()
     return [(i, channel_of[c]) for i, c in enumerate(rows) if same[i] and c in channel_of]
+
+
+def _slice(name: str, side: Side, places: Sequence[Sequence[tuple[int, int]]]) -> Slice | None:
+    """The place of a number, where whatever it is the size of loses as many positions."""
+    if not places or len({_counts(place) for place in places}) != 1:
+        return None
+    indices, channels = zip(*places[0], strict=True)
+    return Slice(name, side, indices, channels)
 
 
 def _counts(place: Sequence[tuple[int, int]]) -> tuple[int, ...]:

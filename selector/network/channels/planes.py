@@ -49,6 +49,11 @@ def narrowed(plane: Tensor, keep: Sequence[int] | None = None) -> Tensor:
     return plane
 
 
+def lines(plane: Tensor, dimension: int) -> Tensor:
+    """Labels position by position along a dimension, shape (positions, labels at each)."""
+    return narrowed(plane).movedim(dimension, 0).reshape(plane.shape[dimension], -1)
+
+
 def compact(plane: Tensor) -> Tensor | None:
     """The same labels in as little memory as they need; None where none of them varies."""
     if plane.numel() == 0:

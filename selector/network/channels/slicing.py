@@ -22,11 +22,16 @@ CUT_OUT = "its channels are taken apart at fixed numbers"
 
 
 def split(ledger: Ledger, func: Any, args: Any, kwargs: Any, out: Any, value: Any) -> Any:
-    """Parts of a dimension: equal parts stay equal, so the same offset goes from each."""
+    """Parts of a dimension: equal parts stay equal, so the same offset goes from each.
+
+    Where the module keeps the parts' sizes in a list, they can follow, each for itself.
+    """
     dimension = _dimension(func, args, kwargs, 2)
     for plane in value(args[0]).planes:
         if dimension in varying(plane):
             parts = list(func(plane, *args[1:], **kwargs))
+            if isinstance(args[1], list | tuple) and ledger.part(parts, dimension, args[1]):
+                continue
             for part in parts[1:]:
                 if part.shape == parts[0].shape:
                     _tie_slices(ledger, parts[0], part)

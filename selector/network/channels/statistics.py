@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from selector.network.channels.ledger import Ledger, Mixing, merging
-from selector.network.channels.planes import Value, compacted, stretched, varying
+from selector.network.channels.planes import Value, compacted, stretched, varying, vector
 from selector.network.channels.rules import combined
 
 BLURRED = "neighbouring channels are mixed"
@@ -142,6 +142,21 @@ def embedding(ledger: Ledger, func: Any, args: Any, kwargs: Any, out: Any, value
         if varying(plane) == (1,):
             columns = plane[0]
             planes.append(columns.view(*[1] * (out.ndim - 1), -1).expand(out.shape))
+    return Value(compacted(planes))
+
+
+def refolded(ledger: Ledger, func: Any, args: Any, kwargs: Any, out: Any, value: Any) -> Value:
+    """Columns put back as overlapping patches: the rows of a channel go together."""
+    kernel = int(torch.tensor(args[2]).prod())
+    planes = []
+    for plane in value(args[0]).planes:
+        where = plane.ndim - 2
+        if varying(plane) != (where,):
+            ledger.fix(plane, BLURRED)
+            continue
+        rows = plane.movedim(where, 0).reshape(plane.shape[where], -1)[:, 0].view(-1, kernel)
+        ledger.pairs.append(merging(rows, [1]))
+        planes.append(vector(rows[:, 0], out.shape, out.ndim - 3))
     return Value(compacted(planes))
 
 

@@ -11,7 +11,7 @@ _REDUCING = (
     "sum mean amax amin max min var var_mean std norm linalg_vector_norm logsumexp prod median any "
     "all argmax argmin aminmax nansum"
 )
-_SPREADING = "_softmax _log_softmax cumsum cumprod sort"
+_SPREADING = "_softmax _log_softmax _safe_softmax cumsum cumprod sort"
 _ATTENDING = (
     "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
     "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention"
@@ -60,6 +60,8 @@ RULES: dict[str, Rule] = {
     **_all("roi_align roi_pool", statistics.spatial(2)),
     "embedding": statistics.embedding,
     "im2col": statistics.unfolded,
+    "col2im": statistics.refolded,
+    **_all("tril triu", statistics.spatial(2)),
     "_to_copy": rules.same,
     "as_strided": rules.restrided,
     **{name: statistics.spatial(n) for n, names in _FLAT.items() for name in names.split()},
@@ -68,8 +70,8 @@ RULES: dict[str, Rule] = {
 POINTWISE = frozenset(
     _all(
         "prelu _prelu_kernel native_dropout dropout masked_fill copy _weight_norm_interface "
-        "leaky_relu hardtanh zeros_like ones_like empty_like full_like rand_like randn_like "
-        "bernoulli where clamp nan_to_num fill zero",
+        "leaky_relu hardtanh hardswish log_sigmoid_forward rrelu_with_noise zeros_like ones_like "
+        "empty_like full_like rand_like randn_like bernoulli where clamp nan_to_num fill zero",
         rules.same,
     )
 )

@@ -14,8 +14,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from selector.data.forward import call, float_tensors
 from selector.network.attention import opened
+from selector.network.bare import sizes_of
 from selector.network.channels.ledger import Ledger
-from selector.network.channels.planes import Value, narrowed, stretched, varying
+from selector.network.channels.planes import Value, lines, stretched, varying
 from selector.network.channels.rules import combined
 from selector.network.channels.table import POINTWISE, RESHAPING, RULES
 from selector.network.coupling.watching import nothing_fused
@@ -59,7 +60,7 @@ def trace_channels(model: nn.Module, inputs: object) -> Traced:
         model: The network, in evaluation mode.
         inputs: A few images.
     """
-    traced = Traced(Ledger())
+    traced = Traced(Ledger(sizes={name: sizes_of(m) for name, m in model.named_modules()}))
     tracer = _Tracer(model, traced)
     with torch.no_grad(), ExitStack() as stack:
         stack.enter_context(nothing_fused(model))
@@ -218,7 +219,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for plane in self.value(tensor).planes:
                 dims = varying(plane)
                 for d in dims:
-                    labels = narrowed(plane).movedim(d, 0).reshape(plane.shape[d], -1)
+                    labels = lines(plane, d)
                     key = module, tuple(labels.shape), int(labels[0, 0]), int(labels[-1, -1])
                     if key not in self.seen:
                         self.seen.add(key)

@@ -12,7 +12,12 @@ from dataclasses import replace
 
 from torch import nn
 
-from selector.network.coupling.traced_graph import Reached, TracedGraph, UnfollowableError
+from selector.network.coupling.traced_graph import (
+    LostError,
+    Reached,
+    TracedGraph,
+    UnfollowableError,
+)
 from selector.network.groups import Group, Slice
 from selector.network.layers import (
     CONVOLUTION,
@@ -56,15 +61,20 @@ def _follow(model: nn.Module, graph: TracedGraph) -> tuple[list[Group], dict[str
     groups: list[Group] = []
     refused: dict[str, str] = {}
     visited: set[nn.Module] = set()
+    lost: str | None = None
     for name, module in model.named_modules():
         if not isinstance(module, CONVOLUTION | nn.Linear) or module not in graph:
             continue
         if module in visited or is_depthwise(module):
             continue
+        if lost is not None:
+            refused[name] = lost
+            continue
         try:
             reached = graph.follow(module)
         except UnfollowableError as error:
             refused[name] = str(error)
+            lost = refused[name] if isinstance(error, LostError) else None
             continue
         visited |= {place.module for place in reached if place.side != "in"}
         group = _group(model, name, reached)

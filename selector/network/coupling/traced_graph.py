@@ -20,10 +20,16 @@ from selector.typing import Side
 
 STEPS_PER_OPERATION = 20
 """A walk that takes more steps than this for each operation of the network goes in circles."""
+MOST_POSITIONS = 2**18
+"""Of all channels of a layer in one place: more than any flattened map that a layer reads has."""
 
 
 class UnfollowableError(Exception):
     """The channels of a layer cannot be followed; the message says why."""
+
+
+class LostError(UnfollowableError):
+    """The graph has no notion of what the network does; others of its channels take long, too."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,11 @@ class TracedGraph:
                 seen.add(key)
                 steps.append((step.target, step.handler, mapped))
                 todo.append(steps[-1])
+                if len(mapped) > MOST_POSITIONS:
+                    raise LostError(
+                        "Torch-Pruning takes each of its channels for many: they pass code that "
+                        "runs over channels as over positions"
+                    )
             if len(steps) > most:
                 raise UnfollowableError(
                     "Torch-Pruning follows its channels in circles: they pass slices or padding "

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from selector.network.checkpoint import load_pruned, save_pruned
+from selector.network.coupling import traced_graph
 from selector.network.tracing import find_groups
 from selector.oracle.oracle import loss_changes
 from selector.planning.plan import Plan
@@ -171,6 +172,31 @@ def series(net: Body, x: Tensor) -> Tensor:
     return hidden.transpose(1, 2).unflatten(2, x.shape[2:])
 
 
+def mixed(net: Body, x: Tensor) -> Tensor:
+    parts = torch.split(functional.hardswish(net.enter(x)), net.splits, 1)
+    return torch.cat([layer(part) for layer, part in zip(net.layers, parts, strict=True)], 1)
+
+
+def gated(net: Body, x: Tensor) -> Tensor:
+    gate, one, two = net.enter(x).split(net.splits, 1)
+    return functional.logsigmoid(gate) * torch.cat([one, net.layer(two)], 1)
+
+
+def scaled_by_a_shape(net: Body, x: Tensor) -> Tensor:
+    return x + net.two(torch.relu(net.one(x))) * torch.reshape(net.gamma, net.shape)
+
+
+def patches(net: Body, x: Tensor) -> Tensor:
+    columns = functional.unfold(torch.relu(net.one(x)), 3, padding=1)
+    return functional.fold(torch.sigmoid(columns), x.shape[2:], 3, padding=1)
+
+
+def channel_attention(net: Body, x: Tensor) -> Tensor:
+    y = torch.relu(net.one(x))
+    weights = net.along(y.mean((2, 3)).unsqueeze(1)).transpose(1, 2).unsqueeze(3)
+    return net.two(y) * torch.sigmoid(net.three(y * torch.sigmoid(weights)))
+
+
 CASES: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "chunk": (
         lambda: Bodied(Body(c2f, enter=conv(12, 8), inner=conv(4, 4, size=3)), 12),
@@ -196,6 +222,37 @@ CASES: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
         lambda: Bodied(Body(option_a, one=nn.Conv2d(12, 7, 3, 2, padding=1), two=conv(7, 18)), 18),
         {"stem", "body.one", "join"},
     ),
+    "sizes in a list": (
+        lambda: Bodied(
+            Body(
+                mixed,
+                splits=[4, 4],
+                enter=conv(12, 8),
+                layers=nn.ModuleList([conv(4, 4, 4, 3), conv(4, 4, 4, 5)]),
+            ),
+            8,
+        ),
+        {"stem", "body.enter", "join"},
+    ),
+    "unequal sizes in a tuple": (
+        lambda: Bodied(
+            Body(gated, splits=(9, 5, 4), enter=conv(12, 18), layer=conv(4, 4, 4, 3)), 9
+        ),
+        {"stem", "body.enter", "join"},
+    ),
+    "a shape in a tuple": (
+        lambda: Bodied(
+            Body(
+                scaled_by_a_shape,
+                one=conv(12, 9),
+                two=conv(9, 12),
+                gamma=nn.Parameter(torch.ones(12)),
+                shape=(12, 1, 1),
+            )
+        ),
+        {"stem", "body.one", "join"},
+    ),
+    "patches": (lambda: Bodied(Body(patches, one=conv(12, 9)), 9), {"stem", "body.one", "join"}),
     "channel shuffle": (
         lambda: Bodied(Body(shuffle, one=conv(12, 12), two=conv(12, 12))),
         {"stem", "body.one", "body.two", "join"},
@@ -400,8 +457,38 @@ def test_channels_that_are_taken_apart_and_joined_are_pruned_exactly(name: str) 
     check_exact(*CASES[name])
 
 
+def test_channels_that_run_as_positions_are_found_out_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    body = Body(
+        channel_attention,
+        one=conv(12, 9),
+        along=nn.Conv1d(1, 1, 3, padding=1),
+        two=conv(9, 12),
+        three=conv(9, 12),
+    )
+    model = randomise(Bodied(body).double()).eval()
+    # Torch-Pruning takes each of the nine channels for nine, those for 81, and so on.
+    monkeypatch.setattr(traced_graph, "MOST_POSITIONS", 80)
+    groups = find_groups(model, IMAGES)
+    assert groups.prunable.keys() == {"stem", "join", "body.two"}
+    assert "body.one" in groups.refused
+    for group in groups.prunable.values():
+        check_law(model, IMAGES, [(group, [0, 2])], 1e-9)
+
+
 @pytest.mark.parametrize(
-    "name", ["scales", "layer scale", "heads", "residual stream", "recurrent", "option A"]
+    "name",
+    [
+        "scales",
+        "layer scale",
+        "heads",
+        "residual stream",
+        "recurrent",
+        "option A",
+        "sizes in a list",
+        "a shape in a tuple",
+    ],
 )
 def test_a_pruned_network_is_trained_saved_and_built_again(name: str, tmp_path: Path) -> None:
     build, _ = {**CASES, **STATISTICS}[name]
