@@ -101,18 +101,11 @@ def numbers_of(module: nn.Module) -> dict[str, int]:
     """The numbers that a module keeps and that may be widths, by side."""
     if is_packed_attention(module):
         return {".num_heads": module.num_heads}  # Nothing reads the others once it is cut.
-    single = {
+    return {
         f".{name}": value
         for name, value in vars(module).items()
         if isinstance(value, int) and not isinstance(value, bool) and value > 1
     }
-    listed = {
-        f".{name}[{place}]": size
-        for name, sizes in sizes_of(module).items()
-        for place, size in enumerate(sizes)
-        if size > 1
-    }
-    return {**single, **listed}
 
 
 def sizes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:

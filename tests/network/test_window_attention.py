@@ -12,6 +12,7 @@ from torchvision.models.swin_transformer import (
     SwinTransformerBlock,
     SwinTransformerBlockV2,
 )
+from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformer3d
 
 from selector.network.attention import all_opened, run_narrow
 from selector.network.checkpoint import load_pruned, save_pruned
@@ -36,6 +37,32 @@ def test_it_is_torchvisions_attention(
     assert "forward" in vars(narrow)
     maps = torch.randn(2, *size, 12, dtype=torch.float64, generator=GENERATOR)
     torch.testing.assert_close(narrow(maps), plain(maps), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("shift", [[0, 0, 0], [1, 2, 1], [1, 0, 2]])
+@pytest.mark.parametrize("size", [(4, 8, 12), (3, 7, 9), (2, 4, 12), (1, 3, 4)])
+def test_it_is_torchvisions_attention_of_videos(
+    shift: list[int], size: tuple[int, int, int]
+) -> None:
+    plain = randomise(ShiftedWindowAttention3d(12, [2, 4, 4], shift, 3).double()).eval()
+    narrow = copy.deepcopy(plain)
+    run_narrow(narrow)
+    assert "forward" in vars(narrow)
+    maps = torch.randn(2, *size, 12, dtype=torch.float64, generator=GENERATOR)
+    torch.testing.assert_close(narrow(maps), plain(maps), rtol=1e-9, atol=1e-12)
+
+
+def test_heads_of_videos_keep_the_law() -> None:
+    torch.manual_seed(0)
+    plain = SwinTransformer3d([2, 2, 2], 12, [2, 1], [3, 6], [2, 2, 2], num_classes=5)
+    model = randomise(plain.double()).eval()
+    videos = torch.randn(2, 3, 4, 16, 16, dtype=torch.float64, generator=GENERATOR)
+    groups = find_groups(model, videos)
+    heads = {name: g.channels for name, g in groups.prunable.items() if name.endswith("qkv")}
+    assert heads == {f"features.{n}.attn.qkv": h for n, h in (("0.0", 3), ("0.1", 3), ("2.0", 6))}
+    generator = torch.Generator().manual_seed(1)
+    removals = [(group, some_channels(group, generator)) for group in groups.prunable.values()]
+    check_law(model, videos, removals, 1e-8)
 
 
 def swin(kind: int) -> SwinTransformer:

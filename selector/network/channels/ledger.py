@@ -48,14 +48,14 @@ class Mixing:
 
 
 @dataclass(frozen=True, eq=False)
-class Parting:
-    """A dimension that is taken apart at sizes which a module keeps in a list."""
+class Listed:
+    """Sizes that a module keeps in a list, with what they are the sizes of: parts, or a shape."""
 
     module: str
     attributes: tuple[str, ...]
     """Lists of the module that hold these very sizes."""
-    parts: tuple[Tensor, ...]
-    """Labels of each, shape (positions, labels at each)."""
+    labels: tuple[Tensor | None, ...]
+    """For every size, shape (positions, labels at each); None where there are no channels."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Ledger:
     """Labels, and what makes so many of them go together."""
     sizes: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
     """Module -> the lists of numbers that it keeps, by attribute."""
-    partings: list[Parting] = field(default_factory=list)
+    listed: list[Listed] = field(default_factory=list)
     labels: int = 1
     calls: tuple[int, ...] = ()
     """The calls of modules that run now, outermost first."""
@@ -115,11 +115,20 @@ class Ledger:
 
     def part(self, planes: Sequence[Tensor], dimension: int, sizes: Sequence[int]) -> bool:
         """Whether the running module keeps the sizes of these parts; they are noted then."""
+        return self._list([lines(plane, dimension) for plane in planes], sizes)
+
+    def shape(self, plane: Tensor) -> None:
+        """Note the lists of the running module that hold the last sizes of a plane."""
+        labels = [lines(plane, d) if d in varying(plane) else None for d in range(plane.ndim)]
+        for first in range(plane.ndim):
+            if any(found is not None for found in labels[first:]):
+                self._list(labels[first:], plane.shape[first:])
+
+    def _list(self, labels: Sequence[Tensor | None], sizes: Sequence[int]) -> bool:
         kept = self.sizes.get(self.module, {})
         names = tuple(name for name, found in kept.items() if found == tuple(sizes))
         if names:
-            parts = tuple(lines(plane, dimension) for plane in planes)
-            self.partings.append(Parting(self.module, names, parts))
+            self.listed.append(Listed(self.module, names, tuple(labels)))
         return bool(names)
 
     def choose(self, *options: Pairs) -> None:

@@ -7,12 +7,14 @@ several readings of a group.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 from torch import nn
 
 from selector.network.bare import numbers_of
 from selector.network.channels.candidates import Candidates
+from selector.network.channels.ledger import Listed
 from selector.network.channels.trace import trace_channels
 from selector.network.groups import Group, Slice
 from selector.network.layers import CONVOLUTION, NORMALISATION, is_statistics_norm
@@ -44,7 +46,7 @@ class ChannelMapping:
         self._model = model
         self._traced = trace_channels(model, inputs)
         ledger = self._traced.ledger
-        self.plain = not (ledger.mixings or ledger.choices or ledger.literal or ledger.partings)
+        self.plain = not (ledger.mixings or ledger.choices or ledger.literal or ledger.listed)
         """Nothing but layers, additions and concatenations: any graph can be trusted with it."""
         self._extents: dict[str, list[Numbers]] = {}
         for extent in self._traced.extents:
@@ -52,6 +54,8 @@ class ChannelMapping:
             if not isinstance(module, LAYERS) and not is_statistics_norm(module):
                 labels = np.asarray(extent.labels.numpy(), dtype=np.intp)
                 self._extents.setdefault(extent.module, []).append(labels)
+
+        self._listed = _listed(ledger.listed)
 
     def readings(self) -> list[Reading]:
         """The groups as they are if slices follow the width, and if they do not."""
@@ -72,14 +76,12 @@ class ChannelMapping:
 
     def _kept_numbers(self, found: Candidates, group: Group) -> Iterator[Slice]:
         channel_of = found.channel_of[group.name]
-        parted = self._parted()
-        for (name, side), parts in parted.items():
+        for (name, side), parts in self._listed.items():
             places = [_positions(found.classes.of_labels(part), channel_of) for part in parts]
             if (slice_ := _slice(name, side, [place for place in places if place])) is not None:
                 yield slice_
         for name, extents in self._extents.items():
-            kept = numbers_of(self._model.get_submodule(name))
-            numbers = {side: value for side, value in kept.items() if (name, side) not in parted}
+            numbers = numbers_of(self._model.get_submodule(name))
             for side, value in numbers.items():
                 places = [
                     place
@@ -90,16 +92,16 @@ class ChannelMapping:
                 if (slice_ := _slice(name, side, places)) is not None:
                     yield slice_
 
-    def _parted(self) -> dict[tuple[str, Side], list[Numbers]]:
-        """Module and number of a list of sizes -> labels of the parts that it is the size of."""
-        parted: dict[tuple[str, Side], list[Numbers]] = {}
-        for parting in self._traced.ledger.partings:
-            for attribute in parting.attributes:
-                for number, part in enumerate(parting.parts):
-                    labels = np.asarray(part.numpy(), dtype=np.intp)
-                    key = parting.module, f".{attribute}[{number}]"
-                    parted.setdefault(key, []).append(labels)
-        return parted
+
+def _listed(found: Sequence[Listed]) -> dict[tuple[str, Side], list[Numbers]]:
+    """Module and place in a list of sizes -> labels of whatever it is the size of."""
+    every: dict[tuple[str, Side], list[Numbers]] = {}
+    for one in found:
+        for attribute, (number, labels) in product(one.attributes, enumerate(one.labels)):
+            if labels is not None:
+                key = one.module, f".{attribute}[{number}]"
+                every.setdefault(key, []).append(np.asarray(labels.numpy(), dtype=np.intp))
+    return every
 
 
 def _positions(classes: Numbers, channel_of: Mapping[int, int]) -> list[tuple[int, int]]:

@@ -178,7 +178,10 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name == "copy_" and args[0] in self.whole:
             self._fill(args[0], self.whole[args[0]])
         if name in RESHAPING:
-            self._note_extents([args[0], *pytree.tree_leaves(out)])
+            made = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
+            self._note_extents([args[0], *made])
+            for plane in [plane for tensor in made for plane in self.value(tensor).planes]:
+                self.ledger.shape(plane)
 
     def _found(
         self, func: Any, base: str, args: Any, kwargs: Any, out: Any, tensors: Sequence[Tensor]

@@ -23,7 +23,7 @@ DETECTION = (
     "maskrcnn_resnet50_fpn",
 )
 VIDEO = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d", "mvit_v1_b", "swin3d_t")
-_FRAMES = {"s3d": (3, 16, 64, 64), "mvit_v1_b": (3, 16, 224, 224)}
+_FRAMES = {"s3d": (3, 16, 224, 224), "mvit_v1_b": (3, 16, 224, 224)}
 _SMALL = {"min_size": 96, "max_size": 96}
 _OUTPUTS = (
     "classifier.4",
@@ -77,7 +77,7 @@ def _video(name: str) -> Subject:
         build=_maker(name, {"num_classes": 400}),
         shape=_FRAMES.get(name, (3, 8, 64, 64)),
         classes=400,
-        images=2 if name == "mvit_v1_b" else 4,
+        images=2 if name in _FRAMES else 4,
     )
 
 
