@@ -4,7 +4,7 @@ Their side is written as a name. `gamma[0]` is dimension 0 of a module's paramet
 `gamma`; `.num_heads` is a number that a module keeps of its channels, `.splits[1]` one in a list or
 tuple of them; `kept[0, -1]` is dimension -1
 of the first tensor that a module is called with, where statistics over the channels are taken:
-nothing is cut there.
+nothing is cut there. It is `read[0, -1]` where the module does not give the channels back.
 """
 
 import re
@@ -19,7 +19,7 @@ MOST_SIZES = 16
 """Longer lists of numbers are no sizes."""
 _TENSOR = re.compile(r"(\w+)\[(\d+)\]")
 _NUMBER = re.compile(r"\.(\w+)(?:\[(\d+)\])?")
-_KEPT = re.compile(r"kept\[(\d+), (-?\d+)\]")
+_KEPT = re.compile(r"(kept|read)\[(\d+), (-?\d+)\]")
 
 
 def is_side(side: str) -> bool:
@@ -32,15 +32,20 @@ def is_bare(side: str) -> bool:
     return side not in ("in", "out", "both")
 
 
-def kept_side(argument: int, dimension: int) -> str:
+def kept_side(argument: int, dimension: int, *, given_back: bool) -> str:
     """The side that stands for a dimension of a tensor that a module is called with."""
-    return f"kept[{argument}, {dimension}]"
+    return f"{'kept' if given_back else 'read'}[{argument}, {dimension}]"
 
 
 def kept_place(side: str) -> tuple[int, int] | None:
     """Argument and dimension of such a side; None of every other."""
     found = _KEPT.fullmatch(side)
-    return None if found is None else (int(found[1]), int(found[2]))
+    return None if found is None else (int(found[2]), int(found[3]))
+
+
+def is_given_back(side: str) -> bool:
+    """Whether the module of such a side has these channels in its outputs, too."""
+    return side.startswith("kept")
 
 
 def tensor_place(side: str) -> tuple[str, int] | None:

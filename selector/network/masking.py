@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from selector.network.bare import kept_place, tensor_place
+from selector.network.bare import is_given_back, kept_place, tensor_place
 from selector.network.groups import Group, Slice
 from selector.network.layers import input_dimension, reading_weights
 from selector.network.surgery import temporarily_cut
@@ -120,10 +120,11 @@ def _on_kept(model: nn.Module, name: str, module: nn.Module) -> Callable[..., ob
         leaves, spec = pytree.tree_flatten((args, kwargs))
         tensors = [number for number, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         selected: dict[int, tuple[int, Tensor]] = {}
-        for (argument, dimension), gone in places.items():
+        for (argument, dimension), (gone, given_back) in places.items():
             number = tensors[argument]
             kept = _others(leaves[number], dimension, gone)
-            selected[dimension] = leaves[number].shape[dimension], kept
+            if given_back:
+                selected[dimension] = leaves[number].shape[dimension], kept
             leaves[number] = leaves[number].index_select(dimension, kept)
         args, kwargs = pytree.tree_unflatten(leaves, spec)
         inner = [(_inside(name, group), channels) for group, channels in removals]
@@ -136,16 +137,17 @@ def _on_kept(model: nn.Module, name: str, module: nn.Module) -> Callable[..., ob
     return forward
 
 
-def _places(name: str, removals: Removals) -> dict[tuple[int, int], set[int]]:
-    """Argument and dimension -> the positions that go."""
-    found: dict[tuple[int, int], set[int]] = {}
+def _places(name: str, removals: Removals) -> dict[tuple[int, int], tuple[set[int], bool]]:
+    """Argument and dimension -> the positions that go, and whether the module gives them back."""
+    found: dict[tuple[int, int], tuple[set[int], bool]] = {}
     for group, channels in removals:
         gone = set(channels)
         for part in group.slices:
             place = kept_place(part.side)
             if part.layer == name and place is not None:
                 pairs = zip(part.indices, part.channels, strict=True)
-                found.setdefault(place, set()).update(i for i, c in pairs if c in gone)
+                positions, _ = found.setdefault(place, (set(), is_given_back(part.side)))
+                positions.update(i for i, c in pairs if c in gone)
     return found
 
 

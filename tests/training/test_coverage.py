@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from selector.errors import SelectorError
 from selector.network.checkpoint import load_pruned, save_pruned
 from selector.network.surgery import Cut, apply_cuts
 from training.benchmarks.coverage import catalogue, checks, report, rival, runs, trial
-from training.benchmarks.coverage.masking import masked_copy
+from training.benchmarks.coverage.masking import Place, masked_copy
 from training.benchmarks.coverage.runs import CoverageRun
 from training.benchmarks.coverage.subject import Subject
 from training.benchmarks.coverage.trained_like import trained_like
@@ -394,3 +395,29 @@ def test_written_networks_run_and_train(name: str) -> None:
     model = trained_like(subject)
     assert checks.training_fault(model, subject) is None
     assert checks.file_fault(model, subject, save_pruned, load_pruned) is None
+
+
+class Standardised(nn.Conv2d):
+    """A convolution whose weight is standardised over its inputs."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return functional.conv2d(images, standard(self.weight), self.bias)
+
+
+def standard(weight: torch.Tensor) -> torch.Tensor:
+    rows = weight.flatten(1)
+    rows = (rows - rows.mean(1, keepdim=True)) / (rows.var(1, keepdim=True) + 1e-5).sqrt()
+    return rows.view_as(weight)
+
+
+def test_a_weight_is_standardised_over_the_inputs_that_are_kept() -> None:
+    torch.manual_seed(0)
+    layer, images = Standardised(6, 4, 3), torch.randn(2, 6, 5, 5)
+    kept, gone = [0, 2, 3, 5], (1, 4)
+    cuts = [Cut("0", "in", gone), Cut("0", "out", (2,))]
+    places = {"0": {Place(0, 1, given_back=False): frozenset(gone)}}
+    with torch.no_grad():
+        found = masked_copy(nn.Sequential(layer), cuts, places)(images)
+        expected = functional.conv2d(images[:, kept], standard(layer.weight[:, kept]), layer.bias)
+        expected[:, 2] = 0
+    torch.testing.assert_close(found, expected)

@@ -66,7 +66,11 @@ class Candidates:
                 labels = mixed.plane.movedim(d, 0).reshape(mixed.plane.shape[d], -1)[:, 0]
                 classes = self.classes.of(labels)
                 place = d - mixed.plane.ndim if d != 1 or mixed.plane.ndim < 3 else 1
-                yield Place(mixed.module, kept_side(mixed.argument, place), classes)
+                yield Place(
+                    mixed.module,
+                    kept_side(mixed.argument, place, given_back=mixed.given_back),
+                    classes,
+                )
                 layer = self._model.get_submodule(mixed.module)
                 if is_statistics_norm(layer) and not list(layer.parameters()):
                     yield Place(mixed.module, "both", classes)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from selector.network.channels.ledger import Choice, Ledger, Mixing
-from selector.network.channels.planes import FIXED, narrowed
+from selector.network.channels.planes import FIXED, Value, narrowed
 from selector.network.channels.trace import Traced
 from selector.typing import Numbers
 
@@ -22,6 +22,8 @@ class MixedModule:
     """Which of the tensors that it is called with has the channels."""
     plane: Tensor
     """The labels of that tensor."""
+    given_back: bool
+    """Whether its outputs have these channels, too; else none of them."""
     what: str
 
 
@@ -152,18 +154,27 @@ def classes_of(traced: Traced, literal: Collection[int] = ()) -> tuple[Classes, 
 
 
 def _mixed_module(traced: Traced, classes: Classes, mixing: Mixing) -> MixedModule | None:
-    """The smallest module around an operation that gives back the channels it is called with."""
+    """The smallest module around an operation that gives back the channels it is called with.
+
+    Or that reads all of them and gives back none: a layer may take statistics over its weight.
+    """
     mixed = set(classes.of(mixing.labels).tolist())
     for number in reversed(mixing.calls):
         call = traced.calls[number]
         if not call.module or not call.outputs:
             continue
-        gives = (any(True for _ in _planes(classes, v.planes, mixed)) for v in call.outputs)
-        if all(gives):
+        given = [any(True for _ in _planes(classes, v.planes, mixed)) for v in call.outputs]
+        if all(given) or not _meet(classes, call.outputs, mixed):
             for place, value in enumerate(call.inputs):
                 for plane in _planes(classes, value.planes, mixed):
-                    return MixedModule(call.module, place, plane, mixing.what)
+                    return MixedModule(call.module, place, plane, all(given), mixing.what)
     return None
+
+
+def _meet(classes: Classes, values: Sequence[Value], wanted: set[int]) -> bool:
+    """Whether any of these classes is there."""
+    planes = [narrowed(plane).reshape(-1) for value in values for plane in value.planes]
+    return any(wanted.intersection(classes.of(plane).tolist()) for plane in planes)
 
 
 def _planes(classes: Classes, planes: Sequence[Tensor], wanted: set[int]) -> Iterator[Tensor]:

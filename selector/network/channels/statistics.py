@@ -74,9 +74,16 @@ def spread(ledger: Ledger, func: Any, args: Any, kwargs: Any, out: Any, value: A
 
 
 def batch_norm(ledger: Ledger, func: Any, args: Any, kwargs: Any, out: Any, value: Any) -> Any:
-    """Channel by channel, with a scale, a shift and statistics for each."""
+    """Channel by channel, with a scale, a shift and statistics for each.
+
+    Where the statistics are taken now, they are taken over all else that the tensor has: a weight
+    may be standardised so over its inputs.
+    """
     inputs = args[0]
     shape = [1] * inputs.ndim
+    if _takes_statistics(func, args):
+        for plane in value(inputs).planes:
+            mix(ledger, plane, [d for d in range(inputs.ndim) if d != 1], "standardisation")
     terms = [(value(inputs), inputs.shape)]
     for tensor in args[1:5]:
         if isinstance(tensor, Tensor) and tensor.ndim == 1:
@@ -85,6 +92,11 @@ def batch_norm(ledger: Ledger, func: Any, args: Any, kwargs: Any, out: Any, valu
             planes = tuple(plane.view(view) for plane in value(tensor).planes)
             terms.append((Value(planes, value(tensor).weight), view))
     return [combined(ledger, terms, inputs.shape), *[Value() for _ in out[1:]]]
+
+
+def _takes_statistics(func: Any, args: Any) -> bool:
+    names = [argument.name for argument in func._schema.arguments]
+    return "training" in names and bool(args[names.index("training")])
 
 
 def layer_norm(ledger: Ledger, func: Any, args: Any, kwargs: Any, out: Any, value: Any) -> Any:

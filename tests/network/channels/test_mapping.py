@@ -1,6 +1,7 @@
 """Networks that take channels apart, join them, or take statistics over them."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -369,6 +370,31 @@ class SpatialGate(nn.Module):
         return x * torch.sigmoid(self.conv(self.pooled(x)))
 
 
+class Standardised(nn.Conv2d):
+    """A convolution whose weight is standardised over its inputs, by an operator or by hand."""
+
+    def __init__(self, inputs: int, outputs: int, *, by_hand: bool) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+        self.by_hand = by_hand
+        self.gain = nn.Parameter(torch.ones(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.weight.flatten(1)
+        if self.by_hand:
+            rows = rows - rows.mean(1, keepdim=True)
+            rows = rows * (rows.var(1, keepdim=True) + 1e-5).rsqrt() * self.gain[:, None]
+        else:
+            rows = functional.batch_norm(
+                rows.unsqueeze(0), None, None, self.gain, training=True, eps=1e-5
+            )[0]
+        return functional.conv2d(x, rows.view_as(self.weight), self.bias, padding=1)
+
+
+def standardised(by_hand: bool) -> nn.Module:
+    one, two = Standardised(12, 9, by_hand=by_hand), Standardised(9, 9, by_hand=by_hand)
+    return Bodied(nn.Sequential(one, nn.ReLU(), two, nn.ReLU(), conv(9, 12)))
+
+
 class Last(nn.Module):
     """A layer over the last dimension, of maps."""
 
@@ -408,6 +434,13 @@ STATISTICS: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "one group": (lambda: between(nn.GroupNorm(1, 9)), {"stem", "body.0", "body.3", "join"}),
     "response norm": (lambda: between(Grn(9)), {"stem", "body.0", "body.3", "join"}),
     "spatial gate": (lambda: between(SpatialGate()), {"stem", "body.0", "body.3", "join"}),
+    **{
+        f"standardised weights, {how}": (
+            partial(standardised, how == "by hand"),
+            {"stem", "body.0", "body.2", "body.4", "join"},
+        )
+        for how in ("by an operator", "by hand")
+    },
     "residual stream": (
         lambda: Bodied(
             nn.Sequential(
@@ -488,6 +521,7 @@ def test_channels_that_run_as_positions_are_found_out_soon(
         "option A",
         "sizes in a list",
         "a shape in a tuple",
+        "standardised weights, by an operator",
     ],
 )
 def test_a_pruned_network_is_trained_saved_and_built_again(name: str, tmp_path: Path) -> None:
@@ -507,7 +541,9 @@ def test_a_pruned_network_is_trained_saved_and_built_again(name: str, tmp_path: 
     assert [p.shape for p in replayed.parameters()] == [p.shape for p in small.parameters()]
 
 
-@pytest.mark.parametrize("name", ["heads", "layer norm", "response norm", "transformer"])
+@pytest.mark.parametrize(
+    "name", ["heads", "layer norm", "response norm", "standardised weights, by hand", "transformer"]
+)
 def test_all_engines_measure_the_same_removals(name: str) -> None:
     build, _ = {**CASES, **STATISTICS}[name]
     model, batches = randomise(build().double()).eval(), data(8, 4)

@@ -2,13 +2,14 @@
 
 A channel that is cut exists nowhere: what its producers give is zeroed, and so is what its
 consumers read. Modules that take statistics over the channels (LayerNorm, RMSNorm, GroupNorm and
-the like) are run on the channels that are kept, since removing some changes the statistics.
+the like) are run on the channels that are kept, since removing some changes the statistics; layers
+that standardise their weights over their inputs, with the inputs that are kept.
 """
 
 import copy
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +27,21 @@ PER_CHANNEL = (
 )
 """Layers between producers and consumers that treat every channel by itself."""
 
-Places = Mapping[tuple[int, int], frozenset[int]]
-"""Argument of a module and dimension of that tensor -> positions that are gone."""
+
+class Place(NamedTuple):
+    """A dimension of a tensor that a module is called with."""
+
+    argument: int
+    dimension: int
+    given_back: bool = True
+    """Whether the module's outputs have these channels, too."""
+
+
+Places = Mapping[Place, frozenset[int]]
+"""Where channels are read -> positions that are gone."""
 
 _TENSOR = re.compile(r"(\w+)\[(\d+)\]")
-_STATISTICS = re.compile(r"kept\[(\d+), (-?\d+)\]")
+_STATISTICS = re.compile(r"(kept|read)\[(\d+), (-?\d+)\]")
 
 
 def statistics_places(
@@ -45,14 +56,14 @@ def statistics_places(
     Returns:
         Module -> places; what must come out there is for this file to say.
     """
-    found: dict[str, dict[tuple[int, int], frozenset[int]]] = {}
+    found: dict[str, dict[Place, frozenset[int]]] = {}
     for name, channels in removals.items():
         gone = set(channels)
         for part in groups[name].slices:
             if place := _STATISTICS.fullmatch(part.side):
                 pairs = zip(part.indices, part.channels, strict=True)
                 lost = frozenset(index for index, channel in pairs if channel in gone)
-                key = int(place[1]), int(place[2])
+                key = Place(int(place[2]), int(place[3]), place[1] == "kept")
                 places = found.setdefault(part.layer, {})
                 places[key] = places.get(key, frozenset()) | lost
     return dict(found)
@@ -78,13 +89,19 @@ def masked_copy(
         if cut.side == "both" and not isinstance(layer, PER_CHANNEL):
             if cut.layer not in places:
                 dimension = 1 if _is_of_maps(layer) else -1
-                places[cut.layer] = {(0, dimension): frozenset(cut.indices)}
+                places[cut.layer] = {Place(0, dimension): frozenset(cut.indices)}
     inside = tuple(f"{name}." for name in places)
+    readers = {n for n, found in places.items() if not any(p.given_back for p in found)}
     for cut in cuts:
-        if cut.layer not in places and not cut.layer.startswith(inside):
+        apart = cut.layer in places or cut.layer.startswith(inside)
+        if cut.layer in readers:
+            apart = cut.side == "in"
+        if not apart:
             _zero(masked, cut)
     for name, found in places.items():
         inner = [cut for cut in cuts if cut.layer == name or cut.layer.startswith(f"{name}.")]
+        if name in readers:  # What it gives keeps its width, and is zeroed.
+            inner = [cut for cut in inner if cut.side == "in"]
         _run_on_kept(modules[name], name, inner, found)
     return masked
 
@@ -123,11 +140,12 @@ def _run_on_kept(layer: nn.Module, name: str, cuts: Iterable[Cut], places: Place
 
     def forward(*args: Any) -> Tensor:
         given, spread = list(args), []
-        for (argument, dimension), gone in places.items():
+        for (argument, dimension, given_back), gone in places.items():
             width = given[argument].shape[dimension]
             kept = torch.tensor([i for i in range(width) if i not in gone], dtype=torch.long)
             given[argument] = given[argument].index_select(dimension, kept)
-            spread.append((dimension, width, kept))
+            if given_back:
+                spread.append((dimension, width, kept))
         output: Tensor = small(*given)
         for dimension, width, kept in spread:
             if output.shape[dimension] == len(kept):
@@ -155,7 +173,11 @@ def _restricted(layer: nn.Module, name: str, cuts: Iterable[Cut]) -> nn.Module:
                 dimension = int(place[2]) if place[1] == own else None
             if dimension is None or dimension >= tensor.ndim or tensor.ndim == 0:
                 continue
-            kept = [i for i in range(tensor.shape[dimension]) if i not in set(cut.indices)]
+            if cut.side == "in" and own != "weight":
+                continue
+            # Blocks of a grouped convolution share the columns of its weight.
+            gone = {i % tensor.shape[dimension] for i in cut.indices}
+            kept = [i for i in range(tensor.shape[dimension]) if i not in gone]
             tensor.data = tensor.data.index_select(dimension, torch.tensor(kept))
         counts = vars(part)
         if isinstance(part, nn.GroupNorm):
