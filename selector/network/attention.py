@@ -5,7 +5,7 @@ heads have been cut. A cut gives the module this forward pass; its class and ten
 module itself stands for the layer that makes queries, keys and values, with one packed weight.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import MethodType
 from typing import TypeGuard, cast
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from selector.network.grid_attention import grid_attention, is_grid_attention
 from selector.network.window_attention import is_window_attention, window_attention
 
 _PROJECTION = "_selector_projection"
@@ -38,14 +39,22 @@ def is_attention(module: nn.Module) -> bool:
 
 def run_narrow(module: nn.Module) -> None:
     """Make an attention module run whatever the width of its inputs and heads."""
-    if "forward" in vars(module):
+    forward = _forward_of(module)
+    if forward is None or "forward" in vars(module):
         return
+    vars(module)["forward"] = MethodType(forward, module)
     if is_packed_attention(module):
-        vars(module)["forward"] = MethodType(narrow_attention, module)
         # PyTorch's fused layers read this before they take the weights themselves.
         vars(module)["_qkv_same_embed_dim"] = False
-    elif is_window_attention(module):
-        vars(module)["forward"] = MethodType(window_attention, module)
+
+
+def _forward_of(module: nn.Module) -> Callable[..., object] | None:
+    """The forward pass that runs at any width; None where the module's own is to run."""
+    if is_packed_attention(module):
+        return narrow_attention
+    if is_window_attention(module):
+        return window_attention
+    return grid_attention if is_grid_attention(module) else None
 
 
 class Projection(nn.Linear):
@@ -88,8 +97,7 @@ def opened(module: nn.Module) -> Iterator[nn.Module]:
         What hooks for the module belong on: of attention its `Projection`, which is called where
         queries, keys and values are made of the same tensor; else the module itself.
     """
-    packed = is_packed_attention(module)
-    if _PROJECTION in vars(module) or not (packed or is_window_attention(module)):
+    if _PROJECTION in vars(module) or _forward_of(module) is None:
         yield vars(module).get(_PROJECTION, module)
         return
     kept = {name: vars(module)[name] for name in _CHANGED if name in vars(module)}
