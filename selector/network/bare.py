@@ -2,9 +2,9 @@
 
 Their side is written as a name. `gamma[0]` is dimension 0 of a module's parameter or buffer
 `gamma`; `.num_heads` is a number that a module keeps of its channels, `.splits[1]` one in a list or
-tuple of them; `kept[0, -1]` is dimension -1
-of the first tensor that a module is called with, where statistics over the channels are taken:
-nothing is cut there. It is `read[0, -1]` where the module does not give the channels back.
+tuple of them; `kept[0, -1]` is dimension -1 of the first tensor that a module is called with, where
+statistics over the channels are taken: nothing is cut there. It is `read[0, -1]` where the module
+does not give the channels back.
 """
 
 import re
