@@ -121,7 +121,12 @@ def _product(ledger: Ledger, one: Tensor, other: Tensor, out: Tensor, value: Any
         # A weight reads its inputs position by position.
         ledger.tie(_line(ledger, reads, k_a), _line(ledger, read, k_b), READS_FIXED)
     elif not (a.adapts or b.adapts):
-        kept = [_summed(ledger, p, k) for p, k in ((reads, k_a), (read, k_b)) if p is not None]
+        # Of several rows and columns, those without channels of their own are no matter.
+        kept = [
+            stretched_to_one(_summed(ledger, p, k))
+            for p, k in ((reads, k_a), (read, k_b))
+            if p is not None
+        ]
         if len(kept) == 2:
             ledger.tie(kept[0], kept[1].transpose(-1, -2))
         elif kept and one.shape[-1] > 1:

@@ -127,8 +127,16 @@ def attention_to_few(net: Body, x: Tensor) -> Tensor:
     few = functional.avg_pool2d(x, 2).flatten(2).transpose(1, 2)
     queries = net.q(tokens).view(b, h * w, net.heads, -1).transpose(1, 2)
     keys, values = net.kv(few).view(b, few.shape[1], 2, net.heads, -1).permute(2, 0, 3, 1, 4)
-    found = functional.scaled_dot_product_attention(queries, keys, values)
+    if net.written_out:
+        found = (queries @ keys.transpose(-2, -1)).softmax(-1) @ values
+    else:
+        found = functional.scaled_dot_product_attention(queries, keys, values)
     return x + net.out(found.transpose(1, 2).flatten(2)).transpose(1, 2).reshape(b, -1, h, w)
+
+
+def reading_few(written_out: bool) -> nn.Module:
+    layers = {"q": nn.Linear(12, 16), "kv": nn.Linear(12, 32), "out": nn.Linear(16, 12)}
+    return Bodied(Body(attention_to_few, heads=4, written_out=written_out, **layers))
 
 
 def attention(net: Body, x: Tensor) -> Tensor:
@@ -314,15 +322,11 @@ CASES: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
         {"stem", "body.qkv", "join"},
     ),
     "heads that read fewer positions": (
-        lambda: Bodied(
-            Body(
-                attention_to_few,
-                heads=4,
-                q=nn.Linear(12, 16),
-                kv=nn.Linear(12, 32),
-                out=nn.Linear(16, 12),
-            )
-        ),
+        partial(reading_few, written_out=False),
+        {"stem", "body.q", "join"},
+    ),
+    "heads that read fewer positions, written out": (
+        partial(reading_few, written_out=True),
         {"stem", "body.q", "join"},
     ),
     "heads, written out": (
