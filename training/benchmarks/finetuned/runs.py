@@ -43,14 +43,14 @@ CUTS = tuple(
     RunSettings(rounds=rounds, keep_macs=keep, test_images=2000)
     for rounds, keep in ((4, 0.5), (7, 0.3))
 )
-IMAGES = 2560
+IMAGES = 1280
 """Of a short epoch."""
 EPOCHS = (1, 10)
 PRUNED, REPAIRED, SCRATCH = "pruned", "repaired", "scratch"
 FINE_TUNING = Recipe(epochs=1, learning_rate=0.01)
 FROM_SCRATCH = Recipe(epochs=1, learning_rate=0.05)
 """Of random weights, which learn little at the rate of trained ones."""
-LADDER = tuple(320 * 2**step for step in range(7))
+LADDER = tuple(320 * 2**step for step in range(6))
 """Labelled images, each read once, by which training may reach what repair reaches."""
 
 
