@@ -20,7 +20,6 @@ from training.benchmarks.finetuned.runs import (
     REPAIRED,
     SCRATCH,
     FinetunedRun,
-    read,
     run_missing,
 )
 from training.benchmarks.networks.methods import RANK_MEAN, SELECTOR, always
@@ -49,8 +48,7 @@ def run(folders: Folders, jobs: int, minutes: float | None, results: Path) -> No
     """
     subjects = find_subjects(folders.data, NETWORKS)
     tasks = [task for cut in CUTS for task in tasks_for(subjects, METHODS, cut, folders)]
-    run_missing(tasks, results / FILE, jobs, minutes)
-    runs = read(results / FILE)
+    runs = run_missing(tasks, results / FILE, jobs, minutes)
     for keep in _shares(runs):
         print(f"\n{keep:.0%} of the MACs\n" + text_table(COLUMNS, rows_of(runs, keep)))
     summary = summary_of(runs)

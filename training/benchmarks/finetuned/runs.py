@@ -104,11 +104,6 @@ def run_missing(
     return RunFile(file, FinetunedRun.of).complete(calls, jobs=jobs, minutes=minutes)
 
 
-def read(file: Path) -> list[FinetunedRun]:
-    """All finished runs."""
-    return list(RunFile(file, FinetunedRun.of).read().values())
-
-
 def _key(task: PruningTask) -> Key:
     recipes = [asdict(recipe) for recipe in (FINE_TUNING, FROM_SCRATCH)]
     parts = repr((task.fingerprint, IMAGES, EPOCHS, LADDER, recipes, VERSION))
