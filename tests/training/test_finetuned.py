@@ -114,6 +114,7 @@ def test_sums_compare_what_is_there_of_every_method(tmp_path: Path) -> None:
     odd = [made("b", method, 0.5, draw=2) for method in runs.METHODS]
     found = report.summary_of([*every, lame, *odd])
     assert (found["networks"], found["draws"]) == (3, 1)
+    assert "a by selector" in report._over([*every, replace(lame, draw=0)], 0.5)
     # On "b", the draw in which the methods are level halves the lead.
     lead = pytest.approx((5 + 2.5 + 5) / 3, abs=0.01)
     for key in (
@@ -134,5 +135,5 @@ def test_sums_compare_what_is_there_of_every_method(tmp_path: Path) -> None:
 
 
 def test_nothing_is_said_before_there_are_runs() -> None:
-    assert report.summary_of([made("a", SELECTOR, 0.5)]) == {}
+    assert report.summary_of([made("a", runs.METHODS[1], 0.5)]) == {}
     assert report.sentences({}) == []

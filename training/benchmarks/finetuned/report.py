@@ -1,6 +1,7 @@
 """`finetuned` as it is shown: tables, the result file, the part of the documents."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -35,6 +36,8 @@ LAST = EPOCHS[-1]
 
 Start = tuple[str, str]
 """Method, and what its network is before training."""
+Case = tuple[str, int, float]
+"""Network, draw and share of the MACs."""
 
 
 def run(folders: Folders, jobs: int, minutes: float | None, results: Path) -> None:
@@ -65,11 +68,24 @@ def update_page(page: Path, results: Path) -> None:
     rows = read_result("finetuned", "benchmark-finetuned", results)["rows"]
     runs = [FinetunedRun.of(row) for row in rows]
     tables = [
-        f"At {keep:.0%} of the MACs:\n\n{markdown_table(COLUMNS, rows_of(runs, keep))}"
+        f"At {keep:.0%} of the MACs{_over(runs, keep)}:\n\n"
+        f"{markdown_table(COLUMNS, rows_of(runs, keep))}"
         for keep in _shares(runs)
     ]
     words = in_list(sentences(summary_of(runs)))
     put(page, "finetuned", "\n\n".join([*tables, words]).strip())
+
+
+def _over(runs: Sequence[FinetunedRun], keep: float) -> str:
+    """Which networks the means are over, and why others are left out."""
+    names = dict.fromkeys(one.network for one in complete(runs, keep))
+    failed = [
+        f"{one.network} by {one.method}: {one.failed}"
+        for one in runs
+        if one.failed is not None and one.keep_macs == keep and not one.draw
+    ]
+    out = f"; left out: {'; '.join(failed)}" if failed else ""
+    return f" ({', '.join(names)}{out})"
 
 
 def _shares(runs: Sequence[FinetunedRun]) -> list[float]:
@@ -102,18 +118,17 @@ def summary_of(runs: Sequence[FinetunedRun]) -> dict[str, float]:
     """The numbers that the documents quote; what was not measured is absent.
 
     Differences are in points of accuracy, first averaged over a network's draws and shares of the
-    MACs, then over networks. `selector_over_X_N_epochs` compares repaired networks after N short
-    epochs; `selector_over_scratch` the repaired one with random weights after ten of them;
-    `repair_points_...` repaired networks with unrepaired ones of all methods.
+    MACs that both sides were run with, then over networks. `selector_over_X_N_epochs` compares
+    repaired networks after N short epochs; `selector_over_scratch` the repaired one with random
+    weights after ten of them; `repair_points_...` the selector's repaired networks with its
+    unrepaired ones.
     """
-    whole = [one for keep in _shares(runs) for one in complete(runs, keep)]
-    if not whole:
+    whole = [one for one in runs if one.failed is None]
+    asked = [one for one in whole if one.method == SELECTOR]
+    if not asked:
         return {}
-    draws = {(one.network, one.draw) for one in whole}
-    summary: dict[str, float] = {
-        "networks": len({network for network, _ in draws}),
-        "draws": min(sum(n == network for n, _ in draws) for network, _ in draws),
-    }
+    draws = Counter(network for network, _ in {(one.network, one.draw) for one in asked})
+    summary: dict[str, float] = {"networks": len(draws), "draws": min(draws.values())}
     ours = (SELECTOR, REPAIRED)
     for method, name in RIVALS.items():
         for epochs in (0, *EPOCHS):
@@ -122,10 +137,8 @@ def summary_of(runs: Sequence[FinetunedRun]) -> dict[str, float]:
     points = _points(whole, ours, (SELECTOR, SCRATCH), LAST)
     summary |= difference_of(points, "selector_over_scratch")
     for epochs in (0, *EPOCHS):
-        every = [_points(whole, (m, REPAIRED), (m, PRUNED), epochs) for m in METHODS]
-        points = [mean(of_network) for of_network in zip(*every, strict=True)]
+        points = _points(whole, ours, (SELECTOR, PRUNED), epochs)
         summary |= difference_of(points, f"repair_points_{_epochs(epochs)}")
-    asked = [one for one in whole if one.method == SELECTOR]
     caught = [one for one in asked if one.images_for_repair is not None]
     summary["repairs_asked"], summary["repairs_reached"] = len(asked), len(caught)
     if caught:
@@ -143,19 +156,23 @@ def _epochs(count: int) -> str:
 
 def _points(runs: Sequence[FinetunedRun], one: Start, other: Start, epochs: int) -> list[float]:
     """Points by which one start is ahead of another after some epochs, network by network."""
-    networks = dict.fromkeys(run.network for run in runs)
-    read_at: Callable[[FinetunedRun, str], float] = (
-        (lambda run, start: run.after[start][str(epochs)])
-        if epochs
-        else (lambda run, start: run.before[start])
-    )
+    found: dict[str, list[float]] = {}
+    levels = [_levels(runs, start, epochs) for start in (one, other)]
+    for case in levels[0].keys() & levels[1].keys():
+        found.setdefault(case[0], []).append(100 * (levels[0][case] - levels[1][case]))
+    return [mean(points) for points in found.values()]
 
-    def level(network: str, start: Start) -> float:
-        method, kind = start
-        some = [run for run in runs if run.network == network and run.method == method]
-        return mean(read_at(run, kind) for run in some)
 
-    return [100 * (level(network, one) - level(network, other)) for network in networks]
+def _levels(runs: Sequence[FinetunedRun], start: Start, epochs: int) -> dict[Case, float]:
+    """Accuracies of a start after some epochs."""
+    method, kind = start
+    return {
+        (run.network, run.draw, run.keep_macs): (
+            run.after[kind][str(epochs)] if epochs else run.before[kind]
+        )
+        for run in runs
+        if run.method == method
+    }
 
 
 def sentences(summary: Mapping[str, float]) -> list[str]:
