@@ -124,6 +124,7 @@ def test_sums_compare_what_is_there_of_every_method(tmp_path: Path) -> None:
     ):
         assert found[key] == lead
     assert found["selector_over_scratch"] == pytest.approx(20)
+    assert found["repair_over_training"] == pytest.approx(-10)
     assert found["repair_points_0_epochs"] > found["repair_points_1_epoch"] > 10
     assert (found["repairs_asked"], found["repairs_reached"]) == (4, 1)
     assert found["images_for_one_repair_median"] == 320

@@ -34,8 +34,8 @@ RIVALS = {always("l1"): "l1", RANK_MEAN: "rank_mean", METHODS[-1]: "torch_prunin
 """Method -> its name in the summary."""
 LAST = EPOCHS[-1]
 
-Start = tuple[str, str]
-"""Method, and what its network is before training."""
+State = tuple[str, str, int]
+"""Method, what its network is before training, and short epochs of training."""
 Case = tuple[str, int, float]
 """Network, draw and share of the MACs."""
 
@@ -121,7 +121,8 @@ def summary_of(runs: Sequence[FinetunedRun]) -> dict[str, float]:
     MACs that both sides were run with, then over networks. `selector_over_X_N_epochs` compares
     repaired networks after N short epochs; `selector_over_scratch` the repaired one with random
     weights after ten of them; `repair_points_...` the selector's repaired networks with its
-    unrepaired ones.
+    unrepaired ones; `repair_over_training` its repaired networks, not trained, with unrepaired ones
+    after the longest training.
     """
     whole = [one for one in runs if one.failed is None]
     asked = [one for one in whole if one.method == SELECTOR]
@@ -129,16 +130,18 @@ def summary_of(runs: Sequence[FinetunedRun]) -> dict[str, float]:
         return {}
     draws = Counter(network for network, _ in {(one.network, one.draw) for one in asked})
     summary: dict[str, float] = {"networks": len(draws), "draws": min(draws.values())}
-    ours = (SELECTOR, REPAIRED)
-    for method, name in RIVALS.items():
-        for epochs in (0, *EPOCHS):
-            points = _points(whole, ours, (method, REPAIRED), epochs)
-            summary |= difference_of(points, f"selector_over_{name}_{_epochs(epochs)}")
-    points = _points(whole, ours, (SELECTOR, SCRATCH), LAST)
-    summary |= difference_of(points, "selector_over_scratch")
     for epochs in (0, *EPOCHS):
-        points = _points(whole, ours, (SELECTOR, PRUNED), epochs)
+        ours = (SELECTOR, REPAIRED, epochs)
+        for method, name in RIVALS.items():
+            points = _points(whole, ours, (method, REPAIRED, epochs))
+            summary |= difference_of(points, f"selector_over_{name}_{_epochs(epochs)}")
+        points = _points(whole, ours, (SELECTOR, PRUNED, epochs))
         summary |= difference_of(points, f"repair_points_{_epochs(epochs)}")
+    trained = (SELECTOR, REPAIRED, LAST)
+    points = _points(whole, trained, (SELECTOR, SCRATCH, LAST))
+    summary |= difference_of(points, "selector_over_scratch")
+    points = _points(whole, (SELECTOR, REPAIRED, 0), (SELECTOR, PRUNED, LAST))
+    summary |= difference_of(points, "repair_over_training")
     caught = [one for one in asked if one.images_for_repair is not None]
     summary["repairs_asked"], summary["repairs_reached"] = len(asked), len(caught)
     if caught:
@@ -154,18 +157,18 @@ def _epochs(count: int) -> str:
     return f"{count}_epoch" if count == 1 else f"{count}_epochs"
 
 
-def _points(runs: Sequence[FinetunedRun], one: Start, other: Start, epochs: int) -> list[float]:
-    """Points by which one start is ahead of another after some epochs, network by network."""
+def _points(runs: Sequence[FinetunedRun], one: State, other: State) -> list[float]:
+    """Points by which one state is ahead of another, network by network."""
     found: dict[str, list[float]] = {}
-    levels = [_levels(runs, start, epochs) for start in (one, other)]
+    levels = [_levels(runs, state) for state in (one, other)]
     for case in levels[0].keys() & levels[1].keys():
         found.setdefault(case[0], []).append(100 * (levels[0][case] - levels[1][case]))
     return [mean(points) for points in found.values()]
 
 
-def _levels(runs: Sequence[FinetunedRun], start: Start, epochs: int) -> dict[Case, float]:
-    """Accuracies of a start after some epochs."""
-    method, kind = start
+def _levels(runs: Sequence[FinetunedRun], state: State) -> dict[Case, float]:
+    """Accuracies in a state."""
+    method, kind, epochs = state
     return {
         (run.network, run.draw, run.keep_macs): (
             run.after[kind][str(epochs)] if epochs else run.before[kind]
@@ -190,6 +193,10 @@ def sentences(summary: Mapping[str, float]) -> list[str]:
             + (f"after training for {e * IMAGES:,} images" if e else "before any training")
             for e in (0, *EPOCHS)
         }
+    words["repair_over_training"] = (
+        f"Repair alone, without labels, over training the unrepaired network for {LAST * IMAGES:,} "
+        "labelled images"
+    )
     words["selector_over_scratch"] = (
         f"The selector's repaired network over the same architecture with random weights, both "
         f"trained for {LAST * IMAGES:,} images"
