@@ -114,7 +114,7 @@ def test_sums_compare_what_is_there_of_every_method(tmp_path: Path) -> None:
     odd = [made("b", method, 0.5, draw=2) for method in runs.METHODS]
     found = report.summary_of([*every, lame, *odd])
     assert (found["networks"], found["draws"]) == (3, 1)
-    assert "a by selector" in report._over([*every, replace(lame, draw=0)], 0.5)
+    assert "left out: a, since it stopped" in report._over([*every, replace(lame, draw=0)], 0.5)
     # On "b", the draw in which the methods are level halves the lead.
     lead = pytest.approx((5 + 2.5 + 5) / 3, abs=0.01)
     for key in (

@@ -29,7 +29,12 @@ from training.reporting.markdown import in_list, markdown_table, percent_text
 from training.reporting.marked_part import put
 from training.reporting.result_file import read_result, write_result
 
-COLUMNS = ("method", "start", "before", *(f"{e} short epochs" for e in EPOCHS))
+COLUMNS = (
+    "method",
+    "start",
+    "before",
+    *(f"{e} short {'epoch' if e == 1 else 'epochs'}" for e in EPOCHS),
+)
 RIVALS = {always("l1"): "l1", RANK_MEAN: "rank_mean", METHODS[-1]: "torch_pruning"}
 """Method -> its name in the summary."""
 LAST = EPOCHS[-1]
@@ -80,7 +85,7 @@ def _over(runs: Sequence[FinetunedRun], keep: float) -> str:
     """Which networks the means are over, and why others are left out."""
     names = dict.fromkeys(one.network for one in complete(runs, keep))
     failed = [
-        f"{one.network} by {one.method}: {one.failed}"
+        f"{one.network}, since {one.failed}"
         for one in runs
         if one.failed is not None and one.keep_macs == keep and not one.draw
     ]
