@@ -24,7 +24,6 @@ STYLES = (
     "transposed",
     "grouped",
     "grouped_transposed",
-    "multiplier",
 )
 CLASSES = 5
 
@@ -57,9 +56,6 @@ class Small(nn.Module):
         elif style == "depthwise":
             self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width)
             self.project = nn.Conv2d(width, out, 1)
-        elif style == "multiplier":
-            self.depthwise = nn.Conv2d(width, 2 * width, 3, padding=1, groups=width)
-            self.project = nn.Conv2d(2 * width, out, 1)
         elif style == "two_consumers":
             self.first = nn.Conv2d(width, out, 3, padding=1)
             self.second = nn.Conv2d(width, out, 1)
@@ -87,7 +83,7 @@ class Small(nn.Module):
             x = x + self.back(self.last(self.inner(x)))
         elif self.style == "concat":
             x = self.join(torch.cat([self.left(x), self.right(x)], 1))
-        elif self.style in ("depthwise", "multiplier"):
+        elif self.style == "depthwise":
             x = self.project(self.act_between(self.depthwise(x)))
         elif self.style.startswith("grouped"):
             x = self.project(self.act_between(self.grouped(x)))

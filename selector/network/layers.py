@@ -17,33 +17,16 @@ INSTANCE_NORMALISATION = nn.modules.instancenorm._InstanceNorm
 
 
 def is_depthwise(layer: nn.Module) -> bool:
-    """Whether a convolution maps every channel to itself, and so stands between.
-
-    Or to several of its own: the outputs of one input lie next to each other.
-    """
+    """Whether a convolution maps every channel to itself, and so stands between."""
     return (
         isinstance(layer, CONVOLUTION)
-        and layer.groups == layer.in_channels > 1
-        and layer.out_channels % layer.in_channels == 0
-        and (layer.out_channels == layer.in_channels or not layer.transposed)
+        and layer.groups == layer.in_channels == layer.out_channels > 1
     )
 
 
-def outputs_per_input(layer: nn.Module) -> int:
-    """How many channels a depthwise convolution makes of each; 1 of every other layer."""
-    if isinstance(layer, CONVOLUTION) and is_depthwise(layer):
-        return layer.out_channels // layer.in_channels
-    return 1
-
-
 def is_grouped(layer: nn.Module) -> bool:
-    """Whether a convolution has groups that can lose the same offset each, and stay alike.
-
-    So has a depthwise one that makes several channels of each: it can lose one of these.
-    """
-    if not isinstance(layer, CONVOLUTION) or layer.groups == 1:
-        return False
-    return not is_depthwise(layer) or outputs_per_input(layer) > 1
+    """Whether a convolution has groups that can lose the same offset each, and stay alike."""
+    return isinstance(layer, CONVOLUTION) and layer.groups > 1 and not is_depthwise(layer)
 
 
 def is_statistics_norm(layer: nn.Module) -> bool:
@@ -146,21 +129,14 @@ def layer_width(layer: nn.Module, side: Side) -> int:
 
 def positions_per_group(layer: nn.Module, side: Side) -> int:
     """How many positions a layer has on one side in each group of its convolution."""
-    groups = 1
-    if isinstance(layer, CONVOLUTION) and is_grouped(layer) and side != "both":
-        groups = layer.groups
+    groups = layer.groups if isinstance(layer, CONVOLUTION) and is_grouped(layer) else 1
     if isinstance(layer, nn.GroupNorm) and layer.num_groups < layer.num_channels:
         groups = layer.num_groups
     return layer_width(layer, side) // groups
 
 
 def same_in_every_group(layer: nn.Module, side: Side, indices: Sequence[int]) -> bool:
-    """Whether these positions lie at the same offsets in every group of a grouped convolution.
-
-    Of a depthwise one, whether they are all that it makes of some inputs.
-    """
-    if side == "both" and (each := outputs_per_input(layer)) > 1:
-        return len(set(indices)) == each * len({index // each for index in indices})
+    """Whether these positions lie at the same offsets in every group of a grouped convolution."""
     per_group = positions_per_group(layer, side)
     groups = layer_width(layer, side) // per_group
     return len(set(indices)) == groups * len({index % per_group for index in indices})
@@ -187,7 +163,5 @@ def removable(layer: nn.Module, side: Side) -> bool:
     if isinstance(layer, CONVOLUTION):
         if side == "both":
             return is_depthwise(layer)
-        if side == "in" and is_depthwise(layer):
-            return False  # With its outputs alone.
         return layer.groups == 1 or is_grouped(layer)
     return side != "both" if isinstance(layer, nn.Linear) else isinstance(layer, nn.PReLU)

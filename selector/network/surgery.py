@@ -34,7 +34,6 @@ from selector.network.layers import (
     is_statistics_norm,
     layer_width,
     output_dimension,
-    outputs_per_input,
     reading_weights,
     removable,
     same_in_every_group,
@@ -117,7 +116,7 @@ def _cut_layer(layer: nn.Module, side: Side, gone: Sequence[int]) -> None:
     if is_bare(side):
         _cut_bare(layer, side, gone)
         return
-    width, lost, each = layer_width(layer, side), set(gone), outputs_per_input(layer)
+    width, lost = layer_width(layer, side), set(gone)
     kept = [index for index in range(width) if index not in lost]
     if side == "in":
         columns = weight_positions(layer, side, kept)
@@ -136,7 +135,7 @@ def _cut_layer(layer: nn.Module, side: Side, gone: Sequence[int]) -> None:
             _keep(layer, name, 0, kept)
     run_narrow(layer)
     for name in _width_names(layer, side):
-        setattr(layer, name, len(kept) // (each if name in ("in_channels", "groups") else 1))
+        setattr(layer, name, len(kept))
     if is_statistics_norm(layer) and not isinstance(layer, nn.GroupNorm):
         cast(Any, layer).normalized_shape = (len(kept),)
 

@@ -163,40 +163,17 @@ def test_groups_of_one_channel_can_only_go_all_together() -> None:
     assert sizes(found) == {"stem": (3, 4), "threes": (4, 3), "project": (12, 1)}
 
 
-def test_several_channels_of_each_go_with_it() -> None:
-    model, groups = traced(
-        lambda net, x: net.project(torch.relu(net.norm(net.several(x)))),
-        several=nn.Conv2d(12, 36, 3, padding=1, groups=12),
-        norm=nn.BatchNorm2d(36),
-        project=nn.Conv2d(36, 12, 1),
-    )
-    assert sizes(groups) == {"stem": (12, 1), "project": (12, 1)}
-    check_everything(model, groups)
-    smaller = copy.deepcopy(model)
-    apply_cuts(smaller, cuts_of([(groups.prunable["stem"], [0, 2])]))
-    several = smaller.several
-    assert (several.groups, several.in_channels, several.out_channels) == (10, 10, 30)
-    kept = [i for i in range(36) if i // 3 not in (0, 2)]
-    assert torch.equal(several.weight, model.several.weight[kept])
-    with pytest.raises(SelectorError, match="layer 'several' would not lose the same"):
-        apply_cuts(model, [Cut("several", "both", (0, 1))])
-
-
 @pytest.mark.parametrize(
-    ("inputs", "outputs", "kind", "prunable", "refused"),
-    [
-        (12, 24, nn.ConvTranspose2d, ("grouped", 2, 12), "stem"),
-        (12, 6, nn.Conv2d, ("stem", 2, 6), "grouped"),
-        (12, 6, nn.ConvTranspose2d, ("stem", 2, 6), "grouped"),
-    ],
+    ("inputs", "outputs", "prunable", "refused"),
+    [(12, 24, ("grouped", 2, 12), "stem"), (12, 6, ("stem", 2, 6), "grouped")],
 )
 def test_one_channel_in_each_group_on_one_side(
-    inputs: int, outputs: int, kind: Kind, prunable: tuple[str, int, int], refused: str
+    inputs: int, outputs: int, prunable: tuple[str, int, int], refused: str
 ) -> None:
-    """Torch-Pruning takes the second for a depthwise convolution; none is one."""
+    """Torch-Pruning takes the second for a depthwise convolution; neither is one."""
     model, groups = traced(
         lambda net, x: net.project(torch.relu(net.grouped(x))),
-        grouped=kind(inputs, outputs, 3, padding=1, groups=min(inputs, outputs)),
+        grouped=nn.Conv2d(inputs, outputs, 3, padding=1, groups=min(inputs, outputs)),
         project=nn.Conv2d(outputs, 12, 1),
     )
     name, channels, span = prunable

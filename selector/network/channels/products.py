@@ -67,8 +67,8 @@ def _read(
 ) -> None:
     """Tie inputs to the weight; the blocks of a grouped one lose the same offsets."""
     plane = along(kernel.planes, dimension)
-    if groups == len(given) and len(made) % groups == 0 and (len(made) == groups or not transposed):
-        ledger.tie(given.repeat_interleave(len(made) // groups), made, READS_FIXED)
+    if groups == len(given) == len(made):
+        ledger.tie(given, made, READS_FIXED)
         if transposed and plane is not None:
             ledger.tie(given, _line(ledger, plane, dimension), READS_FIXED)
         return
