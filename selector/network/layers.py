@@ -1,5 +1,6 @@
 """Kinds of layers, their dimensions and widths."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import cast
 
@@ -69,7 +70,8 @@ def weight_blocks(layer: nn.Module, weight: Tensor) -> Tensor:
         Shape (groups, outputs of each, inputs of each, taps); one group where there are none.
     """
     groups = layer.groups if isinstance(layer, CONVOLUTION) else 1
-    parts = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+    taps = math.prod(weight.shape[2:])
+    parts = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], taps)
     return parts.transpose(1, 2) if input_dimension(layer) == 0 else parts
 
 

@@ -8,7 +8,12 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from selector.network.groups import Group
-from selector.network.layers import CONVOLUTION, channel_dimension, input_dimension
+from selector.network.layers import (
+    CONVOLUTION,
+    channel_dimension,
+    input_dimension,
+    weight_positions,
+)
 from selector.oracle.fx_steps import StepRunner, apply_layer, source_of
 from selector.oracle.masked_engine import Removal
 
@@ -103,8 +108,7 @@ class Recomputation:
         dimension = channel_dimension(layer, inputs)
         share = len(gone) / inputs.shape[dimension]
         if isinstance(layer, CONVOLUTION) and layer.groups > 1:
-            columns = weight.shape[input_dimension(layer)]
-            index = torch.tensor(sorted({i % columns for i in gone}), device=weight.device)
+            index = torch.tensor(weight_positions(layer, "in", gone), device=weight.device)
             masked = weight.index_fill(input_dimension(layer), index, 0)
             return apply_layer(layer, inputs, masked, bias)
         if whole is not None and share <= 0.5:

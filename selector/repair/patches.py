@@ -53,22 +53,15 @@ def weight_matrices(layer: nn.Module) -> Tensor:
         Float64 of shape (groups, outputs, inputs): kernel offset-major, then input channel.
     """
     weight = cast(Tensor, layer.weight).detach().double()
-    if isinstance(layer, nn.Linear):
-        return weight.unsqueeze(0)
-    assert isinstance(layer, CONVOLUTION)
     return weight_blocks(layer, weight).transpose(2, 3).flatten(2)
 
 
 def set_weight_matrices(layer: nn.Module, matrices: Tensor) -> None:
     """Write matrices as `weight_matrices` gives them into the layer, in place."""
     weight = cast(nn.Parameter, layer.weight)
-    if isinstance(layer, nn.Linear):
-        value = matrices[0]
-    else:
-        assert isinstance(layer, CONVOLUTION)
-        parts = matrices.reshape(*matrices.shape[:2], math.prod(layer.kernel_size), -1)
-        value = weight_from_blocks(layer, parts.transpose(2, 3), weight.shape)
-    weight.data.copy_(value)
+    taps = math.prod(weight.shape[2:])
+    parts = matrices.reshape(*matrices.shape[:2], taps, matrices.shape[2] // taps)
+    weight.data.copy_(weight_from_blocks(layer, parts.transpose(2, 3), weight.shape))
 
 
 def rows_of_outputs(layer: nn.Module, outputs: Tensor, images: int) -> int:

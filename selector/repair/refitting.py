@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from selector.errors import SelectorError
-from selector.network.layers import CONVOLUTION, channel_dimension
+from selector.network.layers import CONVOLUTION, channel_dimension, weight_blocks
 from selector.repair.least_squares import NormalEquations, WeightStep
 from selector.repair.own_forwards import plain_reading
 from selector.repair.patches import (
@@ -63,13 +63,8 @@ class Sampling:
 
 def unknowns_of(layer: nn.Module, *, intercept: bool) -> int:
     """Unknowns of each output."""
-    weight = cast(Tensor, layer.weight)
-    width = weight.shape[0] if isinstance(layer, CONVOLUTION) and layer.transposed else len(weight)
-    groups = layer.groups if isinstance(layer, CONVOLUTION) else 1
-    per_output = weight.numel() // max(1, width)
-    if isinstance(layer, CONVOLUTION) and layer.transposed:
-        per_output = per_output // max(1, weight.shape[1]) * (width // groups)
-    return per_output + intercept
+    _, _, inputs, taps = weight_blocks(layer, cast(Tensor, layer.weight)).shape
+    return inputs * taps + intercept
 
 
 def gather(

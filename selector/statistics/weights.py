@@ -15,6 +15,7 @@ from selector.network.layers import (
     output_dimension,
     weight_blocks,
     weight_of,
+    weight_positions,
 )
 from selector.statistics.channel_statistics import ConsumerInput, MeasuringPoint
 from selector.statistics.statistic import STATISTICS
@@ -94,7 +95,7 @@ def weights_removed(model: nn.Module, group: Group) -> float:
             continue
         dimension = input_dimension(layer) if part.side == "in" else output_dimension(layer)
         width = weight_of(model, part.layer).shape[dimension]
-        gone = len({i % width for i in part.indices}) / group.channels
+        gone = len(weight_positions(layer, part.side, part.indices)) / group.channels
         # A layer that reads and writes the channel loses a row and a column, which cross.
         left[part.layer] = left.get(part.layer, 1.0) * (1 - gone / width)
     return sum((1 - share) * weight_of(model, name).numel() for name, share in left.items())
