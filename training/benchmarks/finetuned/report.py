@@ -187,16 +187,13 @@ def sentences(summary: Mapping[str, float]) -> list[str]:
     """What the runs say, in words."""
     if not summary:
         return []
-    words = {"repair_points_0_epochs": "Repair, before any training"}
-    words |= {
-        f"repair_points_{_epochs(e)}": f"Repair, after training for {e * IMAGES:,} images"
-        for e in EPOCHS
-    }
+    when = {0: "before any training"}
+    when |= {epochs: f"after training for {epochs * IMAGES:,} images" for epochs in EPOCHS}
+    words = {f"repair_points_{_epochs(e)}": f"Repair, {text}" for e, text in when.items()}
     for method, name in RIVALS.items():
+        lead = f"The selector over {method}, both repaired"
         words |= {
-            f"selector_over_{name}_{_epochs(e)}": f"The selector over {method}, both repaired, "
-            + (f"after training for {e * IMAGES:,} images" if e else "before any training")
-            for e in (0, *EPOCHS)
+            f"selector_over_{name}_{_epochs(e)}": f"{lead}, {text}" for e, text in when.items()
         }
     words["repair_over_training"] = (
         f"Repair alone, without labels, over training the unrepaired network for {LAST * IMAGES:,} "

@@ -128,24 +128,39 @@ def run_one(task: PruningTask) -> FinetunedRun:
     tests = test_images(task.subject, task.settings.test_images)
     probe = probe_inputs(model, tests)
     macs = [count_costs(one, probe).total("macs") for one in (model, pruned.model)]
+    trained = {
+        start: {epochs: _trained(task, one, start, epochs * IMAGES, epochs) for epochs in EPOCHS}
+        for start, one in starts.items()
+    }
     found = replace(
         found,
         macs_kept=macs[1] / macs[0],
         unpruned=accuracy(quick(model), tests),
         before={start: accuracy(quick(one), tests) for start, one in starts.items()},
         after={
-            start: {str(e): _trained(task, one, start, e * IMAGES, e)[0] for e in EPOCHS}
-            for start, one in starts.items()
+            start: {str(epochs): share for epochs, (share, _) in some.items()}
+            for start, some in trained.items()
         },
         repair_seconds=round(repair_seconds, 2),
     )
-    return _caught_up(task, found, pruned.model) if method == SELECTOR else found
+    if method != SELECTOR:
+        return found
+    return _caught_up(task, found, pruned.model, {IMAGES: trained[PRUNED][1]})
 
 
-def _caught_up(task: PruningTask, found: FinetunedRun, pruned: nn.Module) -> FinetunedRun:
-    """With the number of images by which training alone gets as far as the repair."""
+def _caught_up(
+    task: PruningTask, found: FinetunedRun, pruned: nn.Module, known: dict[int, tuple[float, float]]
+) -> FinetunedRun:
+    """With the number of images by which training alone gets as far as the repair.
+
+    Args:
+        task: The network's task.
+        found: What is known of the run.
+        pruned: The network that was not repaired.
+        known: Images -> accuracy and seconds of one pass over them that was made already.
+    """
     for images in LADDER:
-        reached, seconds = _trained(task, pruned, PRUNED, images, 1)
+        reached, seconds = known.get(images) or _trained(task, pruned, PRUNED, images, 1)
         if reached >= found.before[REPAIRED]:
             return replace(found, images_for_repair=images, seconds_for_repair=round(seconds, 2))
     return found
