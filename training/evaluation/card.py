@@ -77,18 +77,25 @@ def whole_prunings(found: Summary) -> list[str]:
     lines = []
     if "forecast_coverage" in found:
         lines.append(
-            f"Of {found['whole_prunes']:.0f} whole prunings to 70, 50 and 30 % of the MACs, the "
-            "forecast's 90 % interval of the accuracy left holds "
+            f"Of {found['whole_prunes']:.0f} whole prunings to 90, 70, 50 and 30 % of the MACs, "
+            "the forecast's 90 % interval of the accuracy left holds "
             f"{found['forecast_coverage']:.0%}; its median width at half the MACs is "
             f"{found['forecast_width_points']:.0f} points."
         )
+    if "forecast_coverage_test" in found:
+        lines.append(
+            f"Of {found['whole_prunes_test']:.0f} of networks kept for tests it holds "
+            f"{found['forecast_coverage_test']:.0%}; width "
+            f"{found['forecast_width_points_test']:.0f} points."
+        )
     for keep in (70, 50, 30):
-        name = f"widths_over_even_{keep}"
-        if name in found:
-            lines.append(
-                f"At {keep} % of the MACs, with one arm choosing channels everywhere, the "
-                f"selector's widths are {found[name]:+.1f} points over even ones (from "
-                f"{found[f'{name}_low']:+.1f}, {found[f'{name}_networks']:.0f} networks; worst "
-                f"{found[f'{name}_worst']:+.1f})."
-            )
+        for end, words in (("", ""), ("_test", " kept for tests")):
+            name = f"widths_over_even_{keep}{end}"
+            if name in found:
+                lines.append(
+                    f"At {keep} % of the MACs, with one arm choosing channels everywhere, the "
+                    f"selector's widths are {found[name]:+.1f} points over even ones (from "
+                    f"{found[f'{name}_low']:+.1f}, {found[f'{name}_networks']:.0f} networks"
+                    f"{words}; worst {found[f'{name}_worst']:+.1f})."
+                )
     return lines

@@ -1,7 +1,7 @@
 """What whole prunings lose of what is predicted, and what the selector's widths are worth."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,26 @@ import numpy as np
 from selector.learning.composing import LEAST_SUM, Composing
 from selector.learning.selector import SaliencySelector
 from selector.tables import text_table
-from training.benchmarks.common.differences import FEWEST, mean_interval
+from training.benchmarks.common.differences import difference_of
 from training.benchmarks.repair.cases import FEW_TEST_IMAGES
-from training.benchmarks.whole.runs import FACTORS, FILE, KEPT, WAYS, WholeRun, run_missing
+from training.benchmarks.whole.runs import (
+    EVEN,
+    FACTORS,
+    FILE,
+    KEPT,
+    ROLES,
+    SELECTOR,
+    WAYS,
+    WIDTHS,
+    WholeRun,
+    run_missing,
+)
 from training.reporting.result_file import write_result
 
-SELECTOR, WIDTHS, EVEN = WAYS
+FEWEST_FACTORS = 5
+"""Prunings of other families that an interval is learnt from at least."""
+MEDIAN_AT = 0.5
+"""Share of the MACs at which the width of the interval is told."""
 
 
 def run(
@@ -34,79 +48,112 @@ def run(
     rows = [
         [way, f"{keep:.0%}", f"{len(some)}", f"{100 * np.mean([r.left for r in some]):.1f}"]
         for way in WAYS
-        for keep in KEPT
+        for keep in KEPT[way]
         if (some := [r for r in runs if r.way == way and r.keep_macs == keep])
     ]
     print(text_table(["way", "MACs", "networks", "top-1, %"], rows))
     forecast = [r for r in runs if r.way == SELECTOR and r.predicted]
-    summary = judged(forecast) | widths(runs)
+    kept_apart = [r for r in runs if r.role == "test"]
+    summary = judged(forecast) | widths(runs) | widths(kept_apart, "_test")
     print("\n".join(f"{name}: {value:.4g}" for name, value in summary.items()))
     plain = [{k: v for k, v in asdict(r).items() if k != "kept_at"} for r in runs]
     print(write_result("whole", summary, plain, results))
     if ship is not None and forecast:
         selector = SaliencySelector.load(ship)
-        selector.composing_ = Composing.learnt([r.factor for r in telling(forecast)])
+        selector.composing_ = Composing.learnt([r.factor for r in learnt_from(forecast)])
         selector.save(ship)
         print(f"{ship}: {selector.composing_}")
 
 
 def judged(runs: Sequence[WholeRun]) -> dict[str, float]:
-    """How often the 90 % interval of the accuracy left holds the one found, family left out."""
-    found: list[tuple[bool, float, float, float]] = []
-    factors = [(r.family, r.factor) for r in telling(runs)]
-    for run in runs:
-        others = [factor for family, factor in factors if family != run.family]
-        if len(others) < 5:
-            continue
-        composing = Composing.learnt(others)
+    """How often the 90 % interval of the accuracy left holds the one found, family left out.
+
+    Networks kept for tests are judged by the factors of the others, and told apart by `_test`.
+    """
+    factors = [(r.family, r.factor) for r in learnt_from(runs)]
+    found: dict[str, float] = {}
+    for role in ROLES:
+        forecasts = [
+            Forecast.of(run, Composing.learnt(others))
+            for run in runs
+            if run.role == role
+            and len(others := [f for family, f in factors if family != run.family])
+            >= FEWEST_FACTORS
+        ]
+        if forecasts:
+            end = "" if role == "learn" else f"_{role}"
+            found |= {name + end: value for name, value in _together(forecasts).items()}
+    return found
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What was expected of one pruning, and whether that was right; accuracies in percent."""
+
+    keep_macs: float
+    inside: bool
+    """Whether the 90 % interval holds the accuracy found, to one standard error of the latter."""
+    width: float
+    error: float
+    """Between the accuracy expected and the one found."""
+
+    @classmethod
+    def of(cls, run: WholeRun, composing: Composing) -> "Forecast":
+        """Of a pruning, with what whole prunings of other networks lost."""
         best, middle, worst = (
-            100 * run.unpruned * _kept(run, f)
-            for f in (composing.low, composing.middle, composing.high)
+            100 * run.unpruned * _kept(run, factor)
+            for factor in (composing.low, composing.middle, composing.high)
         )
         left = 100 * run.left
-        # The test images have noise of their own: one standard error of a share.
         noise = 100 * (run.left * (1 - run.left) / FEW_TEST_IMAGES) ** 0.5
-        held = worst - noise <= left <= best + noise
-        found.append((held, best - worst, abs(middle - left), run.keep_macs))
-    if not found:
-        return {}
-    inside, width, error, keep = (np.array(column) for column in zip(*found, strict=True))
-    return {
-        "whole_prunes": float(len(found)),
-        "forecast_coverage": float(inside.mean()),
-        "forecast_width_points": float(np.median(width[keep == 0.5])),
-        "forecast_error_points": float(np.median(error)),
+        inside = worst - noise <= left <= best + noise
+        return cls(run.keep_macs, inside, best - worst, abs(middle - left))
+
+
+def _together(forecasts: Sequence[Forecast]) -> dict[str, float]:
+    found = {
+        "whole_prunes": float(len(forecasts)),
+        "forecast_coverage": float(np.mean([one.inside for one in forecasts])),
+        "forecast_error_points": float(np.median([one.error for one in forecasts])),
     }
+    for keep in KEPT[SELECTOR]:
+        some = [one for one in forecasts if one.keep_macs == keep]
+        if some:
+            found[f"forecast_inside_{100 * keep:.0f}"] = float(sum(one.inside for one in some))
+            found[f"forecast_inside_{100 * keep:.0f}_of"] = float(len(some))
+        if some and keep == MEDIAN_AT:
+            found["forecast_width_points"] = float(np.median([one.width for one in some]))
+    return found
 
 
-def telling(runs: Sequence[WholeRun]) -> list[WholeRun]:
-    """Those with a predicted sum that is large enough for a factor."""
-    return [run for run in runs if run.predicted is not None and run.predicted >= LEAST_SUM]
+def learnt_from(runs: Sequence[WholeRun]) -> list[WholeRun]:
+    """Those with a predicted sum that is large enough for a factor, of networks to learn from."""
+    return [
+        run
+        for run in runs
+        if run.role == "learn" and run.predicted is not None and run.predicted >= LEAST_SUM
+    ]
 
 
 def _kept(run: WholeRun, factor: float) -> float:
     return float(np.interp(np.log(factor), np.log(FACTORS), run.kept_at))
 
 
-def widths(runs: Sequence[WholeRun]) -> dict[str, float]:
-    """Points by which the selector's widths are ahead of even ones, one arm choosing channels."""
+def widths(runs: Sequence[WholeRun], end: str = "") -> dict[str, float]:
+    """Points by which the selector's widths are ahead of even ones, one arm choosing channels.
+
+    Args:
+        runs: Of some networks.
+        end: Put behind the names of the numbers.
+    """
     table: Mapping[tuple[str, str, float], float] = {
         (r.network, r.way, r.keep_macs): 100 * r.left for r in runs
     }
     found: dict[str, float] = {}
-    for keep in KEPT:
+    for keep in KEPT[WIDTHS]:
         names = [
             n for n, way, k in table if way == WIDTHS and k == keep and (n, EVEN, keep) in table
         ]
-        if len(names) < FEWEST:
-            continue
         ahead = [table[n, WIDTHS, keep] - table[n, EVEN, keep] for n in names]
-        middle, low, _ = mean_interval(ahead)
-        name = f"widths_over_even_{100 * keep:.0f}"
-        found |= {
-            name: middle,
-            f"{name}_low": low,
-            f"{name}_worst": min(ahead),
-            f"{name}_networks": float(len(names)),
-        }
+        found |= difference_of(ahead, f"widths_over_even_{100 * keep:.0f}{end}")
     return found

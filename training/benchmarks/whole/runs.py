@@ -18,6 +18,7 @@ from training.benchmarks.networks.learnt import digest_of, learn_without_family,
 from training.benchmarks.repair.cases import (
     FEW_TEST_IMAGES,
     Case,
+    Role,
     calibration_of,
     every_case,
     network_of,
@@ -28,13 +29,21 @@ from training.reporting.run_file import Key, RunFile
 from training.zoo.shared_third_party import IMAGENET, third_party_info
 
 FILE = "whole_runs.jsonl"
-KEPT = (0.7, 0.5, 0.3)
+SELECTOR, WIDTHS, EVEN = (
+    "selector",
+    "reconstruction, the selector's widths",
+    "reconstruction, even widths",
+)
 WAYS = {
-    "selector": ("selector", "damage"),
-    "reconstruction, the selector's widths": ("reconstruction", "damage"),
-    "reconstruction, even widths": ("reconstruction", "even"),
+    SELECTOR: ("selector", "damage"),
+    WIDTHS: ("reconstruction", "damage"),
+    EVEN: ("reconstruction", "even"),
 }
 """Name -> criterion and allocation; all repaired."""
+KEPT = {SELECTOR: (0.9, 0.7, 0.5, 0.3), WIDTHS: (0.7, 0.5, 0.3), EVEN: (0.7, 0.5, 0.3)}
+"""Shares of the MACs that stay; so little as a tenth is cut for the forecast alone."""
+ROLES: tuple[Role, ...] = ("learn", "test")
+"""Of third-party networks: no selector and no factor is ever learnt from the second."""
 FACTORS: tuple[float, ...] = tuple(np.geomspace(1 / 64, 64, 49).tolist())
 """Of the predicted sum, at which the accuracy is kept that such a loss would leave."""
 
@@ -59,6 +68,8 @@ class WholeRun:
     """Sum of the predicted loss changes, before the first cut; None without a forecast."""
     kept_at: tuple[float, ...] = ()
     """Share of the accuracy that is left, by the forecast, if `FACTORS` times the sum is lost."""
+    role: Role = "learn"
+    """Of the network."""
 
     @property
     def key(self) -> Key:
@@ -80,18 +91,17 @@ class WholeRun:
 
 
 def cases() -> list[Case]:
-    """Third-party networks that may be learnt from, without those for ImageNet."""
+    """Third-party networks without those for ImageNet, first those that may be learnt from."""
+    every = every_case(FEW_TEST_IMAGES).values()
     return [
-        c
-        for c in every_case(FEW_TEST_IMAGES).values()
-        if c.role == "learn" and c.dataset != IMAGENET
+        case for role in ROLES for case in every if case.role == role and case.dataset != IMAGENET
     ]
 
 
 def run_missing(
     data: Path, learnt: Path, file: Path, jobs: int, minutes: float | None
 ) -> list[WholeRun]:
-    """Make the missing runs; the cheapest networks first.
+    """Make the missing runs; those that may be learnt from first, the cheapest of them first.
 
     Args:
         data: Records.
@@ -105,7 +115,7 @@ def run_missing(
         family = third_party_info(case.name).family
         folder = learn_without_family(family, data, learnt)
         for way in WAYS:
-            for keep in KEPT:
+            for keep in KEPT[way]:
                 run = partial(run_one, case, family, way, keep, folder)
                 calls[case.name, way, keep, digest_of(folder)] = run
     return RunFile(file, WholeRun.of).complete(calls, jobs=jobs, minutes=minutes)
@@ -146,4 +156,5 @@ def run_one(case: Case, family: str, way: str, keep_macs: float, folder: Path) -
         seconds,
         predicted,
         kept_at,
+        case.role,
     )
