@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -137,29 +137,65 @@ def input_rows(
     return _wide(rows.reshape(groups, -1, images * count).transpose(1, 2))
 
 
+class _Geometry(NamedTuple):
+    """How a convolution steps over its inputs, for each dimension."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    @classmethod
+    def of(cls, layer: nn.modules.conv._ConvNd) -> "_Geometry":
+        """As the layer runs now: code may have set numbers after it was made, one for all."""
+        kernel = tuple(layer.weight.shape[2:])
+        return cls(kernel, *(_each(x, len(kernel)) for x in (layer.stride, layer.dilation)))
+
+
+def _each(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
+    return (value,) * dimensions if isinstance(value, int) else tuple(value)
+
+
 def _positions_read(
     layer: nn.modules.conv._ConvNd, size: Sequence[int], out: Sequence[int], positions: Tensor
 ) -> Tensor:
     """Flat input positions that the kernel reads, shape (images, positions, offsets)."""
     if layer.transposed:
         return _table_transposed(layer, tuple(size), tuple(out)).to(positions.device)[positions]
-    padded = _padded(tuple(size), tuple(layer._reversed_padding_repeated_twice), layer.padding_mode)
+    padded = _padded(tuple(size), _padding(layer), layer.padding_mode)
     steps = _steps(padded.shape)
+    kernel, stride, dilation = _Geometry.of(layer)
     base = torch.zeros_like(positions)
     left = positions
     for dimension in reversed(range(len(out))):
         place = left % out[dimension]
         left = left // out[dimension]
-        base = base + place * layer.stride[dimension] * steps[dimension]
+        base = base + place * stride[dimension] * steps[dimension]
     offsets = torch.tensor(
         [
-            sum(k * d * step for k, d, step in zip(kernel, layer.dilation, steps, strict=True))
-            for kernel in itertools.product(*map(range, layer.kernel_size))
+            sum(k * d * step for k, d, step in zip(place, dilation, steps, strict=True))
+            for place in itertools.product(*map(range, kernel))
         ],
         device=positions.device,
     )
     read = base.unsqueeze(2) + offsets
     return padded.flatten().to(positions.device)[read]
+
+
+def _padding(layer: nn.modules.conv._ConvNd) -> tuple[int, ...]:
+    """What is put before and behind each dimension, the last one first, as the layer pads now.
+
+    The list that a layer keeps of it is of when it was made, and is read for other modes alone.
+    """
+    if layer.padding_mode != "zeros":
+        return tuple(layer._reversed_padding_repeated_twice)
+    kernel, _, dilation = _Geometry.of(layer)
+    if layer.padding == "same":
+        beyond = [step * (size - 1) for step, size in zip(dilation, kernel, strict=True)]
+        ends = [(both // 2, both - both // 2) for both in beyond]
+    else:
+        width = 0 if layer.padding == "valid" else cast("int | tuple[int, ...]", layer.padding)
+        ends = [(one, one) for one in _each(width, len(kernel))]
+    return tuple(width for pair in reversed(ends) for width in pair)
 
 
 @lru_cache(maxsize=16)
@@ -179,13 +215,15 @@ def _table_transposed(
 ) -> Tensor:
     """For every output position, the input positions that reach it, shape (positions, offsets)."""
     flat, valid = torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.bool)
+    kernel, stride, dilation = _Geometry.of(layer)
+    padding = cast("tuple[int, ...]", layer.padding)
     for d, (length, step) in enumerate(zip(size, _steps(size), strict=True)):
-        place = torch.arange(out[d]).unsqueeze(1) + cast(int, layer.padding[d])
-        place = place - layer.dilation[d] * torch.arange(layer.kernel_size[d])
-        inside = (place % layer.stride[d] == 0) & (place >= 0)
-        place = place // layer.stride[d]
+        place = torch.arange(out[d]).unsqueeze(1) + padding[d]
+        place = place - dilation[d] * torch.arange(kernel[d])
+        inside = (place % stride[d] == 0) & (place >= 0)
+        place = place // stride[d]
         inside &= place < length
-        shape = (len(flat) * out[d], flat.shape[1] * layer.kernel_size[d])
+        shape = (len(flat) * out[d], flat.shape[1] * kernel[d])
         flat = (flat[:, None, :, None] + (place * step)[None, :, None, :]).reshape(shape)
         valid = (valid[:, None, :, None] & inside[None, :, None, :]).reshape(shape)
     return torch.where(valid, flat, math.prod(size))

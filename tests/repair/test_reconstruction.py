@@ -181,6 +181,12 @@ def test_all_ways_of_walking_agree(style: str, norm: bool) -> None:
         assert distance(walked, other) < 1e-5, how
 
 
+def set_later(layer: nn.Module, **numbers: object) -> nn.Module:
+    """A layer whose numbers are changed after it was made, as networks for segmentation do."""
+    vars(layer).update(numbers)
+    return layer
+
+
 LAYERS = {
     "conv": (nn.Conv2d(3, 4, 3, padding=1), (3, 6, 5)),
     "no bias": (nn.Conv2d(3, 4, 3, bias=False), (3, 6, 5)),
@@ -203,6 +209,19 @@ LAYERS = {
     "transposed3d": (nn.ConvTranspose3d(2, 2, 2, stride=(1, 2, 2)), (2, 2, 3, 3)),
     "linear": (nn.Linear(5, 4), (5,)),
     "tokens": (nn.Linear(5, 4, bias=False), (6, 5)),
+    "dilated later": (
+        set_later(nn.Conv2d(2, 3, 3, stride=2), stride=(1, 1), dilation=(2, 1), padding=(2, 1)),
+        (2, 7, 6),
+    ),
+    "one number later": (set_later(nn.Conv2d(2, 3, 3), stride=2, dilation=2, padding=3), (2, 7, 6)),
+    "same, dilated later": (
+        set_later(nn.Conv2d(2, 3, (2, 3), padding="same"), dilation=(2, 1)),
+        (2, 7, 6),
+    ),
+    "transposed later": (
+        set_later(nn.ConvTranspose2d(2, 3, 3), stride=(2, 1), dilation=(1, 2), padding=(1, 0)),
+        (2, 4, 5),
+    ),
     "grid of tokens": (nn.Linear(5, 4), (2, 3, 5)),
 }
 
