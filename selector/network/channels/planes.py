@@ -35,7 +35,9 @@ def vector(labels: Tensor, shape: Sequence[int], dimension: int) -> Tensor:
 
 
 def varying(plane: Tensor) -> tuple[int, ...]:
-    """The dimensions along which labels vary."""
+    """The dimensions along which labels vary; none in an empty tensor."""
+    if plane.numel() == 0:
+        return ()
     strides = plane.stride()
     return tuple(d for d, size in enumerate(plane.shape) if size > 1 and strides[d] != 0)
 

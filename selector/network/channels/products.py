@@ -170,12 +170,12 @@ def _summed(ledger: Ledger, plane: Tensor, dimension: int) -> Tensor:
 def attention(ledger: Ledger, func: Any, args: Any, kwargs: Any, out: Any, value: Any) -> Any:
     """Queries, keys and values (..., heads, positions, width): heads go as a whole."""
     tensors = args[:3]
+    queries, keys, read = (_of_heads(ledger, value(tensor).planes) for tensor in tensors)
     heads = []
-    for tensor in tensors[:2]:
-        for plane in value(tensor).planes:
+    for tensor, planes in ((tensors[0], queries), (tensors[1], keys)):
+        for plane in planes:
             # Queries and keys may come at different positions.
             heads.append(stretched_to_one(_summed(ledger, plane, tensor.ndim - 1)))
-    read = value(tensors[2]).planes
     for plane in heads[1:]:
         if plane.shape == heads[0].shape:
             ledger.tie(heads[0], plane)
@@ -190,5 +190,16 @@ def attention(ledger: Ledger, func: Any, args: Any, kwargs: Any, out: Any, value
         scores = heads[0].narrow(-2, 0, 1)
         terms = [(Value((scores,)), scores.shape), (value(mask), mask.shape)]
         combined(ledger, terms, (scores + mask).shape)
-    planes = compacted([stretched(plane, out[0].shape) for plane in read])
-    return [Value(planes), *[Value() for _ in out[1:]]]
+    found = compacted([stretched(plane, out[0].shape) for plane in read])
+    return [Value(found), *[Value() for _ in out[1:]]]
+
+
+def _of_heads(ledger: Ledger, planes: tuple[Tensor, ...]) -> list[Tensor]:
+    """Planes without those of positions, as of learnt tokens, which the softmax runs over."""
+    found = []
+    for plane in planes:
+        if varying(plane) == (plane.ndim - 2,):
+            ledger.fix(plane, "attention runs over its positions")
+        else:
+            found.append(plane)
+    return found

@@ -16,7 +16,7 @@ from selector.network.channels.planes import (
     varying,
     vector,
 )
-from selector.network.channels.rules import NUMBERED, moved
+from selector.network.channels.rules import NUMBERED, combined, moved
 
 CUT_OUT = "its channels are taken apart at fixed numbers"
 
@@ -134,16 +134,43 @@ def picked(ledger: Ledger, func: Any, args: Any, kwargs: Any, out: Any, value: A
     return Value(compacted(planes), found.weight, found.adapts)
 
 
+def placed(ledger: Ledger, func: Any, args: Any, kwargs: Any, out: Any, value: Any) -> Value:
+    """Values written at positions given by numbers or a mask, as those of masked tokens."""
+    whole, indices, values = args[:3]
+    if any(index is None for index in indices):
+        raise ValueError("what is written does not line up with the last dimensions")
+    behind = whole.ndim - len(_by_index(indices))
+    for plane in value(whole).planes:
+        if set(varying(plane)) & set(_by_index(indices)):
+            ledger.fix(plane, NUMBERED)
+    written = value(values)
+    beyond = max(0, values.ndim - behind)
+    for plane in written.planes:
+        if min(varying(plane)) < beyond:
+            ledger.fix(plane, NUMBERED)
+    planes = tuple(p[(0,) * beyond] for p in written.planes if min(varying(p)) >= beyond)
+    terms = [
+        (value(whole), whole.shape),
+        (Value(planes, written.weight, written.adapts), values.shape[beyond:]),
+    ]
+    return combined(ledger, terms, out.shape)
+
+
+def _by_index(indices: Sequence[Tensor | None]) -> list[int]:
+    """The dimensions that are picked by numbers or masks."""
+    found: list[int] = []
+    d = 0
+    for index in indices:
+        found += [] if index is None else range(d, d + _width(index))
+        d += 1 if index is None else _width(index)
+    return found
+
+
 def _indexed(func: Any, args: Any, dimensions: int) -> Sequence[int]:
     """The dimensions along which an operator picks."""
     name = func._overloadpacket.__name__
     if name == "index":
-        found: list[int] = []
-        d = 0
-        for index in args[1]:
-            found += [] if index is None else range(d, d + _width(index))
-            d += 1 if index is None else _width(index)
-        return found
+        return _by_index(args[1])
     if name in ("roll", "flip"):
         dims = args[2] if name == "roll" else args[1]
         return [d % dimensions for d in (dims if isinstance(dims, list | tuple) else [dims])]

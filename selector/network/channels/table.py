@@ -47,6 +47,7 @@ RULES: dict[str, Rule] = {
     "slice": slicing.slices,
     "constant_pad_nd": slicing.pad,
     **_all("index index_select gather roll flip", slicing.picked),
+    **_all("index_put _unsafe_index_put", slicing.placed),
     **_all("channel_shuffle pixel_shuffle pixel_unshuffle", slicing.shuffled),
     "glu": slicing.glu,
     "convolution": products.convolution,
