@@ -5,18 +5,19 @@ alone. Where channels are taken apart, or statistics are taken over them, and fo
 graph refuses, it is our own index mapping.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from torch import nn
 
 from selector.errors import SelectorError
-from selector.network.channels.mapping import ChannelMapping, Reading
+from selector.network.channels.mapping import EQUAL_WIDTHS, ChannelMapping, Reading
 from selector.network.coupling.dependency_graph import candidate_groups
-from selector.network.coupling.idle import idle_layers, with_idle_layers
+from selector.network.coupling.idle import idle_layers, in_training, with_idle_layers
 from selector.network.coupling.law import LawCheck
 from selector.network.coupling.ties import torn_ties
 from selector.network.groups import Group
-from selector.network.judgement import broken_laws
+from selector.network.judgement import COUNTED, broken_laws
 from selector.typing import Side
 
 Place = tuple[str, Side, int]
@@ -32,20 +33,21 @@ class Discovery:
             SelectorError: Neither source can follow the network.
         """
         self._model, self._inputs = model, inputs
-        self._idle = idle_layers(model, inputs)
-        self._mapping = _mapping(model, inputs)
+        self._training = in_training(model, inputs, idle_layers(model, inputs), _in_training)
+        mapping = _mapping(model, inputs)
         graph: list[Group] = []
         refused: dict[str, str] = {}
-        if self._mapping is None or self._mapping.plain:
+        if mapping is None or mapping.plain:
             try:
                 graph, refused = candidate_groups(model, inputs)
             except SelectorError:
-                if self._mapping is None:
+                if mapping is None:
                     raise
         self._graph, reasons = self._checked(graph)
         self._refused = refused | reasons
-        readings = [] if self._mapping is None else self._mapping.readings()
+        readings = [] if mapping is None else mapping.readings()
         self._readings = [self._usable(reading) for reading in readings]
+        self._mapping = mapping
 
     def judged(self, judge: LawCheck) -> tuple[list[Group], dict[str, str]]:
         """The groups that keep the law, and root -> reason for the others.
@@ -59,23 +61,43 @@ class Discovery:
             more, reasons = _read(judge, reading, found)
             found += more
             refused = reasons | refused if reading is not self._readings[0] else refused | reasons
+        for reading in self._tied([name for name, why in refused.items() if COUNTED in why]):
+            found += _read(judge, reading, found)[0]
         places = {name for group in found for name in group.producers}
         refused = {name: why for name, why in refused.items() if name not in places}
         order = {name: number for number, (name, _) in enumerate(self._model.named_modules())}
         return sorted(found, key=lambda group: order[group.name]), refused
 
-    def known(self, is_known: Callable[[Group], bool]) -> list[Group]:
-        """The candidates that are known from before, without asking the law again."""
+    def known(self, before: Sequence[Group], is_known: Callable[[Group], bool]) -> list[Group]:
+        """The candidates that are known from before, without asking the law again.
+
+        Args:
+            before: All groups from before.
+            is_known: Whether a group is one of them.
+        """
         found: dict[str, Group] = {}
+        tied = [set(_places(g)) for g in before if g.reading.startswith(EQUAL_WIDTHS)]
+        parts = [
+            group.name
+            for reading in self._readings[:1]
+            for group in reading.groups.values()
+            if any(places.issuperset(_places(group)) for places in tied)
+        ]
         mine = [
             group
-            for reading in self._readings
+            for reading in [*self._readings, *self._tied(parts)]
             for group in [*reading.groups.values(), *reading.numbered.values()]
         ]
         for group in [*self._graph, *mine]:
             if group.name not in found and is_known(group):
                 found[group.name] = group
         return list(found.values())
+
+    def _tied(self, names: Collection[str]) -> list[Reading]:
+        """The reading that is left for groups whose width code takes for that of others."""
+        if self._mapping is None or not names:
+            return []
+        return [self._usable(reading) for reading in self._mapping.tied(names)]
 
     def _usable(self, reading: Reading) -> Reading:
         """A reading without the groups that are refused before the law is asked."""
@@ -88,7 +110,7 @@ class Discovery:
         """Groups with their layers that run in training mode only, and those refused for them."""
         if not groups:
             return [], {}
-        found, refused = with_idle_layers(self._model, self._inputs, groups, self._idle)
+        found, refused = with_idle_layers(self._model, self._inputs, groups, self._training)
         refused = refused | torn_ties(self._model, found)
         return [group for group in found if group.name not in refused], refused
 
@@ -126,6 +148,23 @@ def _mapping(model: nn.Module, inputs: object) -> ChannelMapping | None:
         return ChannelMapping(model, inputs)
     except Exception:  # Code that PyTorch runs without showing its operators.
         return None
+
+
+def _in_training(
+    model: nn.Module, inputs: object
+) -> tuple[list[Mapping[str, Group]], Mapping[str, str]]:
+    """Groups of every reading in training mode, and reasons for the others.
+
+    The law is not asked there, so the graph, which knows no softmax, is the source only where there
+    is no other.
+    """
+    mapping = _mapping(model, inputs)
+    if mapping is None:
+        graph, refused = candidate_groups(model, inputs, training=True)
+        return [{group.name: group for group in graph}], refused
+    readings = mapping.readings()
+    found = [groups for one in readings for groups in (one.groups, one.numbered)]
+    return found, dict(ChainMap(*(dict(one.refused) for one in readings)))
 
 
 def _places(group: Group) -> Iterator[Place]:

@@ -14,6 +14,8 @@ from selector.network.groups import Group
 from selector.network.masking import masked
 from selector.network.surgery import temporarily_cut
 
+COUNTED = "its code says how many there are"
+"""What is said of a network that does not run without some of its channels."""
 TOGETHER = 64
 """Groups that are first tried at once, to find out quickly that all of them keep the law."""
 
@@ -97,10 +99,7 @@ def _broken_by(
         return "its channels pass code in which they cannot be found again after a cut"
     except Exception as error:  # Whatever the cut leads to, this group is not to be cut.
         line = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-        return (
-            f"the network does not run without {count} of its channels: its code says how many "
-            f"there are ({line})"
-        )
+        return f"the network does not run without {count} of its channels: {COUNTED} ({line})"
     with ExitStack() as stack:
         for group, channels in removals:
             stack.enter_context(masked(judge.model, group, channels))

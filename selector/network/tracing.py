@@ -69,7 +69,9 @@ def retrace_groups(model: nn.Module, inputs: object, known: Groups) -> Groups:
             candidates = Discovery(model, inputs)
     prunable = {
         group.name: _with_costs(group, costs)
-        for group in candidates.known(lambda group: _is_known(group, known))
+        for group in candidates.known(
+            list(known.prunable.values()), lambda group: _is_known(group, known)
+        )
     }
     return Groups(MappingProxyType(prunable), known.refused, costs)
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from selector.network.attention import is_packed_attention
 from selector.network.bare import is_bare, kept_place, kept_side
@@ -41,16 +41,23 @@ class Place:
 class Candidates:
     """The groups of a traced network, for one reading of its slices."""
 
-    def __init__(self, model: nn.Module, traced: Traced, literal: Collection[int] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        traced: Traced,
+        literal: Collection[int] = (),
+        ties: Sequence[Tensor] = (),
+    ) -> None:
         """Candidates.
 
         Args:
             model: The network that was traced.
             traced: Its forward pass.
             literal: See `classes_of`.
+            ties: Likewise.
         """
         self._model, self._traced = model, traced
-        self.classes, self._mixed = classes_of(traced, literal)
+        self.classes, self._mixed = classes_of(traced, literal, ties)
         self._places = _unique([*_places(model, traced, self.classes), *self._mixed_places()])
         self._signatures = _signatures(self._places)
         self.groups: dict[str, Group] = {}

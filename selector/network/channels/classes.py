@@ -121,18 +121,22 @@ def _components(ones: Numbers, others: Numbers) -> tuple[Numbers, Numbers]:
     return names, smallest[parts]
 
 
-def classes_of(traced: Traced, literal: Collection[int] = ()) -> tuple[Classes, list[MixedModule]]:
+def classes_of(
+    traced: Traced, literal: Collection[int] = (), ties: Sequence[Tensor] = ()
+) -> tuple[Classes, list[MixedModule]]:
     """Resolve everything that a trace has left open.
 
     Args:
         traced: A forward pass with labels.
         literal: Numbers of slices whose bounds are taken for numbers that do not follow the width.
+        ties: Labels that are taken to go together beyond what the trace says, shape (2, pairs).
 
     Returns:
         The classes, and the modules that have to be run on the channels that are kept.
     """
     ledger = traced.ledger
     classes = Classes(ledger)
+    classes.join(ties)
     for number, (pairs, stays) in enumerate(ledger.literal):
         if number in literal:
             classes.fix(stays, "its channels are taken apart at fixed numbers")

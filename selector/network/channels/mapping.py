@@ -1,8 +1,8 @@
 """The own index mapping of one network: groups in several readings, for the law to choose from.
 
 Where code says `x[:, :n]` or `view(b, 8, -1)`, a trace shows numbers and not where they come from.
-They may follow the width, stand in an attribute of the module, or be written down. So there are
-several readings of a group.
+They may follow the width, stand in an attribute of the module, be written down, or be the width of
+another tensor. So there are several readings of a group.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -10,17 +10,22 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from selector.network.bare import numbers_of
 from selector.network.channels.candidates import Candidates
+from selector.network.channels.classes import Classes
 from selector.network.channels.ledger import Listed
-from selector.network.channels.trace import trace_channels
+from selector.network.channels.planes import lines, varying
+from selector.network.channels.trace import Traced, trace_channels
 from selector.network.groups import Group, Slice
 from selector.network.layers import CONVOLUTION, NORMALISATION, is_statistics_norm
 from selector.typing import Numbers, Side
 
 LAYERS = CONVOLUTION | nn.Linear | NORMALISATION
+EQUAL_WIDTHS = "equal widths"
+"""The reading in which tensors that a module's own code sees at one width keep one width."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +55,7 @@ class ChannelMapping:
         """Nothing but layers, additions and concatenations: any graph can be trusted with it."""
         self._extents: dict[str, list[Numbers]] = {}
         for extent in self._traced.extents:
-            module = model.get_submodule(extent.module)
-            if not isinstance(module, LAYERS) and not is_statistics_norm(module):
+            if _has_own_code(model, extent.module):
                 labels = np.asarray(extent.labels.numpy(), dtype=np.intp)
                 self._extents.setdefault(extent.module, []).append(labels)
 
@@ -63,8 +67,22 @@ class ChannelMapping:
         readings = [self._reading("labels", ())]
         return readings + ([self._reading("labels, fixed bounds", slices)] if slices else [])
 
-    def _reading(self, what: str, literal: Collection[int]) -> Reading:
-        found = Candidates(self._model, self._traced, literal)
+    def tied(self, names: Collection[str]) -> list[Reading]:
+        """The groups if tensors of equal width keep equal widths; none where nothing is tied.
+
+        Code may take the width of one tensor for that of another: `self.reduce(x).view(b, c, -1)`
+        with the width c of x.
+
+        Args:
+            names: Groups of the first reading that are tied, where a module's own code sees them.
+        """
+        first = Candidates(self._model, self._traced)
+        wanted = {one for name in names for one in first.channel_of.get(name, ())}
+        ties = _equal_widths(self._model, self._traced, first.classes, wanted)
+        return [self._reading(EQUAL_WIDTHS, (), ties)] if ties else []
+
+    def _reading(self, what: str, literal: Collection[int], ties: Sequence[Tensor] = ()) -> Reading:
+        found = Candidates(self._model, self._traced, literal, ties)
         numbered = {}
         for name, group in found.groups.items():
             parts = tuple(self._kept_numbers(found, group))
@@ -91,6 +109,32 @@ class ChannelMapping:
                 ]
                 if (slice_ := _slice(name, side, places)) is not None:
                     yield slice_
+
+
+def _has_own_code(model: nn.Module, name: str) -> bool:
+    module = model.get_submodule(name)
+    return not isinstance(module, LAYERS) and not is_statistics_norm(module)
+
+
+def _equal_widths(
+    model: nn.Module, traced: Traced, classes: Classes, wanted: set[int]
+) -> list[Tensor]:
+    """Labels at the same positions of what a module's code sees at one width, shape (2, pairs)."""
+    seen: dict[tuple[str, int], dict[int, Tensor]] = {}
+    extents = [(extent.module, extent.labels) for extent in traced.extents]
+    for call in traced.calls:
+        for plane in (plane for value in call.inputs for plane in value.planes):
+            extents += [(call.module, lines(plane, d)) for d in varying(plane)]
+    for module, labels in extents:
+        if labels.shape[1] == 1 and _has_own_code(model, module):
+            line = labels[:, 0]
+            if wanted.issuperset(classes.of(line).tolist()):
+                seen.setdefault((module, len(line)), {})[int(line[0])] = line
+    return [
+        torch.stack([first, other])
+        for first, *others in (list(found.values()) for found in seen.values())
+        for other in others
+    ]
 
 
 def _listed(found: Sequence[Listed]) -> dict[tuple[str, Side], list[Numbers]]:

@@ -62,6 +62,7 @@ def trace_channels(model: nn.Module, inputs: object) -> Traced:
     """
     traced = Traced(Ledger(sizes={name: sizes_of(m) for name, m in model.named_modules()}))
     tracer = _Tracer(model, traced)
+    torch.clear_autocast_cache()  # Or weights that were cast before would not be seen.
     with torch.no_grad(), ExitStack() as stack:
         stack.enter_context(nothing_fused(model))
         for name, module in model.named_modules():

@@ -8,7 +8,8 @@ stays whole.
 
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import CodeType
 
 import torch
@@ -16,7 +17,6 @@ from torch import nn
 
 from selector.data.forward import call, device_of, evaluating
 from selector.network.copying import copy_of
-from selector.network.coupling.dependency_graph import candidate_groups
 from selector.network.coupling.watching import OperatorWatch
 from selector.network.groups import Group, Slice
 from selector.network.layers import CONVOLUTION, NORMALISATION, layer_width
@@ -29,8 +29,51 @@ def idle_layers(model: nn.Module, inputs: object) -> list[str]:
         return _unused(model, lambda: call(model, inputs))
 
 
+@dataclass(frozen=True, eq=False)
+class Training:
+    """What the forward pass in training mode shows of the layers that evaluation does not use."""
+
+    running: Sequence[str]
+    """Idle layers that run in it."""
+    unused: Sequence[str]
+    """Those that do not run in it either, though code mentions them."""
+    candidates: Sequence[Mapping[str, Group]] = ()
+    """Groups in training mode by name, from every source; none where nothing idle runs in it:
+    groups are then as they are in evaluation mode."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+Follow = Callable[[nn.Module, object], tuple[Sequence[Mapping[str, Group]], Mapping[str, str]]]
+"""(network in training mode, inputs) -> groups of every source, and root -> reason for others."""
+
+
+def in_training(model: nn.Module, inputs: object, idle: Sequence[str], follow: Follow) -> Training:
+    """What idle layers do in training mode.
+
+    Args:
+        model: The network; left exactly as found, and so is the random state.
+        inputs: A few images.
+        idle: What `idle_layers` gives.
+        follow: Finds groups; called with a copy.
+    """
+    mentioned = [name for name in idle if _mentioned(model, name)]
+    if not idle:
+        return Training([], [])
+    twin = copy_of(model).train()
+    devices = [device_of(model)] if device_of(model).type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        try:
+            with torch.no_grad():
+                unused = set(_unused(twin, lambda: call(twin, inputs)))
+            running = [name for name in idle if name not in unused]
+            left = [name for name in mentioned if name in unused]
+            return Training(running, left, *(follow(twin, inputs) if running else ((), {})))
+        except Exception:  # A pass that needs targets, say: nothing can be learnt from it.
+            return Training([], mentioned)
+
+
 def with_idle_layers(
-    model: nn.Module, inputs: object, groups: Sequence[Group], idle: Sequence[str] | None = None
+    model: nn.Module, inputs: object, groups: Sequence[Group], training: Training
 ) -> tuple[list[Group], dict[str, str]]:
     """Groups with what else they reach in training mode, and those that unused layers forbid.
 
@@ -38,26 +81,22 @@ def with_idle_layers(
         model: The network; left exactly as found, and so is the random state.
         inputs: A few images.
         groups: Groups as they are in evaluation mode.
-        idle: What `idle_layers` gives, where that is known.
+        training: What idle layers do in training mode.
 
     Returns:
         The groups, those that are refused included, and root -> reason for the latter.
     """
-    idle = idle_layers(model, inputs) if idle is None else idle
-    if not idle:
-        return list(groups), {}
-    trained, unused, refused = _trained_groups(model, inputs, idle)
     found, reasons = [], {}
     for group in groups:
-        whole = _extended(group, trained.get(group.name), idle) if trained else group
-        if group.name in refused:
-            reasons[group.name] = f"in training mode: {refused[group.name]}"
+        whole = _whole(group, training)
+        if whole is None and group.name in training.refused:
+            reasons[group.name] = f"in training mode: {training.refused[group.name]}"
         elif whole is None:
-            names = ", ".join(map(repr, idle))
+            names = ", ".join(map(repr, training.running))
             reasons[group.name] = (
                 f"in training mode its channels go elsewhere (layers that run only then: {names})"
             )
-        elif layer := _lookalike(model, unused, group):
+        elif layer := _lookalike(model, training.unused, group):
             reasons[group.name] = (
                 f"layer {layer!r} does not run on the probe batch, and its width is that of these "
                 "channels: were they cut, it might not fit any more"
@@ -67,9 +106,19 @@ def with_idle_layers(
     return found, reasons | _untrainable(model, inputs, extended)
 
 
+def _whole(group: Group, training: Training) -> Group | None:
+    """The group with what it reaches in training mode; None where it does something else there."""
+    if not training.candidates:
+        return group
+    trained = (found.get(group.name) for found in training.candidates)
+    fits = (_extended(group, other, training.running) for other in trained)
+    return next((fit for fit in fits if fit is not None), None)
+
+
 def _unused(model: nn.Module, run: object) -> list[str]:
     """Layers none of whose parameters or statistics are read while something runs."""
     assert callable(run)
+    torch.clear_autocast_cache()  # Or weights that were cast before would not be read.
     with OperatorWatch() as watch:
         run()
     found = []
@@ -79,23 +128,6 @@ def _unused(model: nn.Module, run: object) -> list[str]:
         if tensors and not any(id(tensor) in watch.read for tensor in tensors):
             found.append(name)
     return found
-
-
-def _trained_groups(
-    model: nn.Module, inputs: object, idle: Sequence[str]
-) -> tuple[dict[str, Group], list[str], dict[str, str]]:
-    """Groups in training mode, the layers that do not run in it either, and what it refuses."""
-    twin = copy_of(model)
-    devices = [device_of(model)] if device_of(model).type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        try:
-            with torch.no_grad():
-                unused = set(_unused(twin.train(), lambda: call(twin, inputs)))
-            groups, refused = candidate_groups(twin, inputs, training=True)
-        except Exception:  # A pass that needs targets, say: nothing can be learnt from it.
-            return {}, [name for name in idle if _mentioned(model, name)], {}
-    roots = {group.name: group for group in groups}
-    return roots, [name for name in idle if name in unused and _mentioned(model, name)], refused
 
 
 def _extended(group: Group, trained: Group | None, idle: Sequence[str]) -> Group | None:
@@ -118,13 +150,33 @@ def _places(part: Slice | None) -> set[tuple[int, int]]:
 
 
 def _lookalike(model: nn.Module, unused: Sequence[str], group: Group) -> str | None:
-    """An unused layer that could read or write a group's channels, going by its width."""
+    """An unused layer that could read or write a group's channels, by its width and its place.
+
+    It lies in the smallest module that holds all layers of the group: elsewhere that module would
+    have to return the channels to code that nothing of the probe batch passes.
+    """
+    used = [(part.layer, part.side) for part in group.slices if not part.idle]
+    inside = _common_owner([name for name, _ in used])
+    near = [name for name in unused if not inside or name.startswith(f"{inside}.")]
     widths = {
-        layer_width(model.get_submodule(part.layer), part.side)
-        for part in group.slices
-        if not part.idle
+        layer_width(layer, side)
+        for name, side in used
+        if side in ("in", "out", "both") and isinstance(layer := model.get_submodule(name), _SIZED)
     }
-    return next((name for name, width in _outer_widths(model, unused) if width in widths), None)
+    return next((name for name, width in _outer_widths(model, near) if width in widths), None)
+
+
+_SIZED = CONVOLUTION | nn.Linear | NORMALISATION | nn.PReLU
+"""Layers whose widths are known."""
+
+
+def _common_owner(names: Sequence[str]) -> str:
+    """The smallest module that holds all of these layers; empty for the network itself."""
+    owners = [name.split(".")[:-1] for name in names]
+    shared = 0
+    while all(len(owner) > shared and owner[shared] == owners[0][shared] for owner in owners):
+        shared += 1
+    return ".".join(owners[0][:shared])
 
 
 def _outer_widths(model: nn.Module, unused: Sequence[str]) -> Iterator[tuple[str, int]]:
@@ -134,11 +186,7 @@ def _outer_widths(model: nn.Module, unused: Sequence[str]) -> Iterator[tuple[str
     writes to it.
     """
     layers = {
-        name: layer
-        for name in unused
-        if isinstance(
-            layer := model.get_submodule(name), CONVOLUTION | nn.Linear | NORMALISATION | nn.PReLU
-        )
+        name: layer for name in unused if isinstance(layer := model.get_submodule(name), _SIZED)
     }
     for name, layer in layers.items():
         before, after = _neighbours(model, name, layers)

@@ -139,6 +139,46 @@ def reading_few(written_out: bool) -> nn.Module:
     return Bodied(Body(attention_to_few, heads=4, written_out=written_out, **layers))
 
 
+def reduced(net: Body, x: Tensor) -> Tensor:
+    """Keys at few positions, made by a layer whose width code takes for that of its inputs."""
+    b, c, h, w = x.shape
+    few = net.reduce(x).reshape(b, c, -1).transpose(1, 2)
+    tokens = x.reshape(b, c, h * w).transpose(1, 2)
+    queries, keys, values = (
+        part(y).view(b, y.shape[1], net.heads, -1).transpose(1, 2)
+        for part, y in ((net.q, tokens), (net.k, few), (net.v, few))
+    )
+    found = functional.scaled_dot_product_attention(queries, keys, values)
+    return x + net.out(found.transpose(1, 2).flatten(2)).transpose(1, 2).reshape(b, -1, h, w)
+
+
+def learnt_tokens(net: Body, x: Tensor) -> Tensor:
+    """As many learnt tokens as there are heads go through attention with those of the image."""
+    b, _c, h, w = x.shape
+    y = torch.cat([net.tokens.expand(b, -1, -1), x.flatten(2).transpose(1, 2)], 1)
+    q, k, v = net.qkv(y).reshape(b, h * w + 4, 3, net.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    if net.written_out:
+        found = (q @ k.transpose(-2, -1)).softmax(-1) @ v
+    else:
+        found = functional.scaled_dot_product_attention(q, k, v)
+    y = y + net.out(found.transpose(1, 2).flatten(2))
+    return y[:, 4:].transpose(1, 2).reshape(b, -1, h, w)
+
+
+def with_tokens(written_out: bool) -> nn.Module:
+    layers = {"qkv": nn.Linear(12, 36), "out": nn.Linear(12, 12)}
+    tokens = nn.Parameter(torch.ones(1, 4, 12))
+    return Bodied(Body(learnt_tokens, heads=4, tokens=tokens, written_out=written_out, **layers))
+
+
+def masked_tokens(net: Body, x: Tensor) -> Tensor:
+    """Some positions get a learnt token in place of what they were."""
+    y = x.permute(0, 2, 3, 1).clone()
+    chosen = torch.arange(y.shape[1] * y.shape[2]).view(y.shape[1:3]) % 5 == 0
+    y = y.index_put((chosen.expand(len(y), -1, -1),), net.token)
+    return net.two(torch.relu(net.one(y.permute(0, 3, 1, 2))))
+
+
 def attention(net: Body, x: Tensor) -> Tensor:
     b, _c, h, w = x.shape
     y = x.flatten(2).transpose(1, 2)
@@ -328,6 +368,38 @@ CASES: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "heads that read fewer positions, written out": (
         partial(reading_few, written_out=True),
         {"stem", "body.q", "join"},
+    ),
+    **{
+        f"learnt tokens, {how}": (
+            partial(with_tokens, how == "written out"),
+            {"stem", "body.qkv", "join"},
+        )
+        for how in ("fused", "written out")
+    },
+    "a width taken for another's": (
+        lambda: Bodied(
+            Body(
+                reduced,
+                heads=4,
+                reduce=nn.Conv2d(12, 12, 2, stride=2),
+                q=nn.Linear(12, 16),
+                k=nn.Linear(12, 16),
+                v=nn.Linear(12, 16),
+                out=nn.Linear(16, 12),
+            )
+        ),
+        {"stem", "body.q", "join"},
+    ),
+    "masked tokens": (
+        lambda: Bodied(
+            Body(
+                masked_tokens,
+                token=nn.Parameter(torch.ones(12)),
+                one=conv(12, 7),
+                two=conv(7, 12),
+            )
+        ),
+        {"stem", "body.one", "body.two", "join"},
     ),
     "heads, written out": (
         lambda: Bodied(
@@ -525,6 +597,7 @@ def test_channels_that_run_as_positions_are_found_out_soon(
         "option A",
         "sizes in a list",
         "a shape in a tuple",
+        "a width taken for another's",
         "standardised weights, by an operator",
     ],
 )

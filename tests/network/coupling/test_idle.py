@@ -33,6 +33,8 @@ class Deep(nn.Module):
         out = self.head(torch.relu(self.b(x)).mean((2, 3)))
         if self.how in ("training", "normalised") and self.training:
             return out, self.aux(x.mean((2, 3)))
+        if self.how == "softmax" and self.training:
+            return out, self.aux(x.mean((2, 3)).softmax(1))
         if self.how == "sequence" and self.training:
             return out, self.aux(x).mean((2, 3))
         if self.how == "flag" and more:
@@ -51,7 +53,15 @@ def deep(how: str) -> Deep:
     return model
 
 
-@pytest.mark.parametrize("how", ["training", "sequence", "added"])
+IDLE = {
+    "training": {"aux"},
+    "sequence": {"aux.0"},
+    "added": {"noise"},
+    "normalised": {"aux.0", "aux.1"},
+}
+
+
+@pytest.mark.parametrize("how", IDLE)
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_what_runs_in_training_only_is_cut_too(how: str, rounds: int) -> None:
     model, batches = deep(how), data()
@@ -62,7 +72,7 @@ def test_what_runs_in_training_only_is_cut_too(how: str, rounds: int) -> None:
     assert {"a", "b"} <= groups.prunable.keys()
     assert set(groups.prunable["a"].consumers) == {"b"}
     idle = {part.layer for part in groups.prunable["a"].slices if part.idle}
-    assert idle == {"noise" if how == "added" else "aux.0" if how == "sequence" else "aux"}
+    assert idle == IDLE[how]
     result = prune(model, batches, ratio=0.5, rounds=rounds, criterion="fisher").model.train()
     assert result.a.out_channels == 3
     outputs = result(batches[0][0])
@@ -85,9 +95,45 @@ def test_what_runs_behind_a_flag_or_method_keeps_its_group_whole(how: str) -> No
 
 
 def test_what_cannot_be_cut_in_training_mode_is_refused() -> None:
-    groups = find_groups(deep("normalised"), data()[0][0])
-    assert "in training mode: LayerNorm 'aux.0'" in groups.refused["a"]
+    groups = find_groups(deep("softmax"), data()[0][0])
+    assert groups.refused["a"].startswith("in training mode: ")
     assert groups.prunable.keys() == {"b"}
+
+
+class Block(nn.Module):
+    """Two layers with a width of their own between them, and one that nothing calls today."""
+
+    def __init__(self, spare: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(6, 8, 1), nn.Conv2d(8, 6, 1)
+        self.spare = nn.Conv2d(8, 8, 1) if spare else None
+
+    def forward(self, x: Tensor, more: bool = False) -> Tensor:
+        inner = torch.relu(self.first(x))
+        if more and self.spare is not None:
+            inner = self.spare(inner)
+        return torch.relu(x + self.second(inner))
+
+
+def test_an_unused_layer_forbids_cuts_only_where_code_could_hand_it_the_channels() -> None:
+    class Blocks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, 5)
+            self.blocks = nn.ModuleList([Block(spare=False), Block(spare=True)])
+            self.later = Block(spare=False)
+
+        def forward(self, images: Tensor, deep: bool = False) -> Tensor:
+            x = self.stem(images)
+            for block in self.blocks:
+                x = block(x)
+            x = self.later(x) if deep else x
+            return self.head(x.mean((2, 3)))
+
+    groups = find_groups(randomise(Blocks().double()).eval(), data()[0][0])
+    assert groups.prunable.keys() == {"blocks.0.first"}
+    assert "'blocks.1.spare' does not run" in groups.refused["blocks.1.first"]
+    assert "does not run" in groups.refused["stem"]
 
 
 def test_what_nothing_mentions_forbids_nothing() -> None:
