@@ -8,10 +8,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from selector.network.attention import is_packed_attention
-from selector.network.bare import is_bare, kept_place, kept_side
+from selector.network.bare import is_bare, kept_place, kept_side, tensor_place
 from selector.network.channels.classes import Classes, classes_of
 from selector.network.channels.planes import varying
-from selector.network.channels.trace import Traced
+from selector.network.channels.trace import OUTPUT, Traced
 from selector.network.groups import Group, Slice
 from selector.network.layers import (
     CONVOLUTION,
@@ -98,6 +98,24 @@ class Candidates:
             else:
                 self._add(name, root.classes[loose], taken)
             taken.update(root.classes.tolist())
+        self._name_foreign_layers(taken)
+
+    def _name_foreign_layers(self, taken: set[int]) -> None:
+        """Say why layers of unknown kinds stay: both sides of their weight could lose channels."""
+        sides: dict[tuple[str, str], list[bool]] = defaultdict(list)
+        for place in self._places.values():
+            bare = tensor_place(place.side)
+            loose = place.classes[~self.classes.stays(place.classes)]
+            if bare is not None and len(loose):
+                sides[place.layer, bare[0]].append(taken.isdisjoint(loose.tolist()))
+        for (name, attribute), unmade in sides.items():
+            kind = type(self._model.get_submodule(name))
+            if len(unmade) > 1 and any(unmade) and not kind.__module__.startswith("torch.nn"):
+                self.refused[name] = (
+                    f"{kind.__name__} {name!r} multiplies by its {attribute!r} in code of its own; "
+                    "channels are made by nn.Linear, convolutions and attention alone, so put "
+                    "nn.Linear with that weight, transposed where needed, in its place"
+                )
 
     def _add(self, name: str, classes: Numbers, taken: set[int]) -> None:
         """Groups of classes that lie in the same places, as often in each."""
@@ -146,7 +164,10 @@ class Candidates:
                 return f"{inside!r} takes statistics over them and reads or makes them, too"
         readers = [place.layer for place in places if place.side == "in"]
         if not readers:
-            return "no layer reads it: it is an output of the network"
+            bare = next((place for place in places if tensor_place(place.side)), None)
+            if bare is None:
+                return OUTPUT
+            return f"no layer but {bare.layer!r} reads it, and that is of an unknown kind"
         if not self._traced.ran.intersection(readers):
             return f"{readers[0]!r} reads it, and is not called: other code uses its weight"
         return None

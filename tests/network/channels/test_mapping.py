@@ -566,6 +566,25 @@ def test_channels_that_are_taken_apart_and_joined_are_pruned_exactly(name: str) 
     check_exact(*CASES[name])
 
 
+def test_a_layer_of_an_unknown_kind_is_refused_by_name() -> None:
+    class Foreign(nn.Module):
+        """A linear layer with its weight the other way round, as GPT-2 has it."""
+
+        def __init__(self, inputs: int, outputs: int) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(inputs, outputs))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.weight
+
+    body = nn.Sequential(Last(Foreign(12, 9)), nn.ReLU(), Last(Foreign(9, 7)), nn.ReLU())
+    groups = find_groups(randomise(Bodied(body, 7).double()).eval(), IMAGES)
+    assert set(groups.prunable) == {"join"}
+    assert "no layer but 'body.0.layer' reads it" in groups.refused["stem"]
+    assert "Foreign 'body.0.layer' multiplies by its 'weight'" in groups.refused["body.0.layer"]
+    assert "put nn.Linear" in groups.refused["body.0.layer"]
+
+
 def test_channels_that_run_as_positions_are_found_out_soon(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
