@@ -10,7 +10,7 @@ from pathlib import Path
 
 from selector.cli import options as opt
 from selector.cli.command import REFUSED, printed
-from selector.cli.outputs import Printed
+from selector.cli.outputs import Printed, remarks_from
 from selector.tables import text_table
 
 NEEDED = ("torch", "torch-pruning", "lightgbm", "numpy", "scipy", "pyarrow", "safetensors")
@@ -89,13 +89,8 @@ def _pruning() -> str:
     import selector
     from selector.cli.demo import calibration, network
 
-    logger = logging.getLogger("selector")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # What this pruning expects is of no interest here.
-    try:
+    with remarks_from(logging.ERROR):  # What this pruning expects is of no interest here.
         result = selector.prune(network(), list(calibration())[:2], keep_macs=0.8, rounds=1)
-    finally:
-        logger.setLevel(level)
     before, after = result.report.macs
     return f"{after / before:.0%} of the demo network's MACs left"
 

@@ -69,6 +69,22 @@ class Terminal:
             logger.setLevel(level)
 
 
+@contextmanager
+def remarks_from(level: int) -> Iterator[None]:
+    """Context in which the library's log begins at this level, as for runs that say nothing alone.
+
+    Args:
+        level: Of `logging`; a higher one that is set already stays.
+    """
+    logger = logging.getLogger("selector")
+    before = logger.level
+    logger.setLevel(max(level, before))
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
