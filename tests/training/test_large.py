@@ -3,6 +3,7 @@
 import importlib
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -16,10 +17,12 @@ from torch import nn
 
 from selector.errors import SelectorError
 from tests.networks import data, small
+from training.__main__ import BENCHMARKS
 from training.benchmarks.large import network, report, runs
 from training.benchmarks.large.runs import L1, NAMES, TARGETS, TORCH_PRUNING, LargeRun, begun
 from training.benchmarks.networks.methods import SELECTOR
 from training.reporting.accuracy import accuracy
+from training.reporting.result_file import RESULTS
 from training.reporting.run_file import RunFile
 from training.zoo.shared_third_party import IMAGENET
 
@@ -146,6 +149,13 @@ def test_the_document_gets_the_runs_that_are_there(tmp_path: Path) -> None:
         "Torch-Pruning's; with one repair each, 1.7 times."
     ) in report.said(both)
     assert report.said([]) == "Nothing has been run yet."
+
+
+def test_the_document_holds_what_the_result_file_says(tmp_path: Path) -> None:
+    page = tmp_path / "benchmarks.md"
+    shutil.copyfile(BENCHMARKS, page)
+    report.update_page(page, RESULTS)
+    assert page.read_text() == BENCHMARKS.read_text()
 
 
 def test_the_command_writes_the_result_file(tmp_path: Path) -> None:
