@@ -43,7 +43,7 @@ $(LOWEST)/installed: pyproject.toml tests/packaging/lowest.py
 	touch $@
 
 test-lowest: setup $(LOWEST)/installed
-	PYTHONPATH=$(LOWEST) $(BIN)/python -m pytest $(PARALLEL) -W ignore::DeprecationWarning tests/records tests/learning tests/cli/test_repair.py tests/test_face.py
+	PYTHONPATH=$(LOWEST) $(BIN)/python -m pytest $(PARALLEL) -W ignore::DeprecationWarning tests/records tests/learning/test_artefact.py tests/learning/test_forest.py tests/learning/test_selector.py tests/cli/test_repair.py tests/test_face.py
 
 # One after the other: some of the slow tests measure time and memory.
 test-all: lint

@@ -62,7 +62,13 @@ def test_a_fit_that_is_killed_leaves_the_old_or_the_new(
     assert [run.lost, run.half_written, run.other_numbers, run.remains] == [False] * 4, run
 
 
-@pytest.mark.parametrize("start", range(0, 200, random_networks.CHUNK))
+@pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param(start, marks=() if start < 100 else pytest.mark.slow)
+        for start in range(0, 200, random_networks.CHUNK)
+    ],
+)
 def test_drawn_networks_are_cut_right_or_refused(start: int) -> None:
     run = random_networks.judge(start, start + random_networks.CHUNK)
     assert run.groups > 40
