@@ -76,12 +76,12 @@ class Discovery:
             is_known: Whether a group is one of them.
         """
         found: dict[str, Group] = {}
-        tied = [set(_places(g)) for g in before if g.reading.startswith(EQUAL_WIDTHS)]
+        tied = [group.sides for group in before if group.reading.startswith(EQUAL_WIDTHS)]
         parts = [
             group.name
             for reading in self._readings[:1]
             for group in reading.groups.values()
-            if any(places.issuperset(_places(group)) for places in tied)
+            if any(sides >= group.sides for sides in tied)
         ]
         mine = [
             group

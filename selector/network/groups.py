@@ -76,6 +76,11 @@ class Group:
         return tuple(part for part in self.slices if not is_bare(part.side))
 
     @cached_property
+    def sides(self) -> frozenset[tuple[str, Side]]:
+        """The layers that hold its channels, each with the side."""
+        return frozenset((part.layer, part.side) for part in self.slices)
+
+    @cached_property
     def takes_statistics(self) -> bool:
         """Whether a module takes statistics over the channels: LayerNorm, for one.
 

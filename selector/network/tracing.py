@@ -24,7 +24,6 @@ from selector.network.discovery import Discovery
 from selector.network.groups import Group
 from selector.network.hooks import without_checkpoints
 from selector.network.prunable import Groups as Groups
-from selector.typing import Side
 
 PROBED = 2
 """Images on which groups are found and judged."""
@@ -119,11 +118,7 @@ def _is_known(group: Group, known: Groups) -> bool:
     before = known.prunable.get(group.name)
     if before is None or group.reading != before.reading:
         return False
-    return _places(group) == _places(before)
-
-
-def _places(group: Group) -> set[tuple[str, Side]]:
-    return {(part.layer, part.side) for part in group.slices}
+    return group.sides == before.sides
 
 
 def _costs(model: nn.Module, inputs: object) -> Costs:
