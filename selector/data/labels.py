@@ -1,11 +1,25 @@
 """Class labels of any integer type and shape, and the logits that they belong to."""
 
 from collections import Counter
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from selector.errors import SelectorError
+
+
+def logits_of(outputs: object) -> Tensor | None:
+    """The logits among a network's outputs: the outputs themselves, or what they call so.
+
+    Networks of Hugging Face return an object with `logits`. None where there are none.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs
+    found = getattr(outputs, "logits", None)
+    if isinstance(outputs, Mapping):
+        found = outputs.get("logits")
+    return found if isinstance(found, Tensor) else None
 
 
 def checked_logits(outputs: object, targets: object) -> tuple[Tensor, Tensor]:
@@ -22,24 +36,25 @@ def checked_logits(outputs: object, targets: object) -> tuple[Tensor, Tensor]:
             "(inputs, labels), loss=your_loss(outputs, targets), or ask for metrics that need no "
             "gradient"
         )
-    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor) or outputs.ndim < 2:
+    logits = logits_of(outputs)
+    if logits is None or not isinstance(targets, Tensor) or logits.ndim < 2:
         raise SelectorError(
-            "the default loss is cross-entropy of logits (images, classes) and a tensor of labels; "
-            "for anything else pass loss=your_loss(outputs, targets)"
+            "the default loss is cross-entropy of logits (images, classes), or of outputs.logits, "
+            "and a tensor of labels; for anything else pass loss=your_loss(outputs, targets)"
         )
     if targets.is_floating_point() or targets.is_complex():
-        return outputs, _shares(outputs, targets)
-    labels = _column(outputs, targets)
-    wanted = (outputs.shape[0], *outputs.shape[2:])
+        return logits, _shares(logits, targets)
+    labels = _column(logits, targets)
+    wanted = (logits.shape[0], *logits.shape[2:])
     if labels.shape != wanted:
-        one_hot = labels.shape == outputs.shape
+        one_hot = labels.shape == logits.shape
         raise SelectorError(
             f"labels have shape {tuple(targets.shape)}, and cross-entropy of logits of shape "
-            f"{tuple(outputs.shape)} needs whole numbers of shape {wanted}; "
+            f"{tuple(logits.shape)} needs whole numbers of shape {wanted}; "
             + ("for one-hot labels pass labels.argmax(1)" if one_hot else "check the batches")
         )
     if labels.numel():
-        classes = outputs.shape[1]
+        classes = logits.shape[1]
         # As int64, for PyTorch has no least and greatest of unsigned 16, 32 and 64 bits.
         low, high = int(labels.long().min()), int(labels.long().max())
         wrong = high if high >= classes else low
@@ -49,7 +64,7 @@ def checked_logits(outputs: object, targets: object) -> tuple[Tensor, Tensor]:
                 f"label {wrong} is outside the network's {classes} classes (0 to {classes - 1}); "
                 "check the labels, and that these weights belong to this data set"
             )
-    return outputs, labels.long()
+    return logits, labels.long()
 
 
 def _shares(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -69,16 +84,17 @@ def _column(outputs: Tensor, targets: Tensor) -> Tensor:
     return targets
 
 
-def class_labels(outputs: object, targets: object) -> Tensor | None:
-    """Labels of a classifier's outputs (images, classes), int64; None where they are no classes."""
-    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
+def classified(outputs: object, targets: object) -> tuple[Tensor, Tensor] | None:
+    """A classifier's logits (images, classes) and labels, int64; None without any classes."""
+    logits = logits_of(outputs)
+    if logits is None or not isinstance(targets, Tensor):
         return None
-    if outputs.ndim != 2 or outputs.shape[1] < 2 or targets.is_floating_point():
+    if logits.ndim != 2 or logits.shape[1] < 2 or targets.is_floating_point():
         return None
-    labels = _column(outputs, targets)
-    if labels.shape != outputs.shape[:1] or labels.dtype == torch.bool or labels.is_complex():
+    labels = _column(logits, targets)
+    if labels.shape != logits.shape[:1] or labels.dtype == torch.bool or labels.is_complex():
         return None
-    return labels.long()
+    return logits, labels.long()
 
 
 class Tally:
@@ -92,12 +108,13 @@ class Tally:
 
     def add(self, outputs: object, targets: object) -> None:
         """Count a batch; labels outside the classes, which a loss may ignore, are left out."""
-        labels = class_labels(outputs, targets)
-        if labels is None or not isinstance(outputs, Tensor):
+        found = classified(outputs, targets)
+        if found is None:
             return
-        self.classes = outputs.shape[1]
+        logits, labels = found
+        self.classes = logits.shape[1]
         known = (labels >= 0) & (labels < self.classes)
-        self._right += int(((outputs.argmax(1) == labels) & known).sum())
+        self._right += int(((logits.argmax(1) == labels) & known).sum())
         self._labels.update(labels[known].tolist())
 
     @property

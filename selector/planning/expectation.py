@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from selector.data.batches import Batches
 from selector.data.forward import evaluating, read, run_batch
-from selector.data.labels import class_labels
+from selector.data.labels import classified
 from selector.learning.composing import Composing
 from selector.typing import Interval
 
@@ -147,12 +147,11 @@ def classes_said(model: nn.Module, batches: Batches) -> Logits | None:
     values, labels = [], []
     with torch.no_grad(), evaluating(model):
         for number, (inputs, targets) in enumerate(read(model, batches)):
-            outputs = run_batch(model, inputs, number)
-            classes = class_labels(outputs, targets)
-            if classes is None or not isinstance(outputs, Tensor):
+            found = classified(run_batch(model, inputs, number), targets)
+            if found is None:
                 return None
-            values.append(outputs.double().cpu())
-            labels.append(classes.cpu())
+            values.append(found[0].double().cpu())
+            labels.append(found[1].cpu())
     return Logits(torch.cat(values), torch.cat(labels))
 
 

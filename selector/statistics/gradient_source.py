@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from selector.data.labels import logits_of
 from selector.data.loss import Objective
 from selector.errors import SelectorError
 from selector.statistics.curvature import cross_entropy_factor, projections
@@ -122,13 +123,15 @@ def softened(outputs: object) -> Tensor:
     Raises:
         SelectorError: The outputs are not logits of at least two classes.
     """
-    if not isinstance(outputs, Tensor) or outputs.ndim < 2 or outputs.shape[1] < 2:
-        given = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    logits = logits_of(outputs)
+    if logits is None or logits.ndim < 2 or logits.shape[1] < 2:
+        given = type(outputs).__name__ if logits is None else tuple(logits.shape)
         raise SelectorError(
             "gradients='softened' needs a network whose output is one tensor of logits (images, "
-            f"classes), not {given}; use gradients='labels', with loss=your_loss(outputs, targets)"
+            f"classes), or has such logits, not {given}; use gradients='labels', with "
+            "loss=your_loss(outputs, targets)"
         )
-    return outputs / TEMPERATURE
+    return logits / TEMPERATURE
 
 
 def gradient_source(gradients: Gradients, objective: Objective, seed: int) -> GradientSource:
