@@ -16,6 +16,9 @@ lean on differences that a few images show by chance."""
 CONSTANT = 1e-10
 """Share of the mean square below which the variance of an input is rounding."""
 
+LEAST = 1e-30
+"""Variance below which squares in single precision have no digits left."""
+
 
 def sampled(values: Tensor) -> Tensor:
     """At most `POSITIONS` positions of every map, the same ones in every image.
@@ -84,7 +87,8 @@ def centred(moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     squares = moments.diagonal()[:-1]
     covariance = moments[:-1, :-1] - torch.outer(means, means) * moments[-1, -1]
     variances = covariance.diagonal()
-    scale = torch.where(variances > CONSTANT * squares, variances, 0.0).clamp_min(0).sqrt()
+    least = (CONSTANT * squares).clamp_min(LEAST * float(moments[-1, -1]))
+    scale = torch.where(variances > least, variances, 0.0).clamp_min(0).sqrt()
     return covariance, means, scale
 
 

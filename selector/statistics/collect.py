@@ -37,6 +37,7 @@ from selector.statistics.statistic import (
     statistics_for,
 )
 from selector.statistics.weights import (
+    bare_parameters,
     consumer_inputs,
     normalisation_scale,
     producer_rows,
@@ -85,13 +86,15 @@ def measure_signals(
     totals = DataPass(
         model,
         {layer: weight_of(model, layer) for layer in producers},
+        bare_parameters(model, groups.values()),
         objective,
         gradient_source(gradients, objective, generator.initial_seed()),
         sums,
         PassState(statistics, "backward" in wanted, "second_order" in wanted),
         signs=torch.Generator().manual_seed(generator.initial_seed()),
     )
-    with measuring(model), evaluating(model), only_trained(model, totals.weights.values()):
+    trained = [*totals.weights.values(), *totals.passed]
+    with measuring(model), evaluating(model), only_trained(model, trained):
         if "forward" in wanted:
             totals.read(batches, groups)
         hessian = _hessian(totals, batches) if "hessian" in wanted else {}

@@ -73,6 +73,15 @@ class PassState:
         """Whether whole maps are looked at."""
         return any(statistic.whole_maps for statistic in self.statistics)
 
+    def note_forgotten(self) -> None:
+        """Note tensors that were written over and got no gradient.
+
+        A linear layer's output for tokens is a view, and PyTorch forgets hooks on a view that is
+        changed in place.
+        """
+        forgotten = (held for held in self.held if held.changed() and not held.answered)
+        self.overwritten |= {held.name for held in forgotten} - self.copied
+
     def finish_batch(self) -> None:
         """Let go of the batch, whether or not every gradient came: hooks are cycles otherwise."""
         for held in self.held:
@@ -123,11 +132,15 @@ def _watch_inputs(
 
 def _watch_outputs(
     layer: str, taps: list[Tap], state: PassState
-) -> Callable[[nn.Module, Inputs, Tensor], None]:
+) -> Callable[[nn.Module, Inputs, Tensor], Tensor]:
     point = _Point(layer, "producers", taps, state)
 
-    def hook(module: nn.Module, args: Inputs, output: Tensor) -> None:
+    def hook(module: nn.Module, args: Inputs, output: Tensor) -> Tensor:
+        if point.name in state.copied:
+            # What is written over is a view no more, or PyTorch would forget the hooks on it.
+            output = output.clone()
         point.see(module, output, args[0])
+        return output
 
     return hook
 
@@ -140,6 +153,11 @@ class _Point:
     where: Where
     taps: list[Tap]
     state: PassState
+
+    @property
+    def name(self) -> str:
+        """What tells it from other measuring points."""
+        return f"{self.where} {self.layer}"
 
     def see(self, module: nn.Module, tensor: Tensor, inputs: Tensor | None) -> None:
         """Take note of a call of the layer, and of its gradient when that comes."""
@@ -160,13 +178,12 @@ class _Point:
             tensor.register_hook(self._on_gradient(held))  # type: ignore[no-untyped-call]
 
     def _hold(self, module: nn.Module, tensor: Tensor) -> Held:
-        name = f"{self.where} {self.layer}"
         values = tensor.detach()
-        values = values.clone() if name in self.state.copied else values
+        values = values.clone() if self.name in self.state.copied else values
         maps = maps_of(module, values, self.state.images)
         # Tensors of inference mode have no version, and never a gradient to wait for.
         version = 0 if tensor.is_inference() else tensor._version
-        return Held(name, module, tensor, maps, version)
+        return Held(self.name, module, tensor, maps, version)
 
     def _add_call(self, held: Held, tensor: Tensor) -> None:
         totals = add_values(self.taps, held)
@@ -195,6 +212,7 @@ class _Point:
         state = self.state
 
         def on_gradient(gradient: Tensor) -> None:
+            held.answered = True
             if held.changed() and held.name not in state.copied:
                 state.overwritten.add(held.name)
             elif state.stage == "loss":

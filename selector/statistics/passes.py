@@ -30,6 +30,9 @@ class DataPass:
     model: nn.Module
     weights: Mapping[str, nn.Parameter]
     """Producer -> its weight, which is to have a gradient."""
+    passed: Sequence[nn.Parameter]
+    """Embeddings and other bare tensors of the groups: where they are all that channels come from,
+    gradients reach what reads the channels only on their way to these."""
     objective: Objective
     source: GradientSource
     sums: Mapping[str, GroupSums]
@@ -87,6 +90,7 @@ class DataPass:
             state.stage = "loss"
             # The sum over images: what flows back is then the gradient of each image's own loss.
             found = self._differentiate(value * images)
+            state.note_forgotten()
             if state.overwritten:
                 # A layer like an in-place ReLU wrote over a map before its gradient came.
                 state.copied |= state.overwritten
@@ -137,10 +141,12 @@ class DataPass:
     ) -> Sequence[Tensor | None]:
         """Gradients of the producers' weights; the caller's .grad fields stay as they are."""
         weights = list(self.weights.values())
+        every = [*weights, *self.passed]
         if not self.state.recomputes:
-            return torch.autograd.grad(values, weights, seeds, allow_unused=True, retain_graph=keep)
+            found = torch.autograd.grad(values, every, seeds, allow_unused=True, retain_graph=keep)
+            return found[: len(weights)]
         # Reentrant checkpointing allows nothing but .backward().
-        with own_gradients(weights):
+        with own_gradients(every):
             torch.autograd.backward(values, seeds, retain_graph=keep)
             return [weight.grad for weight in weights]
 

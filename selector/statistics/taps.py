@@ -81,6 +81,8 @@ class Held:
     """What a producer was called with; for curvatures of weights only."""
     slopes: Tensor | None = None
     """Gradients of the images' losses, kept for the second backward pass only."""
+    answered: bool = False
+    """Whether its gradient has come."""
 
     def totals(self) -> Tensor:
         """`maps` summed over positions, (3, images, width)."""

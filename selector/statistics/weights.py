@@ -1,12 +1,13 @@
 """The weights of a group: producers' filters, what consumers read them with, normalisation."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from selector.network.attention import is_packed_attention
+from selector.network.bare import tensor_place
 from selector.network.groups import Group
 from selector.network.layers import (
     CONVOLUTION,
@@ -19,6 +20,19 @@ from selector.network.layers import (
 )
 from selector.statistics.channel_statistics import ConsumerInput, MeasuringPoint
 from selector.statistics.statistic import STATISTICS
+
+
+def bare_parameters(model: nn.Module, groups: Iterable[Group]) -> list[nn.Parameter]:
+    """Parameters outside of layers that hold channels of the groups, such as embeddings."""
+    places = [
+        (model.get_submodule(part.layer), place[0])
+        for group in groups
+        for part in group.running
+        if (place := tensor_place(part.side)) is not None
+    ]
+    found = [getattr(module, name) for module, name in places]
+    parameters = {id(one): one for one in found if isinstance(one, nn.Parameter)}
+    return [one for one in parameters.values() if one.is_floating_point()]
 
 
 def producer_rows(model: nn.Module, group: Group, values: Callable[[str], Tensor]) -> Tensor:

@@ -328,15 +328,36 @@ class Output:
     step: int = 3
 
 
+class Wrapped(nn.Module):
+    """A network whose logits are one of several outputs."""
+
+    def __init__(self, kind: Callable[[Tensor], object] = Output) -> None:
+        super().__init__()
+        self.inner, self.kind = small("plain"), kind
+
+    def forward(self, images: Tensor) -> object:
+        return self.kind(self.inner(images))
+
+
+@pytest.mark.parametrize(
+    "kind", [Output, lambda logits: {"features": logits[:, :1], "logits": logits}]
+)
+def test_logits_are_found_in_what_calls_them_so(kind: Callable[[Tensor], object]) -> None:
+    model, plain, batches = Wrapped(kind).eval(), small("plain").eval(), data(16, 8)
+    assert evaluate(model, batches) == evaluate(plain, batches)
+    for gradients in ("labels", "softened"):
+        one, other = (
+            score(m, batches, ["fisher"], gradients=gradients)[group]["fisher"]
+            for m, group in ((model, "inner.stem"), (plain, "stem"))
+        )
+        assert torch.equal(one, other)
+    one_plan, other_plan = (choose(m, batches, ratio=0.3) for m in (model, plain))
+    assert one_plan.expected == other_plan.expected
+    assert one_plan.expected is not None
+    assert one_plan.expected.accuracy is not None
+
+
 def test_outputs_in_an_object_are_cut_by_image() -> None:
-    class Wrapped(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = small("plain")
-
-        def forward(self, images: Tensor) -> Output:
-            return Output(self.inner(images))
-
     def loss(outputs: Output, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs.logits, targets)
 

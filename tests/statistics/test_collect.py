@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from selector.errors import SelectorError
 from selector.network.tracing import find_groups
+from selector.saliency.proposals.set_errors import NEEDS
 from selector.saliency.registry import METRICS
 from selector.saliency.scoring import needs_of, score
 from selector.statistics.channel_statistics import MeasuringPoint, Signals
@@ -235,3 +236,60 @@ def test_a_compiled_network_is_scored_as_the_one_inside() -> None:
     for group, metrics in expected.items():
         for metric, values in metrics.items():
             assert torch.equal(found[group][metric], values), (group, metric)
+
+
+class Tokens(nn.Module):
+    """Linear layers on tokens, the first one followed by an activation that may work in place."""
+
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.stem, self.act = nn.Linear(8, 6), nn.ReLU(inplace)
+        self.inner, self.head = nn.Linear(6, 4), nn.Linear(4, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.act(self.inner(self.act(self.stem(images.flatten(1, 2))))).mean(1))
+
+
+def test_gradients_of_tokens_are_not_lost_to_what_works_in_place() -> None:
+    found = [signals_of(randomise(Tokens(inplace).double()).eval()) for inplace in (True, False)]
+    for name, one in found[0].items():
+        for point in ("at_consumers", "at_producers"):
+            first, second = (getattr(signals[name], point) for signals in found)
+            same_moments(first, second)
+        assert "gradient" in one.at_producers.quantities
+
+
+class Words(nn.Module):
+    """A stream that begins with an embedding of words, so that no layer before it has weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(20, 6)
+        self.one, self.two, self.head = nn.Linear(6, 8), nn.Linear(8, 6), nn.Linear(6, 5)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.words(tokens)
+        return self.head((x + self.two(torch.relu(self.one(x)))).mean(1))
+
+
+def test_gradients_reach_what_reads_an_embedding() -> None:
+    model = randomise(Words().double()).eval()
+    chance = torch.Generator().manual_seed(0)
+    tokens = torch.randint(20, (8, 7), generator=chance)
+    labels = torch.randint(5, (8,), generator=chance)
+    group = find_groups(model, tokens).prunable["two"]
+    found = measure_signals(model, [(tokens, labels)], {"two": group}, needs=frozenset(NEEDS))[
+        "two"
+    ]
+    read = model.words(tokens).detach()
+    through = read.clone().requires_grad_(True)  # The gradient of what `one` reads there.
+    outputs = model.head((read + model.two(torch.relu(model.one(through)))).mean(1))
+    (slopes,) = torch.autograd.grad(
+        nn.functional.cross_entropy(outputs, labels, reduction="sum"), through
+    )
+    rows = slopes.detach().reshape(-1, 6)
+    first = found.consumer_inputs[0].products["gradient_products"]
+    assert torch.allclose(first[0], rows.T @ rows / tokens.numel())
+    assert all("gradient_products" in one.products for one in found.consumer_inputs)
+    assert model.words.weight.grad is None
+    assert model.words.weight.requires_grad
