@@ -328,9 +328,20 @@ def test_routing_is_judged_by_the_best_rival_at_the_same_widths() -> None:
     assert summary["worst_against_l1_points"] == pytest.approx(10.0)
 
 
+def test_differences_are_over_the_draws_that_both_were_run_with() -> None:
+    l1 = always("l1")
+    runs = [run_of(n, method, a) for n in "abc" for method, a in ((SELECTOR, 0.6), (l1, 0.5))]
+    # Another draw, bad for everybody, that one of the two has not been run with yet.
+    later = [replace(run_of(n, SELECTOR, 0.3), draw=1) for n in "abc"]
+    summary = summary_of(rows_of([*runs, *later], dict.fromkeys("abc", "l1")))
+    assert summary["selector_over_l1_points"] == pytest.approx(10.0)
+    assert summary["auc_selector"] == pytest.approx(0.45)
+    assert rows_of([*runs, *later], dict.fromkeys("abc", "l1"))["a", SELECTOR].draws == 2
+
+
 def test_means_are_over_the_networks_that_all_rivals_were_run_on() -> None:
     rivals = [*SINGLES, *(name for name in RIVALS if METHODS[name].default)]
-    rivals.append(always("reconstruction"))
+    rivals.append(always("reconstruction_fisher"))
     runs = [run_of("whole", name, 0.4) for name in rivals] + [run_of("whole", SELECTOR, 0.6)]
     alone = [run_of("begun", SELECTOR, 0.1)]
     best = {"whole": "l1", "begun": "l1"}

@@ -191,10 +191,11 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         shares = [state.get(column) for column in SHOWN for state in states]
         percent = [percent_text(share) for share in shares]
         cost = [f"{(row['oracle_forwards'] or 0) / 1000:.0f} k", f"{row['seconds']:.0f}"]
+        cost.append(str(row["draws"]))
         lines.append([row["method"], *percent, *cost])
     ends = ("", REPAIRED) if both else ("",)
     titles = [title + end for title in SHOWN.values() for end in ends]
-    return markdown_table(["method", *titles, "oracle images", "seconds"], lines)
+    return markdown_table(["method", *titles, "oracle images", "seconds", "draws"], lines)
 
 
 def plot(runs: Sequence[CurveRun], table: Table, path: Path) -> Path:

@@ -1,7 +1,7 @@
 """What the runs of `networks` come to, with and without repair: areas, counts, differences."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -60,7 +60,7 @@ REPAIRED = ", repaired"
 """Ends the name of a row of repaired networks."""
 
 
-ALWAYS_RUN = (SELECTOR, always("reconstruction"), always("l1"))
+ALWAYS_RUN = (SELECTOR, always("reconstruction_fisher"), always("l1"))
 """A network counts once these have been run on it."""
 DIFFERENCES = (
     (SELECTOR, "reconstruction, the selector's shares", "routing_over_reconstruction_points"),
@@ -106,6 +106,8 @@ class Row:
     """Which method it is in hindsight, why it failed, or how many networks it is the mean of."""
     draws: int = 1
     """Draws of calibration images; of a mean, of the network with the fewest."""
+    areas: Mapping[int, float] = field(default_factory=dict)
+    """Draw -> mean accuracy over the MACs, of a single network; 0 where it did not get through."""
 
     @property
     def area(self) -> float:
@@ -171,7 +173,11 @@ def _row(
     ]
     values = {name: _mean([one[name] for one in columns]) if columns else None for name in COLUMNS}
     failed = next((run.failed for run in runs if run.failed), None)
-    return Row(network, method, values, failed or "", len(runs))
+    areas = {
+        run.draw: (area(curve) if curve else None) or 0.0
+        for run, curve in zip(runs, curves, strict=True)
+    }
+    return Row(network, method, values, failed or "", len(runs), areas)
 
 
 def _best(table: Table, network: str, methods: Sequence[str], end: str) -> Row | None:
@@ -253,9 +259,17 @@ def summary_of(table: Table) -> dict[str, float]:
 
 
 def _difference(table: Table, ours: str, other: str, name: str) -> dict[str, float]:
-    """Points of area by which one method is ahead, with a 95 % interval over networks."""
+    """Points of area by which one method is ahead, with a 95 % interval over networks.
+
+    Of every network the mean over the draws that both were run with.
+    """
     both = [n for n in compared(table) if (n, ours) in table and (n, other) in table]
-    points = [100 * (table[n, ours].area - table[n, other].area) for n in both]
+    pairs = [(table[n, ours].areas, table[n, other].areas) for n in both]
+    points = [
+        100 * float(np.mean([one[draw] - two[draw] for draw in sorted(one.keys() & two.keys())]))
+        for one, two in pairs
+        if one.keys() & two.keys()
+    ]
     return difference_of(points, name)
 
 
