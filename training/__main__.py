@@ -376,6 +376,9 @@ def benchmark_repair_criteria(
 
 @app.command()
 def benchmark_whole(
+    networks: Annotated[
+        str | None, typer.Option(help="Networks, with commas between them; all by default.")
+    ] = None,
     data: Annotated[Path, typer.Option(help="Records.")] = ROOT / "data",
     learnt: Annotated[Path, typer.Option(help="Refitted selectors.")] = ROOT / "runs" / "networks",
     results: Annotated[Path, typer.Option(help="Runs and result file.")] = RESULTS,
@@ -386,7 +389,8 @@ def benchmark_whole(
     ] = None,
 ) -> None:
     """Whole prunings, families left out: the forecast of what is left, and the worth of widths."""
-    whole.run(data, learnt, results, jobs, minutes, ship)
+    names = None if networks is None else networks.split(",")
+    whole.run(names, data, learnt, results, jobs, minutes, ship)
 
 
 @app.command()

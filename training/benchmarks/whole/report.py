@@ -21,6 +21,7 @@ from training.benchmarks.whole.runs import (
     WAYS,
     WIDTHS,
     WholeRun,
+    cases,
     run_missing,
 )
 from training.reporting.result_file import write_result
@@ -32,11 +33,18 @@ MEDIAN_AT = 0.5
 
 
 def run(
-    data: Path, learnt: Path, results: Path, jobs: int, minutes: float | None, ship: Path | None
+    names: Sequence[str] | None,
+    data: Path,
+    learnt: Path,
+    results: Path,
+    jobs: int,
+    minutes: float | None,
+    ship: Path | None,
 ) -> None:
-    """Make the missing runs, print the tables, write `results/whole.json`.
+    """Make the missing runs, print the tables of all, write `results/whole.json`.
 
     Args:
+        names: Networks that are run now; None for all.
         data: Records.
         learnt: Folder of selectors that were learnt without a family.
         results: Of the runs and the result file.
@@ -44,7 +52,8 @@ def run(
         minutes: No run is begun later than this.
         ship: A saved selector that is given the factors of all runs; None leaves it alone.
     """
-    runs = run_missing(data, learnt, results / FILE, jobs, minutes)
+    run_missing(cases(names), data, learnt, results / FILE, jobs, minutes)
+    runs = run_missing(cases(), data, learnt, results / FILE, jobs, minutes=0)
     rows = [
         [way, f"{keep:.0%}", f"{len(some)}", f"{100 * np.mean([r.left for r in some]):.1f}"]
         for way in WAYS

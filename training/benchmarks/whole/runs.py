@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from selector.errors import SelectorError
 from selector.planning.expectation import classes_said
 from selector.pruning.prune import prune
 from training.benchmarks.networks.learnt import digest_of, learn_without_family, opened
@@ -90,20 +91,35 @@ class WholeRun:
         return float(np.exp(np.interp(-share, -falling, np.log(FACTORS), left=np.log(FACTORS[0]))))
 
 
-def cases() -> list[Case]:
-    """Third-party networks without those for ImageNet, first those that may be learnt from."""
+def cases(names: Sequence[str] | None = None) -> list[Case]:
+    """Third-party networks without those for ImageNet, first those that may be learnt from.
+
+    Args:
+        names: Networks, in any order; None for all.
+
+    Raises:
+        SelectorError: An unknown name.
+    """
     every = every_case(FEW_TEST_IMAGES).values()
-    return [
-        case for role in ROLES for case in every if case.role == role and case.dataset != IMAGENET
-    ]
+    small = {
+        case.name: case
+        for role in ROLES
+        for case in every
+        if case.role == role and case.dataset != IMAGENET
+    }
+    for name in names or ():
+        if name not in small:
+            raise SelectorError(f"unknown network {name!r}; known: {', '.join(small)}")
+    return [case for name, case in small.items() if names is None or name in names]
 
 
 def run_missing(
-    data: Path, learnt: Path, file: Path, jobs: int, minutes: float | None
+    wanted: Sequence[Case], data: Path, learnt: Path, file: Path, jobs: int, minutes: float | None
 ) -> list[WholeRun]:
-    """Make the missing runs; those that may be learnt from first, the cheapest of them first.
+    """Make the missing runs of some networks; return all runs in the file as of today.
 
     Args:
+        wanted: The networks.
         data: Records.
         learnt: Folder of selectors that were learnt without a family.
         file: Of the runs.
@@ -111,7 +127,7 @@ def run_missing(
         minutes: No run is begun later than this.
     """
     calls: dict[Key, Callable[[], WholeRun]] = {}
-    for case in cases():
+    for case in wanted:
         family = third_party_info(case.name).family
         folder = learn_without_family(family, data, learnt)
         for way in WAYS:
