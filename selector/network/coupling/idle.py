@@ -156,7 +156,7 @@ def _lookalike(model: nn.Module, unused: Sequence[str], group: Group) -> str | N
     have to return the channels to code that nothing of the probe batch passes.
     """
     used = [(part.layer, part.side) for part in group.slices if not part.idle]
-    inside = _common_owner([name for name, _ in used])
+    inside = _common_owner(model, [name for name, _ in used])
     near = [name for name in unused if not inside or name.startswith(f"{inside}.")]
     widths = {
         layer_width(layer, side)
@@ -170,13 +170,22 @@ _SIZED = CONVOLUTION | nn.Linear | NORMALISATION | nn.PReLU
 """Layers whose widths are known."""
 
 
-def _common_owner(names: Sequence[str]) -> str:
-    """The smallest module that holds all of these layers; empty for the network itself."""
+def _common_owner(model: nn.Module, names: Sequence[str]) -> str:
+    """The smallest module with code of its own that holds all of these layers; empty for the model.
+
+    Whatever code has a container can call what is in it.
+    """
     owners = [name.split(".")[:-1] for name in names]
     shared = 0
     while all(len(owner) > shared and owner[shared] == owners[0][shared] for owner in owners):
         shared += 1
+    while shared and isinstance(model.get_submodule(".".join(owners[0][:shared])), CONTAINERS):
+        shared -= 1
     return ".".join(owners[0][:shared])
+
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+"""Modules whose parts other code may call one by one."""
 
 
 def _outer_widths(model: nn.Module, unused: Sequence[str]) -> Iterator[tuple[str, int]]:
@@ -209,7 +218,7 @@ def _mentioned(model: nn.Module, name: str) -> bool:
     """Whether the code of the network could call a layer, by the attributes on the way to it."""
     owner = model
     for part in name.split("."):
-        if not isinstance(owner, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        if not isinstance(owner, CONTAINERS):
             names = _names_in_code(owner)
             if part not in names and names.isdisjoint(_BY_ANY_NAME):
                 return False
