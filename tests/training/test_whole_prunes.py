@@ -1,14 +1,16 @@
 """Whole prunings judged: factors by hand, coverage of made runs, the worth of widths."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from selector.errors import SelectorError
 from selector.learning.composing import LEAST, LEAST_SUM, MOST, Composing
-from training.benchmarks.whole.report import judged, learnt_from, widths
+from training.benchmarks.whole.report import judged, learnt_from, quoted, widths
 from training.benchmarks.whole.runs import EVEN, FACTORS, SELECTOR, WIDTHS, WholeRun
+from training.reporting.result_file import add_to_summary, read_result, write_result
 
 
 def made(
@@ -80,3 +82,15 @@ def test_a_sum_of_next_to_nothing_counts_as_a_little() -> None:
     )
     tiny = replace(made("a", "f", 1.0), predicted=LEAST_SUM / 2)
     assert learnt_from([tiny, made("b", "f", 1.0)]) == [made("b", "f", 1.0)]
+
+
+def test_the_evaluation_quotes_whole_prunings(tmp_path: Path) -> None:
+    assert quoted(tmp_path) == {}
+    write_result("evaluation", {"networks": 3.0}, [], tmp_path)
+    summary = {"whole_prunes": 52.0, "forecast_coverage": 0.9, "widths_over_even_50": 2.0}
+    write_result("whole", summary, [], tmp_path)
+    add_to_summary("evaluation", quoted(tmp_path), tmp_path)
+    found = read_result("evaluation", "evaluate", tmp_path)["summary"]
+    assert found == {"networks": 3.0, "forecast_coverage": 0.9, "widths_over_even_50": 2.0}
+    add_to_summary("absent", summary, tmp_path)
+    assert not (tmp_path / "absent.json").exists()

@@ -15,6 +15,7 @@ from selector.learning.selector import SaliencySelector
 from selector.learning.table import TrainingTable
 from selector.records.records import Records
 from selector.tables import text_table
+from training.benchmarks.whole.report import quoted
 from training.evaluation.baselines import JOINT_RULE
 from training.evaluation.headline import Headline, by_network, noise_free
 from training.evaluation.protocol import RATIO_BINS, errors_of, evaluated, in_bin, table_of
@@ -76,7 +77,7 @@ def run(data: Path, *, seeds: int, jobs: int, curve: bool) -> None:
     ]
     rows += [{"split": "family", **row} for row in _parts(family)]
     plot(family, RESULTS / "evaluation.png")
-    print(write_result("evaluation", summary, rows))
+    print(write_result("evaluation", summary | quoted(RESULTS), rows))
 
 
 def _can(records: Records, split: SplitName) -> bool:

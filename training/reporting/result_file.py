@@ -49,6 +49,20 @@ def write_result(
     return path
 
 
+def add_to_summary(name: str, found: Mapping[str, float], folder: Path = RESULTS) -> None:
+    """Put numbers of another benchmark into the summary of `results/NAME.json`, if that is there.
+
+    Args:
+        name: Name of the benchmark that quotes them, which adds them itself when it is run.
+        found: The numbers.
+        folder: Another folder than `results`, for trials.
+    """
+    content = result_if_there(name, folder)
+    if content is not None:
+        content["summary"] |= found
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
 def result_if_there(name: str, folder: Path = RESULTS) -> dict[str, Any] | None:
     """What `results/NAME.json` says; None where it was not written yet."""
     path = folder / f"{name}.json"

@@ -24,7 +24,7 @@ from training.benchmarks.whole.runs import (
     cases,
     run_missing,
 )
-from training.reporting.result_file import write_result
+from training.reporting.result_file import add_to_summary, result_if_there, write_result
 
 FEWEST_FACTORS = 5
 """Prunings of other families that an interval is learnt from at least."""
@@ -67,11 +67,22 @@ def run(
     print("\n".join(f"{name}: {value:.4g}" for name, value in summary.items()))
     plain = [{k: v for k, v in asdict(r).items() if k != "kept_at"} for r in runs]
     print(write_result("whole", summary, plain, results))
+    add_to_summary("evaluation", quoted(results), results)
     if ship is not None and forecast:
         selector = SaliencySelector.load(ship)
         selector.composing_ = Composing.learnt([r.factor for r in learnt_from(forecast)])
         selector.save(ship)
         print(f"{ship}: {selector.composing_}")
+
+
+def quoted(results: Path) -> dict[str, float]:
+    """What the result file of the evaluation says of whole prunings; empty before any."""
+    found = result_if_there("whole", results)
+    return {} if found is None else {k: v for k, v in found["summary"].items() if k not in OWN}
+
+
+OWN = ("whole_prunes", "whole_prunes_test")
+"""Counts of runs, which stay here."""
 
 
 def judged(runs: Sequence[WholeRun]) -> dict[str, float]:
