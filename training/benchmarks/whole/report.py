@@ -21,7 +21,9 @@ from training.benchmarks.whole.runs import (
     WAYS,
     WIDTHS,
     WholeRun,
+    calls_of,
     cases,
+    finished,
     run_missing,
 )
 from training.reporting.result_file import add_to_summary, result_if_there, write_result
@@ -52,8 +54,11 @@ def run(
         minutes: No run is begun later than this.
         ship: A saved selector that is given the factors of all runs; None leaves it alone.
     """
-    run_missing(cases(names), data, learnt, results / FILE, jobs, minutes)
-    runs = run_missing(cases(), data, learnt, results / FILE, jobs, minutes=0)
+    wanted = {case.name for case in cases(names)}
+    calls = calls_of(cases(), data, learnt)
+    asked = {key: call for key, call in calls.items() if key[0] in wanted}
+    run_missing(asked, results / FILE, jobs, minutes)
+    runs = finished(calls, results / FILE)
     rows = [
         [way, f"{keep:.0%}", f"{len(some)}", f"{100 * np.mean([r.left for r in some]):.1f}"]
         for way in WAYS
@@ -138,10 +143,11 @@ def _together(forecasts: Sequence[Forecast]) -> dict[str, float]:
     }
     for keep in KEPT[SELECTOR]:
         some = [one for one in forecasts if one.keep_macs == keep]
-        if some:
-            found[f"forecast_inside_{100 * keep:.0f}"] = float(sum(one.inside for one in some))
-            found[f"forecast_inside_{100 * keep:.0f}_of"] = float(len(some))
-        if some and keep == MEDIAN_AT:
+        if not some:
+            continue
+        found[f"forecast_inside_{100 * keep:.0f}"] = float(sum(one.inside for one in some))
+        found[f"forecast_inside_{100 * keep:.0f}_of"] = float(len(some))
+        if keep == MEDIAN_AT:
             found["forecast_width_points"] = float(np.median([one.width for one in some]))
     return found
 

@@ -4,7 +4,7 @@ Every finished run is a line of a file, and is not run again.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -113,18 +113,17 @@ def cases(names: Sequence[str] | None = None) -> list[Case]:
     return [case for name, case in small.items() if names is None or name in names]
 
 
-def run_missing(
-    wanted: Sequence[Case], data: Path, learnt: Path, file: Path, jobs: int, minutes: float | None
-) -> list[WholeRun]:
-    """Make the missing runs of some networks; return all runs in the file as of today.
+Calls = Mapping[Key, Callable[[], WholeRun]]
+"""Key -> the run that has it."""
+
+
+def calls_of(wanted: Sequence[Case], data: Path, learnt: Path) -> Calls:
+    """All runs of some networks.
 
     Args:
         wanted: The networks.
         data: Records.
-        learnt: Folder of selectors that were learnt without a family.
-        file: Of the runs.
-        jobs: Processes.
-        minutes: No run is begun later than this.
+        learnt: Folder of selectors that were learnt without a family; missing ones are learnt.
     """
     calls: dict[Key, Callable[[], WholeRun]] = {}
     for case in wanted:
@@ -134,7 +133,25 @@ def run_missing(
             for keep in KEPT[way]:
                 run = partial(run_one, case, family, way, keep, folder)
                 calls[case.name, way, keep, digest_of(folder)] = run
-    return RunFile(file, WholeRun.of).complete(calls, jobs=jobs, minutes=minutes)
+    return calls
+
+
+def run_missing(calls: Calls, file: Path, jobs: int, minutes: float | None) -> None:
+    """Make the runs that are not in the file yet.
+
+    Args:
+        calls: Some of `calls_of`.
+        file: Of the runs.
+        jobs: Processes.
+        minutes: No run is begun later than this.
+    """
+    RunFile(file, WholeRun.of).complete(calls, jobs=jobs, minutes=minutes)
+
+
+def finished(calls: Calls, file: Path) -> list[WholeRun]:
+    """The runs of these keys that are in the file."""
+    found = RunFile(file, WholeRun.of).read()
+    return [found[key] for key in calls if key in found]
 
 
 def run_one(case: Case, family: str, way: str, keep_macs: float, folder: Path) -> WholeRun:
