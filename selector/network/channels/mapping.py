@@ -7,6 +7,7 @@ another tensor. So there are several readings of a group.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -64,8 +65,16 @@ class ChannelMapping:
     def readings(self) -> list[Reading]:
         """The groups as they are if slices follow the width, and if they do not."""
         slices = range(len(self._traced.ledger.literal))
-        readings = [self._reading("labels", ())]
-        return readings + ([self._reading("labels, fixed bounds", slices)] if slices else [])
+        readings = [self._reading("labels", self._first)]
+        if slices:
+            bound = Candidates(self._model, self._traced, slices)
+            readings.append(self._reading("labels, fixed bounds", bound))
+        return readings
+
+    @cached_property
+    def _first(self) -> Candidates:
+        """The candidates if slices follow the width."""
+        return Candidates(self._model, self._traced)
 
     def tied(self, names: Collection[str]) -> list[Reading]:
         """The groups if tensors of equal width keep equal widths; none where nothing is tied.
@@ -76,13 +85,14 @@ class ChannelMapping:
         Args:
             names: Groups of the first reading that are tied, where a module's own code sees them.
         """
-        first = Candidates(self._model, self._traced)
+        first = self._first
         wanted = {one for name in names for one in first.channel_of.get(name, ())}
         ties = _equal_widths(self._model, self._traced, first.classes, wanted)
-        return [self._reading(EQUAL_WIDTHS, (), ties)] if ties else []
+        if not ties:
+            return []
+        return [self._reading(EQUAL_WIDTHS, Candidates(self._model, self._traced, ties=ties))]
 
-    def _reading(self, what: str, literal: Collection[int], ties: Sequence[Tensor] = ()) -> Reading:
-        found = Candidates(self._model, self._traced, literal, ties)
+    def _reading(self, what: str, found: Candidates) -> Reading:
         numbered = {}
         for name, group in found.groups.items():
             parts = tuple(self._kept_numbers(found, group))

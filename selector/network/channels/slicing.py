@@ -139,9 +139,10 @@ def placed(ledger: Ledger, func: Any, args: Any, kwargs: Any, out: Any, value: A
     whole, indices, values = args[:3]
     if any(index is None for index in indices):
         raise ValueError("what is written does not line up with the last dimensions")
-    behind = whole.ndim - len(_by_index(indices))
+    indexed = set(_by_index(indices))
+    behind = whole.ndim - len(indexed)
     for plane in value(whole).planes:
-        if set(varying(plane)) & set(_by_index(indices)):
+        if indexed.intersection(varying(plane)):
             ledger.fix(plane, NUMBERED)
     written = value(values)
     beyond = max(0, values.ndim - behind)

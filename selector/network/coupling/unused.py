@@ -23,6 +23,8 @@ def lookalike(model: nn.Module, unused: Sequence[str], group: Group) -> str | No
     used = [(part.layer, part.side) for part in group.slices if not part.idle]
     inside = _common_owner(model, [name for name, _ in used])
     near = [name for name in unused if not inside or name.startswith(f"{inside}.")]
+    if not near:
+        return None
     widths = {
         layer_width(layer, side)
         for name, side in used
