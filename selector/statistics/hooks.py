@@ -136,8 +136,8 @@ def _watch_outputs(
     point = _Point(layer, "producers", taps, state)
 
     def hook(module: nn.Module, args: Inputs, output: Tensor) -> Tensor:
-        if point.name in state.copied:
-            # What is written over is a view no more, or PyTorch would forget the hooks on it.
+        if point.name in state.copied and output._is_view():
+            # PyTorch would forget the hooks on a view that is written over.
             output = output.clone()
         point.see(module, output, args[0])
         return output
