@@ -10,6 +10,9 @@ from selector.errors import SelectorError
 from selector.network.bare import is_bare, kept_place
 from selector.typing import ChannelSet, Side
 
+OUTPUT = "no layer reads it: it is an output of the network"
+"""Why channels stay that nothing of the network reads."""
+
 
 @dataclass(frozen=True)
 class Slice:

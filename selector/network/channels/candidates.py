@@ -11,8 +11,8 @@ from selector.network.attention import is_packed_attention
 from selector.network.bare import is_bare, kept_place, kept_side, tensor_place
 from selector.network.channels.classes import Classes, classes_of
 from selector.network.channels.planes import varying
-from selector.network.channels.trace import OUTPUT, Traced
-from selector.network.groups import Group, Slice
+from selector.network.channels.trace import Traced
+from selector.network.groups import OUTPUT, Group, Slice
 from selector.network.layers import (
     CONVOLUTION,
     INSTANCE_NORMALISATION,

@@ -20,8 +20,7 @@ from selector.network.channels.planes import Value, lines, stretched, varying
 from selector.network.channels.rules import combined
 from selector.network.channels.table import POINTWISE, RESHAPING, RULES
 from selector.network.coupling.watching import nothing_fused
-
-OUTPUT = "no layer reads it: it is an output of the network"
+from selector.network.groups import OUTPUT
 
 
 @dataclass(eq=False)

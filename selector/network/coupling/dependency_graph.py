@@ -18,7 +18,7 @@ from selector.network.coupling.traced_graph import (
     TracedGraph,
     UnfollowableError,
 )
-from selector.network.groups import Group, Slice
+from selector.network.groups import OUTPUT, Group, Slice
 from selector.network.layers import (
     CONVOLUTION,
     is_depthwise,
@@ -109,7 +109,7 @@ def _group(model: nn.Module, name: str, reached: Sequence[Reached]) -> Group | s
         return _inseparable(widest.layer, layers[widest.layer]) if widest else _SINGLE
     slices = [replace(p, channels=tuple(belongs[root] for root in p.channels)) for p in slices]
     group = Group(name, channels, tuple(slices), 0.0, 0.0)
-    return group if group.consumers else "no layer reads it: it is an output of the network"
+    return group if group.consumers else OUTPUT
 
 
 _SINGLE = "it has a single channel"
