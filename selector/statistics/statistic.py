@@ -17,12 +17,14 @@ def saturation(signals):
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, get_args
 
 from torch import Tensor, nn
 
 from selector.errors import SelectorError, nearest
+from selector.network.input_products import sampled as sampled_positions
 
 Need = str
 """A pass of `PASSES`, or the name of a statistic."""
@@ -71,6 +73,17 @@ class LayerCall:
     channels: int = 0
     """For a statistic by consumer: the group's channels. `values`, `sums` and `gradient` then hold
     the group's inputs alone, those of one channel next to each other, in the order of channels."""
+    share: float = 1.0
+    """For a sampled statistic: the share of the positions that `values` and `gradient` hold; `sums`
+    are over all of them."""
+
+    @cached_property
+    def sampled(self) -> "LayerCall":
+        """The call at a few positions of every map."""
+        values = sampled_positions(self.values)
+        gradient = None if self.gradient is None else sampled_positions(self.gradient)
+        share = values.shape[2] / max(1, self.values.shape[2])
+        return replace(self, values=values, gradient=gradient, share=share)
 
 
 @dataclass(frozen=True)
@@ -115,6 +128,8 @@ class Statistic:
     by_consumer: bool = False
     """Whether `compute` sees the group's inputs of one consumer and may give any shape: see
     `ConsumerInput.products`."""
+    sampled: bool = False
+    """Whether `compute` sees a few positions of every map only: see `LayerCall.share`."""
     whole_maps: bool = False
     """Whether `compute` looks at `PointBatch.maps`."""
     expensive: bool = False
@@ -135,6 +150,7 @@ def register_statistic(
     where: Where = "consumers",
     by_input: bool = False,
     by_consumer: bool = False,
+    sampled: bool = False,
     whole_maps: bool = False,
     expensive: bool = False,
     asked_by: Iterable[Need] = (),
@@ -150,6 +166,8 @@ def register_statistic(
         where: The measuring point of a statistic of calls.
         by_input: Keep a consumer's inputs apart instead of summing them into channels.
         by_consumer: Keep consumers apart; what a call adds may have any shape.
+        sampled: Show a call at `POSITIONS` positions of every map only, the same ones in every
+            image; the function divides by `call.share`.
         whole_maps: Keep whole maps until the batch is complete.
         expensive: Measure it only for metrics that are asked for by name.
         asked_by: Passes that bring it without its being named.
@@ -173,6 +191,11 @@ def register_statistic(
             f"statistic {name!r} is by_consumer, so it is of calls or gradients of consumers, and "
             "not by_input; leave the other options out"
         )
+    if sampled and of == "batch":
+        raise SelectorError(
+            f"statistic {name!r} is of batches, whose positions are summed already; leave sampled "
+            "out"
+        )
     if of == "gradient":
         needs |= {"backward"}
 
@@ -185,6 +208,7 @@ def register_statistic(
             where,
             by_input=by_input,
             by_consumer=by_consumer,
+            sampled=sampled,
             whole_maps=whole_maps,
             expensive=expensive,
             asked_by=frozenset(asked_by),

@@ -1,6 +1,7 @@
 """What one call of a layer adds to the groups that pass through it, and its gradient later."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -32,6 +33,11 @@ class Tap:
         channels = torch.tensor(part.channels, device=sums.device)
         return cls(sums, index, channels, same and width == sums.channels)
 
+    @cached_property
+    def by_channel(self) -> Tensor:
+        """`index`, the positions of one channel next to each other."""
+        return self.index[torch.argsort(self.channels, stable=True)]
+
     def per_channel(self, values: Tensor) -> Tensor:
         """Sum values (..., width of the layer) into (..., channels of the group)."""
         if self.one_for_one:
@@ -45,12 +51,13 @@ class Tap:
         """What a call shows of the group alone, the inputs of one channel next to each other."""
         if self.one_for_one:
             return replace(call, channels=self.sums.channels)
-        index = self.index[torch.argsort(self.channels, stable=True)]
         return replace(
             call,
-            values=call.values.index_select(1, index),
-            sums=call.sums.index_select(2, index),
-            gradient=None if call.gradient is None else call.gradient.index_select(1, index),
+            values=call.values.index_select(1, self.by_channel),
+            sums=call.sums.index_select(2, self.by_channel),
+            gradient=None
+            if call.gradient is None
+            else call.gradient.index_select(1, self.by_channel),
             channels=self.sums.channels,
         )
 
@@ -59,8 +66,7 @@ class Tap:
 
         Several maps of one channel are laid one below the other.
         """
-        order = torch.argsort(self.channels, stable=True)
-        chosen = maps.index_select(1, self.index[order])
+        chosen = maps.index_select(1, self.by_channel)
         return chosen.reshape(len(maps), self.sums.channels, -1, maps.shape[-1])
 
 
@@ -115,6 +121,7 @@ def add_statistic(statistic: Statistic, call: LayerCall, taps: list[Tap], layer:
     Raises:
         SelectorError: The statistic gives something other than one number for each input.
     """
+    call = call.sampled if statistic.sampled else call
     if statistic.by_consumer:
         for tap in taps:
             part = tap.restricted(call)

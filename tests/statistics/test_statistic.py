@@ -8,6 +8,7 @@ from torch import Tensor
 
 import selector
 from selector.errors import SelectorError
+from selector.network.input_products import POSITIONS, sampled
 from selector.network.tracing import find_groups
 from selector.saliency.checks import Scene
 from selector.saliency.registry import METRICS, first_order_metrics
@@ -72,8 +73,10 @@ def test_an_expensive_statistic_is_measured_for_those_who_ask() -> None:
     assert "saturation" in selector.score(small("plain"), data(), ["saturation"])["stem"]
 
 
-def signals_of(style: str, needs: set[str]) -> tuple[dict[str, Signals], list[Scene]]:
-    model, batches = small(style, 4, norm=True), data(5, 2)
+def signals_of(
+    style: str, needs: set[str], pixels: int = 8
+) -> tuple[dict[str, Signals], list[Scene]]:
+    model, batches = small(style, 4, norm=True), data(5, 2, shape=(3, pixels, pixels))
     groups = find_groups(model, batches[0][0]).required()
     singles = [(x[i : i + 1], y[i : i + 1]) for x, y in batches for i in range(len(x))]
     scenes = [Scene(model, group, singles) for group in groups.values()]
@@ -130,6 +133,27 @@ def test_producers_and_inputs_apart() -> None:
     assert torch.allclose(side.statistics["of_inputs"].sum(1), signals.activation.absolute)
 
 
+@pytest.mark.parametrize("style", ["residual", "grouped", "depthwise"])
+def test_sampled_statistics_see_the_same_positions_of_every_group(style: str) -> None:
+    seen: dict[str, list[tuple[float, int]]] = {"all": [], "some": []}
+
+    def look(call: LayerCall, of: str) -> Tensor:
+        seen[of].append((call.share, call.values.shape[2]))
+        picked = sampled(call.values) if of == "all" else call.values
+        return picked.sum((0, 2))
+
+    register_statistic("of_all", by_consumer=True)(lambda call: look(call, "all"))
+    register_statistic("of_some", by_consumer=True, sampled=True)(lambda call: look(call, "some"))
+    found, _ = signals_of(style, {"of_all", "of_some"}, pixels=12)
+    for signals in found.values():
+        for consumer in signals.consumer_inputs:
+            assert torch.allclose(consumer.products["of_all"], consumer.products["of_some"])
+    for (_, every), (share, read) in zip(seen["all"], seen["some"], strict=True):
+        assert read == min(every, POSITIONS)
+        assert share == pytest.approx(read / every)
+    assert any(share < 1 for share, _ in seen["some"])
+
+
 def test_only_what_is_asked_for_is_measured() -> None:
     declare_saturation()
     assert {s.name for s in statistics_for({"weights"})} == set()
@@ -149,6 +173,7 @@ def test_only_what_is_asked_for_is_measured() -> None:
         (lambda: register_statistic("x", requires="forwards"), "unknown requires='forwards'"),
         (lambda: register_statistic("x", of="calls"), "unknown of='calls'; known: call"),
         (lambda: register_statistic("x", where="inputs"), "unknown where='inputs'"),
+        (lambda: register_statistic("x", of="batch", sampled=True), "leave sampled out"),
     ],
 )
 def test_a_statistic_that_makes_no_sense_is_refused(

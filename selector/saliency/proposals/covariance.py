@@ -34,7 +34,6 @@ from selector.network.input_products import (
     products_with_constant,
     ridged_correlation,
     rows_by_channel,
-    sampled,
 )
 from selector.network.layers import CONVOLUTION
 from selector.statistics.channel_statistics import ConsumerInput, Signals
@@ -45,7 +44,7 @@ WIDEST = 8192
 """Channels of a group up to which every two are compared: half a gigabyte a consumer."""
 
 
-@register_statistic("input_products", by_consumer=True, expensive=True)
+@register_statistic("input_products", by_consumer=True, sampled=True, expensive=True)
 def input_products(call: LayerCall) -> Tensor:
     """Products of every two inputs of a consumer and a constant one, summed over positions.
 
@@ -53,13 +52,13 @@ def input_products(call: LayerCall) -> Tensor:
         Shape (blocks, inputs + 1, inputs + 1), float64, summed over images; the blocks are the
         groups of a grouped convolution, whose inputs are read apart.
     """
-    read = sampled(call.values)
-    rows, width = _rows(read, call)
-    share = read.shape[2] / call.values.shape[2]
-    return products_with_constant(rows) / (share * width)
+    rows, width = _rows(call.values, call)
+    return products_with_constant(rows) / (call.share * width)
 
 
-@register_statistic("gradient_products", of="gradient", by_consumer=True, expensive=True)
+@register_statistic(
+    "gradient_products", of="gradient", by_consumer=True, sampled=True, expensive=True
+)
 def gradient_products(call: LayerCall) -> Tensor:
     """Products of the gradients at every two inputs of a consumer, their mean over positions.
 
@@ -67,9 +66,8 @@ def gradient_products(call: LayerCall) -> Tensor:
         Shape (blocks, inputs, inputs), float64, summed over images.
     """
     assert call.gradient is not None
-    read = sampled(call.gradient)
-    rows, _ = _rows(read, call)
-    return torch.bmm(rows.transpose(1, 2), rows).double() / read.shape[2]
+    rows, _ = _rows(call.gradient, call)
+    return torch.bmm(rows.transpose(1, 2), rows).double() / call.gradient.shape[2]
 
 
 def _rows(values: Tensor, call: LayerCall) -> tuple[Tensor, int]:
