@@ -73,10 +73,13 @@ class _PooledMoments:
 
     @classmethod
     def of(cls, values: Tensor) -> "_PooledMoments":
-        """Moments of a layer's inputs, shape (images, channels, ...)."""
-        rows = values.transpose(0, 1).flatten(1).double()
-        mean = rows.mean(1)
-        return cls(rows.shape[1], mean, (rows - mean[:, None]).square().sum(1))
+        """Moments of a layer's inputs, shape (images, channels, ...), which are not copied."""
+        count = values.numel() // max(1, values.shape[1])
+        precision = torch.float64 if values.dtype == torch.float64 else torch.float32
+        mean, variance = values.new_zeros((2, values.shape[1]), dtype=precision)
+        # The layer's own kernel writes the moments of a batch where they weigh all.
+        torch.batch_norm(values, None, None, mean, variance, True, 1.0, 1.0, False)
+        return cls(count, mean.double(), variance.double() * (count - 1))
 
     def add(self, other: "_PooledMoments") -> None:
         """Take in the moments of other values."""
@@ -106,13 +109,16 @@ def _measured(
 
     def measuring(name: str) -> Hook:
         def measure(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-            moments = _PooledMoments.of(args[0])
-            alone = moments.count < 2
+            values = args[0]
             # Of one value there is no variance: the layer goes by the statistics that it has.
+            alone = values.numel() // max(1, values.shape[1]) < 2
             layer.running_mean, layer.running_var = kept[name] if alone else (None, None)  # type: ignore[assignment]
-            if not alone and name in found:
+            if alone:
+                return
+            moments = _PooledMoments.of(values)
+            if name in found:
                 found[name].add(moments)
-            elif not alone:
+            else:
                 found[name] = moments
 
         return measure
