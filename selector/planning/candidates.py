@@ -1,7 +1,7 @@
 """What one round knows of the network before it decides, and how a criterion proposes channels."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import nn
@@ -12,10 +12,10 @@ from selector.learning.selector import SaliencySelector
 from selector.network.compensation import Compensation
 from selector.network.groups import Group
 from selector.planning.choice import Choice
+from selector.planning.description import describe_network
 from selector.planning.stage import Stage
 from selector.records.decision import GroupView
-from selector.records.describe import describe_network
-from selector.saliency.proposals.knowledge import measure_sets, set_proposals
+from selector.saliency.proposals.knowledge import set_proposals
 from selector.saliency.proposals.registry import Proposal
 from selector.saliency.registry import find_metric
 from selector.saliency.scoring import needs_of, score_signals
@@ -111,8 +111,9 @@ def survey_network(
     """Score every group of a network.
 
     One pass over the scoring images, forward and backward where a metric needs it; none for metrics
-    of weights alone. One more for a selector that may trust proposals of sets, or for a proposal of
-    sets whose widths a selector prices, and one more forward pass for the means that compensate.
+    of weights alone. One more backward pass for a selector that may trust proposals of sets, one
+    more pass for a proposal of sets whose widths a selector prices, and one more forward pass for
+    the means that compensate.
 
     Args:
         model: The network; left exactly as found.
@@ -152,19 +153,14 @@ def described_for(
         SelectorError: The selector is not fitted, or the images cannot be used.
     """
     selector.check_fitted()
-    views = describe_network(
+    return describe_network(
         model,
         stage.groups,
         scoring,
         [find_metric(name) for name in selector.metrics_],
+        set_proposals(selector.set_arms) if selector.set_arms else (),
         macs_kept=stage.macs_kept,
     )
-    if not selector.set_arms:
-        return views
-    proposals = set_proposals(selector.set_arms)
-    pairs = {name: view.pairs for name, view in views.items()}
-    sets = measure_sets(model, scoring, stage.groups.prunable, proposals, pairs=pairs)
-    return {name: replace(view, sets=sets[name]) for name, view in views.items()}
 
 
 def _scored(

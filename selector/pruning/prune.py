@@ -86,11 +86,12 @@ def prune(
     damage is logged, and kept in the report.
 
     Passes over the data: one before the first round (two with a forecast, one more over
-    `test_batches`); in every round one to score (forward and backward; none for metrics of weights
-    alone, two where a selector may trust proposals of sets), one to recalibrate, one for the loss
-    of what is left, and one for the means with `compensate`; in every halved round the last two or
-    three again. At the end two to repair, and one for the loss after it; with `max_loss_change` or
-    `finetune` two to repair in every round instead, and one for what the repair is to make good.
+    `test_batches`); in every round one to score (forward and backward, with a second backward where
+    a selector may trust proposals of sets; none for metrics of weights alone), one to recalibrate,
+    one for the loss of what is left, and one for the means with `compensate`; in every halved round
+    the last two or three again. At the end two to repair, and one for the loss after it; with
+    `max_loss_change` or `finetune` two to repair in every round instead, and one for what the
+    repair is to make good.
 
     Args:
         model: A trained network; a copy is pruned.

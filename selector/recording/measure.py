@@ -18,11 +18,12 @@ from selector.network.layers import NORMALISATION
 from selector.network.tracing import find_groups
 from selector.oracle.oracle import Oracle
 from selector.oracle.recalibrated import recalibrated_changes
+from selector.planning.description import describe_network
 from selector.recording.contexts import counts_of, draw_counts
 from selector.recording.repaired import RepairedRemoval
 from selector.records.decision import SET_ERRORS, Decision
-from selector.records.describe import describe_network
 from selector.records.measurement import CandidateRecord, GroupRecord
+from selector.saliency.proposals.knowledge import set_proposals
 from selector.saliency.registry import METRICS, arms, first_order_metrics
 from selector.typing import Channels, Matrix
 
@@ -44,7 +45,7 @@ class Parts:
 class NetworkState:
     """A network in one state: its groups, scores and means, and the oracle on them.
 
-    One forward and backward pass over the part for scores, and one forward pass for the means.
+    One pass over the part for scores, and one forward pass for the means.
 
     Args:
         model: The network in this state; left exactly as found.
@@ -75,16 +76,17 @@ class NetworkState:
             self.groups,
             parts.signals,
             [METRICS[name] for name in first_order_metrics()],
+            () if original is None else set_proposals(),
             macs_kept=self.groups.costs.total("macs") / whole_macs,
-            generator=torch.Generator().manual_seed(seed),
+            seed=seed,
         )
         self._repaired: RepairedRemoval | None = None
         self._means: Means = {}
         if original is None:
             self._means = measure_means(model, parts.signals, prunable.values())
         else:
-            pairs = {name: view.pairs for name, view in views.items()}
-            self._repaired = RepairedRemoval(model, original, parts.signals, prunable, pairs, seed)
+            sets = {name: view.sets for name, view in views.items() if view.sets is not None}
+            self._repaired = RepairedRemoval(model, original, parts.signals, prunable, sets)
         self._normalised = any(isinstance(layer, NORMALISATION) for layer in model.modules())
         self._untried = True
         self.records = {

@@ -10,8 +10,7 @@ from selector.data.loss import LossChange
 from selector.network.folding import Prediction
 from selector.network.groups import Group
 from selector.oracle.oracle import Oracle
-from selector.saliency.proposals.knowledge import measure_sets, set_proposals
-from selector.statistics.gate_fisher import Pairs
+from selector.records.decision import SetKnowledge
 from selector.typing import Channels
 
 
@@ -21,10 +20,9 @@ class RepairedRemoval:
     Args:
         model: The network in this state; left as found.
         original: The unpruned network.
-        calibration: The images that sets are proposed by, and channels predicted from.
+        calibration: The images that channels are predicted from.
         groups: Its groups.
-        pairs: Group -> what every two channels do to the loss; see `measure_sets`.
-        seed: Of the labels that softened outputs draw.
+        sets: Group -> what is known of its sets.
     """
 
     def __init__(
@@ -33,13 +31,9 @@ class RepairedRemoval:
         original: nn.Module,
         calibration: Calibration,
         groups: Mapping[str, Group],
-        pairs: Mapping[str, Mapping[str, Pairs]],
-        seed: int,
+        sets: Mapping[str, SetKnowledge],
     ) -> None:
-        self._model, self._original = model, original
-        self.sets = measure_sets(
-            model, calibration, groups, set_proposals(), pairs=pairs, seed=seed
-        )
+        self._model, self._original, self.sets = model, original, sets
         prediction = Prediction.measured(model, calibration, groups.values())
         self._oracle = Oracle("repaired", prediction=prediction, batch_statistics=True)
 

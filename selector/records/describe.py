@@ -1,21 +1,19 @@
-"""`describe_network`: every group of a network as records keep it and the selector sees it."""
+"""Every group of a network as records keep it and the selector sees it, from one pass's signals."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy
 import torch
 from torch import Tensor, nn
 
-from selector.data.calibration import Calibration
 from selector.network.costs import Costs
 from selector.network.groups import Group
 from selector.network.layers import CONVOLUTION
 from selector.network.tracing import Groups
 from selector.records.decision import Context, GroupFacts, GroupView
 from selector.statistics.channel_statistics import PassSummary, Signals
-from selector.statistics.collect import measure_signals
 from selector.statistics.statistic import PAIRS, Need
 
 
@@ -37,39 +35,31 @@ class ScoredMetric(Protocol):
         """One finite score for each channel, shape (channels,), float64."""
 
 
-def describe_network(
+def describing_needs(metrics: Iterable[ScoredMetric]) -> frozenset[Need]:
+    """What a pass must measure so that groups can be described with these metrics' scores."""
+    return PAIRS.union(*(metric.needs for metric in metrics))
+
+
+def describe_groups(
     model: nn.Module,
     groups: Groups,
-    calibration: Calibration,
+    signals: Mapping[str, Signals],
     metrics: Sequence[ScoredMetric],
     *,
     macs_kept: float,
-    generator: torch.Generator | None = None,
 ) -> dict[str, GroupView]:
     """Every prunable group as records keep it and the selector sees it.
 
-    One forward and backward pass over the data, from which all scores come. This is the only way
-    in which a network is described, in recording and in pruning.
-
     Args:
-        model: The network; left exactly as found.
+        model: The network.
         groups: Its groups and costs.
-        calibration: The images that score.
+        signals: Group -> what a pass showed of it, with gradients of the loss.
         metrics: Those that score every group that has what they need.
         macs_kept: Share of the unpruned network's multiply-accumulates that is left.
-        generator: Source of the `random` metric; seeded with 0 by default.
 
     Returns:
         Group name -> the group described.
     """
-    signals = measure_signals(
-        model,
-        calibration,
-        groups.prunable,
-        needs=PAIRS.union(*(metric.needs for metric in metrics)),
-        loss=calibration.loss,
-        generator=generator,
-    )
     return {
         name: _described(model, group, groups, signals[name], metrics, macs_kept)
         for name, group in groups.prunable.items()

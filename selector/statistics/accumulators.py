@@ -10,7 +10,7 @@ from selector.errors import SelectorError
 from selector.network.groups import Group
 from selector.statistics.gate_fisher import PairSums
 from selector.statistics.reductions import Moments, over_images
-from selector.statistics.statistic import GroupBatch, PointBatch, Statistic
+from selector.statistics.statistic import GroupBatch, PointBatch, Statistic, Where
 
 
 @dataclass
@@ -38,6 +38,12 @@ class PointSums:
     def add_statistic(self, name: str, values: Tensor) -> None:
         """Add a layer's part of a statistic."""
         _accumulate(self.pending_statistics, name, values)
+
+    def adopt(self, other: "PointSums") -> None:
+        """Take over what another source's sums hold of the current batch's forward pass."""
+        self.pending |= other.pending
+        self.pending_statistics |= other.pending_statistics
+        self.pending_positions, self.pending_maps = other.pending_positions, other.pending_maps
 
     def batch(self) -> PointBatch:
         """The current batch, once every layer has added its part."""
@@ -88,6 +94,15 @@ class GroupSums:
             of_batches,
             PairSums.of(group.channels, device) if pairs else None,
         )
+
+    def at(self, where: Where) -> PointSums:
+        """Those of one measuring point."""
+        return self.consumers if where == "consumers" else self.producers
+
+    def adopt(self, other: "GroupSums") -> None:
+        """Take over what another source's sums hold of the current batch's forward pass."""
+        self.consumers.adopt(other.consumers)
+        self.producers.adopt(other.producers)
 
     def finish_batch(self) -> None:
         """Reduce the batch at both points, and what lies across them."""

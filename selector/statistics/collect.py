@@ -16,21 +16,23 @@ from torch import Tensor, nn
 from selector.data.batches import Batches, check_batches
 from selector.data.forward import device_of, evaluating, probe_inputs
 from selector.data.loss import Loss, Objective
-from selector.errors import SelectorError
 from selector.network.copying import uncompiled
 from selector.network.groups import Group
 from selector.network.hooks import without_checkpoints
 from selector.network.layers import weight_of
 from selector.statistics import built_in as built_in
-from selector.statistics.accumulators import GroupSums, PointSums
-from selector.statistics.channel_statistics import MeasuringPoint, PassSummary, Signals
+from selector.statistics.accumulators import GroupSums
+from selector.statistics.assembling import ByLayer, signals_of
+from selector.statistics.channel_statistics import Signals
 from selector.statistics.curvature import flow_gradients, hessian_times
-from selector.statistics.gate_fisher import Pairs
 from selector.statistics.gradient_source import Gradients, gradient_source
-from selector.statistics.hooks import PassState
-from selector.statistics.passes import DataPass, measuring, only_trained
+from selector.statistics.leaves import only_trained
+from selector.statistics.pass_state import PassState
+from selector.statistics.passes import DataPass, SourceSums, measuring
 from selector.statistics.statistic import (
+    PASSES,
     Need,
+    Statistic,
     checked_needs,
     closure,
     first_order_needs,
@@ -38,10 +40,6 @@ from selector.statistics.statistic import (
 )
 from selector.statistics.weights import (
     bare_parameters,
-    consumer_inputs,
-    normalisation_scale,
-    producer_rows,
-    weights_removed,
 )
 
 
@@ -73,127 +71,133 @@ def measure_signals(
         SelectorError: Unusable batches, weights or needs, a loss that is not finite, or one that
             does not depend on a group although a gradient is needed.
     """
+    asked = Asked(first_order_needs() if needs is None else checked_needs(needs), generator)
+    return measure_sources(model, batches, groups, {gradients: asked}, loss=loss)[gradients]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of one source of gradients."""
+
+    needs: frozenset[Need]
+    generator: torch.Generator | None = None
+    """As `measure_signals` takes it."""
+
+    @property
+    def wanted(self) -> frozenset[Need]:
+        """The needs, and all that these need in turn."""
+        return closure(self.needs)
+
+
+def asked_with(needs: Mapping[Gradients, frozenset[Need]], seed: int) -> dict[Gradients, Asked]:
+    """Needs of several sources, each with a generator of the same seed."""
+    return {n: Asked(own, torch.Generator().manual_seed(seed)) for n, own in needs.items()}
+
+
+ALONE: frozenset[Need] = frozenset({"second_order", "hessian", "flow"})
+"""Needs for which a source has a pass of its own."""
+ACTIVATIONS: frozenset[Need] = frozenset({"forward", "pairs"})
+"""Passes that read no gradients of weights; nor do statistics."""
+
+
+def measure_sources(
+    model: nn.Module,
+    batches: Batches,
+    groups: Mapping[str, Group],
+    asked: Mapping[Gradients, Asked],
+    *,
+    loss: Loss | None = None,
+) -> dict[Gradients, dict[str, Signals]]:
+    """`measure_signals` for several sources of gradients, in one forward pass where that can be.
+
+    What calls of layers show is measured for all that ask, and every source has it.
+
+    Args:
+        model: The network; run in evaluation mode.
+        batches: As in `measure_signals`.
+        groups: Group name -> group.
+        asked: Source -> what is asked of it.
+        loss: Mean loss of a batch; cross-entropy by default.
+
+    Returns:
+        Source -> group -> signals.
+
+    Raises:
+        SelectorError: As `measure_signals`.
+    """
     check_batches(batches)
     model = uncompiled(model)
-    wanted = closure(first_order_needs() if needs is None else checked_needs(needs))
-    generator = generator or torch.Generator().manual_seed(0)
-    statistics, objective = statistics_for(wanted), Objective(loss)
-    sums = {
-        name: GroupSums.of(group, device_of(model), statistics, "pairs" in wanted)
-        for name, group in groups.items()
-    }
+    together = len({"backward" in one.wanted for one in asked.values()}) == 1
+    if together and not any(ALONE & one.wanted for one in asked.values()):
+        return _measured(model, batches, groups, asked, loss)
+    apart = [_measured(model, batches, groups, {name: one}, loss) for name, one in asked.items()]
+    return {name: signals for found in apart for name, signals in found.items()}
+
+
+def _measured(
+    model: nn.Module,
+    batches: Batches,
+    groups: Mapping[str, Group],
+    asked: Mapping[Gradients, Asked],
+    loss: Loss | None,
+) -> dict[Gradients, dict[str, Signals]]:
+    """The signals of sources that one forward pass serves."""
+    objective, device = Objective(loss), device_of(model)
+    seeds = {n: one.generator or torch.Generator().manual_seed(0) for n, one in asked.items()}
     producers = list(dict.fromkeys(layer for group in groups.values() for layer in group.producers))
+    sources, statistics = list[SourceSums](), list[tuple[Statistic, ...]]()
+    for name, one in asked.items():
+        own = statistics_for(one.wanted)
+        sums = {
+            name: GroupSums.of(group, device, own, "pairs" in one.wanted)
+            for name, group in groups.items()
+        }
+        source = gradient_source(name, objective, seeds[name].initial_seed())
+        of_weights = bool((one.needs & PASSES.keys()) - ACTIVATIONS)
+        sources.append(SourceSums(source, sums, of_weights))
+        statistics.append(own)
+    needs = frozenset[Need]().union(*(one.wanted for one in asked.values()))
+    first = next(iter(seeds.values()))
     totals = DataPass(
         model,
         {layer: weight_of(model, layer) for layer in producers},
         bare_parameters(model, groups.values()),
         objective,
-        gradient_source(gradients, objective, generator.initial_seed()),
-        sums,
-        PassState(statistics, "backward" in wanted, "second_order" in wanted),
-        signs=torch.Generator().manual_seed(generator.initial_seed()),
+        sources,
+        PassState(statistics, "backward" in needs, "second_order" in needs),
+        signs=torch.Generator().manual_seed(first.initial_seed()),
     )
     trained = [*totals.weights.values(), *totals.passed]
     with measuring(model), evaluating(model), only_trained(model, trained):
-        if "forward" in wanted:
+        if "forward" in needs:
             totals.read(batches, groups)
-        hessian = _hessian(totals, batches) if "hessian" in wanted else {}
+        hessian = _hessian(totals, batches) if "hessian" in needs else {}
         flows: Mapping[str, Tensor] = {}
-        if "flow" in wanted:
+        if "flow" in needs:
             with without_checkpoints():
                 probe = probe_inputs(model, batches, 1)
             flows = flow_gradients(model, probe, producers)
-        found = _ByLayer(totals, hessian, flows)
         return {
-            name: _signals(model, group, sums[name], found, wanted, generator)
-            for name, group in groups.items()
+            name: {
+                group: signals_of(
+                    model,
+                    groups[group],
+                    sums,
+                    ByLayer(totals, source.gradients, hessian, flows),
+                    asked[name].wanted,
+                    seeds[name],
+                )
+                for group, sums in source.sums.items()
+            }
+            for name, source in zip(asked, sources, strict=True)
         }
 
 
 def _hessian(totals: DataPass, batches: Batches) -> dict[str, Tensor]:
     """Hessian times gradient of the mean loss, by producer."""
-    direction = [gradient / totals.images for gradient in totals.gradients.values()]
+    (one,) = totals.sources
+    direction = [gradient / totals.images for gradient in one.gradients.values()]
     weights = list(totals.weights.values())
-    loss = totals.source.again().value
+    loss = one.source.again().value
     found = hessian_times(totals.model, batches, loss, weights, direction)
     return dict(zip(totals.weights, found, strict=True))
-
-
-@dataclass(frozen=True)
-class _ByLayer:
-    """What was found for the producers' weights, by layer."""
-
-    totals: DataPass
-    """Gradients and curvature are sums over images."""
-    hessian: Mapping[str, Tensor]
-    flows: Mapping[str, Tensor]
-
-    @property
-    def images(self) -> int:
-        return max(1, self.totals.images)
-
-    @property
-    def summary(self) -> PassSummary | None:
-        found = self.totals
-        if not found.images:
-            return None
-        return PassSummary(found.loss / found.images, found.outputs, found.images)
-
-    def rows(
-        self, model: nn.Module, group: Group, values: Mapping[str, Tensor], images: int = 1
-    ) -> Tensor | None:
-        """As the rows of a group, or None where it was not asked for."""
-        if not all(layer in values for layer in group.producers):
-            return None
-        return producer_rows(model, group, values.__getitem__) / images
-
-
-def _signals(
-    model: nn.Module,
-    group: Group,
-    sums: GroupSums,
-    found: _ByLayer,
-    wanted: frozenset[Need],
-    generator: torch.Generator,
-) -> Signals:
-    if "backward" in wanted and "taylor" not in sums.consumers.moments:
-        raise SelectorError(
-            f"the loss does not depend on group {group.name!r}, so it has no gradient; "
-            f"name it in ignore, ask for metrics that need no gradient, or use a loss that its "
-            f"outputs reach"
-        )
-    consumers = _point(sums.consumers, found.summary)
-    return Signals(
-        rows=producer_rows(model, group, lambda layer: weight_of(model, layer).detach()),
-        row_gradients=found.rows(model, group, found.totals.gradients, found.images),
-        row_curvatures=found.rows(model, group, found.totals.state.curvature, found.images),
-        hessian_gradients=found.rows(model, group, found.hessian),
-        flows=found.rows(model, group, found.flows),
-        normalisation_scale=normalisation_scale(model, group),
-        consumer_inputs=tuple(consumer_inputs(model, group, consumers)),
-        consumers=consumers,
-        producers=_point(sums.producers, found.summary),
-        weights_removed=weights_removed(model, group),
-        random=torch.rand(group.channels, generator=generator, dtype=torch.float64),
-        run=found.summary,
-        pairs=_pairs(sums, consumers, found.images),
-    )
-
-
-def _pairs(sums: GroupSums, point: MeasuringPoint | None, images: int) -> Mapping[str, Pairs]:
-    if sums.pairs is None or point is None:
-        return {}
-    return sums.pairs.means(
-        images,
-        point["taylor"].sum,
-        point["gradient"].sum,
-        point["value"].sum / point.positions,
-    )
-
-
-def _point(sums: PointSums, summary: PassSummary | None) -> MeasuringPoint | None:
-    if summary is None:
-        return None
-    images = summary.images
-    statistics = {name: (values / images).cpu() for name, values in sums.statistics.items()}
-    return MeasuringPoint(sums.means(images), sums.positions / images, statistics)

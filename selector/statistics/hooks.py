@@ -9,8 +9,7 @@ was counted when the network ran, and only brings its gradient.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,8 @@ from selector.network.groups import Group
 from selector.network.hooks import forward_hooks
 from selector.network.layers import layer_width
 from selector.statistics.accumulators import GroupSums
-from selector.statistics.statistic import LayerCall, Moment, Statistic, Where
+from selector.statistics.pass_state import PassState
+from selector.statistics.statistic import LayerCall, Where
 from selector.statistics.taps import (
     Held,
     Tap,
@@ -31,84 +31,38 @@ from selector.statistics.taps import (
     planes_of,
     weight_curvature,
 )
-
-PassStage = Literal["forward", "loss", "curvature"]
-
-
-@dataclass
-class PassState:
-    """What the hooks must know of the pass and of the current batch."""
-
-    statistics: Sequence[Statistic] = ()
-    """What is measured beyond the moments of quantities."""
-    backward: bool = False
-    second_order: bool = False
-    """Whether a second backward pass, of projected outputs, follows each first one."""
-    stage: PassStage = "forward"
-    """What runs: the network, the backward pass of its loss, or that of its projected outputs."""
-    recomputes: bool = False
-    """Whether layers ran without a gradient in a pass that needs one: reentrant checkpointing runs
-    them again in the backward pass."""
-    copied: set[str] = field(default_factory=set)
-    """Tensors that the network overwrites in place before their gradient comes: copied first."""
-    overwritten: set[str] = field(default_factory=set)
-    """Such tensors found in this batch, whose sums are void: the batch must be read again."""
-    curvature: dict[str, Tensor] = field(default_factory=dict)
-    """Producer -> squared gradients of projected outputs, summed over images, like its weight."""
-    images: int = 0
-    """Of the current batch."""
-    held: list[Held] = field(default_factory=list)
-    """What is kept for gradients that are still to come."""
-    run_again: dict[str, list[Held]] = field(default_factory=dict)
-    """Calls of each measuring point in the first backward pass, in their order."""
-    run_twice: dict[str, int] = field(default_factory=dict)
-    """How many of them the second backward pass has come to."""
-
-    def of(self, moment: Moment, where: Where) -> list[Statistic]:
-        """The statistics of one kind at one measuring point."""
-        return [s for s in self.statistics if s.of == moment and s.where == where]
-
-    @property
-    def maps(self) -> bool:
-        """Whether whole maps are looked at."""
-        return any(statistic.whole_maps for statistic in self.statistics)
-
-    def note_forgotten(self) -> None:
-        """Note tensors that were written over and got no gradient.
-
-        A linear layer's output for tokens is a view, and PyTorch forgets hooks on a view that is
-        changed in place.
-        """
-        forgotten = (held for held in self.held if held.changed() and not held.answered)
-        self.overwritten |= {held.name for held in forgotten} - self.copied
-
-    def finish_batch(self) -> None:
-        """Let go of the batch, whether or not every gradient came: hooks are cycles otherwise."""
-        for held in self.held:
-            held.release()
-        self.held.clear()
-        self.run_again.clear()
-        self.run_twice.clear()
+from selector.typing import Side
 
 
 @contextmanager
 def tapped(
-    model: nn.Module, groups: Mapping[str, Group], sums: Mapping[str, GroupSums], state: PassState
+    model: nn.Module,
+    groups: Mapping[str, Group],
+    sums: Sequence[Mapping[str, GroupSums]],
+    state: PassState,
 ) -> Iterator[None]:
-    """Context in which consumers report their inputs, producers their outputs, and gradients."""
-    inputs: dict[str, list[Tap]] = {}
-    outputs: dict[str, list[Tap]] = {}
+    """Context in which consumers report their inputs, producers their outputs, and gradients.
+
+    What calls give is added to the sums of the first source alone.
+
+    Args:
+        model: The network.
+        groups: Its groups.
+        sums: For each source of gradients, those of every group.
+        state: Of the pass.
+    """
+    points: dict[tuple[str, Side], _Point] = {}
     for name, group in groups.items():
         for part in group.running:
-            layer = model.get_submodule(part.layer)
-            if part.side == "in":
-                tap = Tap.of(part, sums[name].consumers, layer_width(layer, "in"))
-                inputs.setdefault(part.layer, []).append(tap)
-            elif part.side == "out":
-                tap = Tap.of(part, sums[name].producers, layer_width(layer, "out"))
-                outputs.setdefault(part.layer, []).append(tap)
-    before = {layer: _watch_inputs(layer, taps, state) for layer, taps in inputs.items()}
-    after = {layer: _watch_outputs(layer, taps, state) for layer, taps in outputs.items()}
+            if part.side not in ("in", "out"):
+                continue
+            key = part.layer, part.side
+            point = points.setdefault(key, _Point(*key, tuple([] for _ in sums), state))
+            width = layer_width(model.get_submodule(part.layer), part.side)
+            for taps, of_source in zip(point.taps, sums, strict=True):
+                taps.append(Tap.of(part, of_source[name].at(point.where), width))
+    before = {p.layer: _watch_inputs(p) for p in points.values() if p.side == "in"}
+    after = {p.layer: _watch_outputs(p) for p in points.values() if p.side == "out"}
     with forward_hooks(model, before, pre=True), forward_hooks(model, after):
         yield
 
@@ -116,11 +70,7 @@ def tapped(
 Inputs = tuple[Tensor, ...]
 
 
-def _watch_inputs(
-    layer: str, taps: list[Tap], state: PassState
-) -> Callable[[nn.Module, Inputs], Inputs]:
-    point = _Point(layer, "consumers", taps, state)
-
+def _watch_inputs(point: "_Point") -> Callable[[nn.Module, Inputs], Inputs]:
     def pre_hook(module: nn.Module, args: Inputs) -> Inputs:
         # A view of its own for this consumer: its gradient is the flow through this layer alone.
         inputs = args[0].view_as(args[0])
@@ -130,13 +80,9 @@ def _watch_inputs(
     return pre_hook
 
 
-def _watch_outputs(
-    layer: str, taps: list[Tap], state: PassState
-) -> Callable[[nn.Module, Inputs, Tensor], Tensor]:
-    point = _Point(layer, "producers", taps, state)
-
+def _watch_outputs(point: "_Point") -> Callable[[nn.Module, Inputs, Tensor], Tensor]:
     def hook(module: nn.Module, args: Inputs, output: Tensor) -> Tensor:
-        if point.name in state.copied and output._is_view():
+        if point.name in point.state.copied and output._is_view():
             # PyTorch would forget the hooks on a view that is written over.
             output = output.clone()
         point.see(module, output, args[0])
@@ -150,9 +96,15 @@ class _Point:
     """A measuring point in one layer, and the groups whose channels pass through it."""
 
     layer: str
-    where: Where
-    taps: list[Tap]
+    side: Side
+    taps: tuple[list[Tap], ...]
+    """For each source of gradients."""
     state: PassState
+
+    @property
+    def where(self) -> Where:
+        """Of the two measuring points, the one that it is."""
+        return "consumers" if self.side == "in" else "producers"
 
     @property
     def name(self) -> str:
@@ -168,6 +120,7 @@ class _Point:
             self._add_call(held, tensor)
         elif state.recomputes:
             held = self._hold(module, tensor)
+            held.again = True
             self._match(held)
         else:
             return
@@ -186,15 +139,16 @@ class _Point:
         return Held(self.name, module, tensor, maps, version)
 
     def _add_call(self, held: Held, tensor: Tensor) -> None:
-        totals = add_values(self.taps, held)
+        taps = self.taps[0]
+        totals = add_values(taps, held)
         call = LayerCall(held.layer, held.maps, totals)
-        for statistic in self.state.of("call", self.where):
-            add_statistic(statistic, call, self.taps, self.layer)
-        if self.state.of("gradient", self.where):
+        for statistic in self.state.of_calls(self.where):
+            add_statistic(statistic, call, taps, self.layer)
+        if self.state.waits(self.where):
             held.sums = totals
         if self.where == "consumers" and self.state.maps:
             planes = planes_of(held.layer, held.maps, tensor)
-            for tap in self.taps:
+            for tap in taps:
                 tap.sums.pending_maps.append(tap.planes(planes))
 
     def _match(self, held: Held) -> None:
@@ -223,18 +177,20 @@ class _Point:
         return on_gradient
 
     def _add_gradient(self, held: Held, gradient: Tensor) -> None:
-        slopes = maps_of(held.layer, gradient, self.state.images)
-        add_gradient(held, slopes, self.taps, self.where == "producers")
-        for statistic in self.state.of("gradient", self.where):
+        state = self.state
+        taps, slopes = self.taps[state.turn], maps_of(held.layer, gradient, state.images)
+        add_gradient(held, slopes, taps, self.where == "producers")
+        for statistic in state.of_gradients(self.where):
             call = LayerCall(held.layer, held.maps, held.totals(), slopes)
-            add_statistic(statistic, call, self.taps, self.layer)
-        if self.state.second_order:
+            add_statistic(statistic, call, taps, self.layer)
+        if state.second_order:
             held.slopes = slopes
-        else:
+        elif state.last_turn or held.again:
             held.release()
 
     def _add_curvature(self, held: Held, gradient: Tensor) -> None:
-        add_curvature(held, maps_of(held.layer, gradient, self.state.images), self.taps)
+        slopes = maps_of(held.layer, gradient, self.state.images)
+        add_curvature(held, slopes, self.taps[self.state.turn])
         if self.where == "producers":
             found = weight_curvature(held, gradient)
             known = self.state.curvature.get(self.layer)

@@ -1,8 +1,7 @@
 """Batch by batch through the network, forward and backward; only sums are kept of a batch."""
 
 import warnings
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -20,7 +19,22 @@ from selector.network.groups import Group
 from selector.statistics.accumulators import GroupSums
 from selector.statistics.curvature import output_leaves
 from selector.statistics.gradient_source import GradientSource
-from selector.statistics.hooks import PassState, tapped
+from selector.statistics.hooks import tapped
+from selector.statistics.leaves import lowest_leaves, own_gradients
+from selector.statistics.pass_state import PassState
+
+
+@dataclass
+class SourceSums:
+    """What a pass sums up of one source of gradients; and of the forward pass, in the first."""
+
+    source: GradientSource
+    sums: Mapping[str, GroupSums]
+    """Of every group."""
+    of_weights: bool
+    """Whether the weights' gradients are wanted, and not those of activations alone."""
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    """Producer -> gradient of its weight summed over images, float64; empty without."""
 
 
 @dataclass
@@ -34,13 +48,11 @@ class DataPass:
     """Embeddings and other bare tensors of the groups: where they are all that channels come from,
     gradients reach what reads the channels only on their way to these."""
     objective: Objective
-    source: GradientSource
-    sums: Mapping[str, GroupSums]
+    sources: Sequence[SourceSums]
+    """One forward pass serves all; each has a backward pass of its own."""
     state: PassState
     signs: torch.Generator
     """Random signs for the projections of a second backward pass."""
-    gradients: dict[str, Tensor] = field(default_factory=dict)
-    """Producer -> gradient of the loss summed over images, float64; empty without a backward."""
     images: int = 0
     loss: float = 0.0
     """Of outputs and targets, summed over images; NaN without targets."""
@@ -49,20 +61,22 @@ class DataPass:
 
     def read(self, batches: Batches, groups: Mapping[str, Group]) -> None:
         """Read all batches once."""
-        if self.state.backward:
-            self.gradients = {
-                name: torch.zeros_like(weight, dtype=torch.float64)
-                for name, weight in self.weights.items()
-            }
+        for one in self.sources:
+            if self.state.backward and one.of_weights:
+                one.gradients = {
+                    name: torch.zeros_like(weight, dtype=torch.float64)
+                    for name, weight in self.weights.items()
+                }
+        every = [sums for one in self.sources for sums in one.sums.values()]
         with (
-            tapped(self.model, groups, self.sums, self.state),
+            tapped(self.model, groups, [one.sums for one in self.sources], self.state),
             torch.set_grad_enabled(self.state.backward),
         ):
             for number, (inputs, targets) in enumerate(read(self.model, batches)):
                 while not self._batch(inputs, targets, number):
-                    for sums in self.sums.values():
+                    for sums in every:
                         sums.drop_batch()
-                for sums in self.sums.values():
+                for sums in every:
                     sums.finish_batch()
                 self.images += batch_size(inputs, targets)
 
@@ -85,39 +99,50 @@ class DataPass:
         if state.recomputes and not known:
             return False  # Layers ran without a gradient: it has to be asked for otherwise.
         self.outputs = _second_dimension(outputs)
-        loss, value = self._values(outputs, targets, number)
-        if value is not None:
-            state.stage = "loss"
+        first, *others = self.sources
+        for other in others:
+            for name, sums in other.sums.items():
+                sums.adopt(first.sums[name])
+        loss = self._loss(outputs, targets, number)
+        for turn, one in enumerate(self.sources if state.backward else ()):
+            state.stage, state.turn = "loss", turn
             # The sum over images: what flows back is then the gradient of each image's own loss.
-            found = self._differentiate(value * images)
+            value = self._value(one, loss, outputs, targets, number) * images
+            found = self._differentiate(value, one)
             state.note_forgotten()
             if state.overwritten:
                 # A layer like an in-place ReLU wrote over a map before its gradient came.
                 state.copied |= state.overwritten
                 state.overwritten = set()
                 return False
-            for total, gradient in zip(self.gradients.values(), found, strict=True):
-                if gradient is not None:
-                    total.add_(gradient)
+            for name, gradient in found.items():
+                if name in one.gradients and gradient is not None:
+                    one.gradients[name].add_(gradient)
             if state.second_order:
                 state.stage = "curvature"
-                projected = self.source.projected(outputs, targets, self.signs)
-                self._gradients(output_leaves(outputs), projected, keep=False)
-        self.loss += loss * images
+                projected = one.source.projected(outputs, targets, self.signs)
+                self._gradients(output_leaves(outputs), projected, list(self.weights), keep=False)
+        self.loss += images * (float("nan") if loss is None else float(loss.detach()))
         return True
 
-    def _values(self, outputs: object, targets: object, number: int) -> tuple[float, Tensor | None]:
-        """Mean loss of a batch, NaN without targets; and what is differentiated, if anything."""
-        backward, loss = self.state.backward, None
-        if targets is not None or (backward and self.source.is_loss):
-            loss = self.objective.mean(outputs, targets)
-            check_finite(loss.detach(), number)
-        known = float("nan") if loss is None else float(loss.detach())
-        if not backward or self.source.is_loss:
-            return known, loss if backward else None
-        value = self.source.value(outputs, targets, number)
+    def _loss(self, outputs: object, targets: object, number: int) -> Tensor | None:
+        """Mean loss of a batch; None without targets, unless it is differentiated."""
+        differentiated = self.state.backward and any(one.source.is_loss for one in self.sources)
+        if targets is None and not differentiated:
+            return None
+        loss = self.objective.mean(outputs, targets)
+        check_finite(loss.detach(), number)
+        return loss
+
+    def _value(
+        self, one: SourceSums, loss: Tensor | None, outputs: object, targets: object, number: int
+    ) -> Tensor:
+        """What a source differentiates, a mean over the images."""
+        if one.source.is_loss and loss is not None:
+            return loss
+        value = one.source.value(outputs, targets, number)
         check_finite(value.detach(), number)
-        return known, value
+        return value
 
     def _run(self, inputs: object, number: int) -> object:
         with warnings.catch_warnings():
@@ -127,28 +152,38 @@ class DataPass:
                 self.model, _differentiable(inputs) if self.state.recomputes else inputs, number
             )
 
-    def _differentiate(self, value: Tensor) -> Sequence[Tensor | None]:
+    def _differentiate(self, value: Tensor, one: SourceSums) -> dict[str, Tensor | None]:
+        """Gradients of the producers' weights, of all of them or of those that suffice."""
         if not value.requires_grad:
             raise SelectorError(
                 "the loss does not depend on the network's weights, so no gradient exists; check "
                 "that loss(outputs, targets) uses the outputs and does not detach them, and that "
                 "the network's forward does not run under torch.no_grad or torch.inference_mode"
             )
-        return self._gradients([value], None, keep=self.state.second_order)
+        names = list(self.weights)
+        if not (one.of_weights or self.state.recomputes):
+            lowest = lowest_leaves(value, [*self.weights.values(), *self.passed])
+            names = [name for name, weight in self.weights.items() if id(weight) in lowest]
+        keep = self.state.second_order or not self.state.last_turn
+        return self._gradients([value], None, names, keep=keep)
 
     def _gradients(
-        self, values: Sequence[Tensor], seeds: Sequence[Tensor] | None, keep: bool
-    ) -> Sequence[Tensor | None]:
-        """Gradients of the producers' weights; the caller's .grad fields stay as they are."""
-        weights = list(self.weights.values())
+        self,
+        values: Sequence[Tensor],
+        seeds: Sequence[Tensor] | None,
+        names: Sequence[str],
+        keep: bool,
+    ) -> dict[str, Tensor | None]:
+        """Gradients of some producers' weights; the caller's .grad fields stay as they are."""
+        weights = [self.weights[name] for name in names]
         every = [*weights, *self.passed]
         if not self.state.recomputes:
             found = torch.autograd.grad(values, every, seeds, allow_unused=True, retain_graph=keep)
-            return found[: len(weights)]
+            return dict(zip(names, found, strict=False))
         # Reentrant checkpointing allows nothing but .backward().
         with own_gradients(every):
             torch.autograd.backward(values, seeds, retain_graph=keep)
-            return [weight.grad for weight in weights]
+            return {name: weight.grad for name, weight in zip(names, weights, strict=True)}
 
 
 def _differentiable(inputs: object) -> object:
@@ -184,36 +219,3 @@ def measuring(model: nn.Module) -> Iterator[None]:
     check_usable(model)
     with torch.inference_mode(False), torch.enable_grad(), exact_arithmetic(model):
         yield
-
-
-@contextmanager
-def own_gradients(weights: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Context in which .grad is empty and the caller's hooks on it do not run; both come back."""
-    name = "_post_accumulate_grad_hooks"
-    known = [(weight, weight.grad, getattr(weight, name, None)) for weight in weights]
-    try:
-        for weight, _, hooks in known:
-            weight.grad = None
-            if hooks:
-                # An optimizer that steps in the backward pass, say. Setting None removes nothing.
-                setattr(weight, name, OrderedDict())
-        yield
-    finally:
-        for weight, gradient, hooks in known:
-            weight.grad = gradient
-            if hooks:
-                setattr(weight, name, hooks)
-
-
-@contextmanager
-def only_trained(model: nn.Module, weights: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Context in which exactly these parameters take a gradient: nothing else is computed."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        model.requires_grad_(False)
-        for weight in weights:
-            weight.requires_grad_(True)
-        yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)

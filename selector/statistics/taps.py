@@ -87,6 +87,8 @@ class Held:
     """What a producer was called with; for curvatures of weights only."""
     slopes: Tensor | None = None
     """Gradients of the images' losses, kept for the second backward pass only."""
+    again: bool = False
+    """Whether the call was made in a backward pass, and so brings the gradient of that alone."""
     answered: bool = False
     """Whether its gradient has come."""
 

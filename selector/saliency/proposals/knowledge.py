@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -16,10 +16,9 @@ from selector.network.groups import Group
 from selector.saliency.proposals.registry import PROPOSALS, Orders, Proposal
 from selector.saliency.proposals.set_errors import NEEDS, SetErrors
 from selector.statistics.channel_statistics import Signals
-from selector.statistics.collect import measure_signals
-from selector.statistics.gate_fisher import Pairs
+from selector.statistics.collect import asked_with, measure_sources
 from selector.statistics.gradient_source import Gradients, softened
-from selector.statistics.statistic import PAIRS, Need, closure
+from selector.statistics.statistic import Need, closure
 from selector.typing import Channels, Matrix
 
 
@@ -118,68 +117,71 @@ def source_of(proposal: Proposal) -> Gradients:
     return proposal.gradients if "backward" in closure(proposal.needs) else "softened"
 
 
+def needs_of_sets(
+    model: nn.Module, calibration: Calibration, proposals: Sequence[Proposal]
+) -> dict[Gradients, frozenset[Need]]:
+    """What must be measured so that proposals can be asked and any set priced, for each source.
+
+    Gradients of the softened outputs, and those of the loss where a proposal reads them. Where the
+    loss is the caller's own, or outputs are no logits, there is nothing to soften: gradients of the
+    loss stand for all.
+
+    Raises:
+        SelectorError: The network does not run on the images.
+    """
+    softens = calibration.loss is None and gives_logits(model, calibration)
+    label_free: Gradients = "softened" if softens else "labels"
+    needs: dict[Gradients, frozenset[Need]] = {label_free: frozenset(NEEDS)}
+    for one in proposals:
+        source = label_free if source_of(one) == "softened" else "labels"
+        needs[source] = needs.get(source, frozenset()) | one.needs
+    return needs
+
+
 def measure_sets(
     model: nn.Module,
     calibration: Calibration,
     groups: Mapping[str, Group],
     proposals: Sequence[Proposal],
     *,
-    pairs: Mapping[str, Mapping[str, Pairs]] | None = None,
     seed: int = 0,
 ) -> dict[str, MeasuredSets]:
-    """What some proposals say of every group, and what any set costs.
-
-    One pass, forward and backward, with gradients of the softened outputs; one more where a
-    proposal reads those of the loss. Where the loss is the caller's own, or outputs are no logits,
-    there is nothing to soften: gradients of the loss stand for all.
+    """What some proposals say of every group, and what any set costs: from one forward pass.
 
     Args:
         model: The network; left as found.
         calibration: The images.
         groups: Its groups.
         proposals: Those that are asked.
-        pairs: Group -> what every two channels do to the loss, where a pass has measured that:
-            proposals that read nothing else of the loss then ask for no pass of their own.
         seed: Of the labels that softened outputs draw.
 
     Raises:
         SelectorError: As `measure_signals`.
     """
-    softens = calibration.loss is None and gives_logits(model, calibration)
-    label_free: Gradients = "softened" if softens else "labels"
-    needs: dict[Gradients, set[Need]] = {label_free: set(NEEDS)}
-    for one in proposals:
-        source = source_of(one)
-        if source == "softened":
-            needs[label_free].update(one.needs)
-        elif pairs is None or not one.needs <= PAIRS:
-            needs.setdefault(source, set()).update(one.needs)
-    measured: dict[Gradients, dict[str, Signals]] = {
-        source: measure_signals(
-            model,
-            calibration,
-            groups,
-            needs=sorted(wanted),
-            loss=calibration.loss,
-            gradients=source,
-            generator=torch.Generator().manual_seed(seed),
-        )
-        for source, wanted in needs.items()
-    }
-    measured.setdefault("softened", measured[label_free])
-    if "labels" not in measured and pairs is not None:
-        known = measured["softened"]
-        measured["labels"] = {n: replace(s, pairs=pairs[n]) for n, s in known.items()}
-    by_group = {n: {source: of[n] for source, of in measured.items()} for n in groups}
-    return known_sets(by_group, proposals)
+    needs = needs_of_sets(model, calibration, proposals)
+    measured = measure_sources(
+        model, calibration, groups, asked_with(needs, seed), loss=calibration.loss
+    )
+    return known_sets(measured, proposals)
 
 
 def known_sets(
-    groups: Mapping[str, Mapping[Gradients, Signals]], proposals: Sequence[Proposal]
+    measured: Mapping[Gradients, Mapping[str, Signals]], proposals: Sequence[Proposal]
 ) -> dict[str, MeasuredSets]:
-    """What is known of the sets of groups that were measured: group -> source -> signals."""
-    orders = SharedOrders(groups)
-    return {name: MeasuredSets(name, own, proposals, orders) for name, own in groups.items()}
+    """What is known of the sets of groups that were measured.
+
+    Args:
+        measured: Source -> group -> signals; those of the loss stand for softened ones that are
+            not there.
+        proposals: Those that are asked.
+    """
+    sources = {"softened": measured.get("softened", measured.get("labels", {})), **measured}
+    by_group: dict[str, dict[Gradients, Signals]] = {
+        name: {source: of_groups[name] for source, of_groups in sources.items()}
+        for name in sources["softened"]
+    }
+    orders = SharedOrders(by_group)
+    return {name: MeasuredSets(name, own, proposals, orders) for name, own in by_group.items()}
 
 
 def gives_logits(model: nn.Module, calibration: Calibration) -> bool:

@@ -9,24 +9,33 @@ from torch import nn
 from selector.data.calibration import Calibration
 from selector.errors import SelectorError
 from selector.network.tracing import find_groups
+from selector.planning.description import describe_network
 from selector.saliency.proposals.knowledge import gives_logits, measure_sets, set_proposals
 from selector.saliency.proposals.registry import PROPOSALS
+from selector.saliency.registry import METRICS, first_order_metrics
 from selector.statistics.collect import measure_signals
 from tests.networks import data, small
 
 
-def test_known_pairs_take_the_place_of_a_pass_over_the_labels() -> None:
+def test_sets_measured_with_the_description_are_those_measured_alone() -> None:
     model, batches = small("residual", 6, norm=True), data(32, 8)
-    calibration, groups = Calibration(batches), find_groups(model, batches[0][0]).prunable
-    known = measure_signals(model, batches, groups, needs=("forward", "pairs"))
-    alone = measure_sets(model, calibration, groups, set_proposals())
-    pairs = {name: signals.pairs for name, signals in known.items()}
-    told = measure_sets(model, calibration, groups, set_proposals(), pairs=pairs)
-    for name, group in groups.items():
+    calibration, groups = Calibration(batches), find_groups(model, batches[0][0])
+    metrics = [METRICS[name] for name in first_order_metrics()]
+    alone = measure_sets(model, calibration, groups.prunable, set_proposals())
+    views = describe_network(model, groups, calibration, metrics, macs_kept=1.0)
+    both = describe_network(model, groups, calibration, metrics, set_proposals(), macs_kept=1.0)
+    for name, group in groups.prunable.items():
+        assert views[name].facts == both[name].facts
+        for metric, scores in views[name].scores.items():
+            assert both[name].scores[metric] == pytest.approx(scores, rel=1e-9, abs=1e-12)
+        sets = both[name].sets
+        assert sets is not None
         for count in range(1, group.channels):
-            assert told[name].proposed(count) == alone[name].proposed(count)
+            proposed = alone[name].proposed(count)
+            assert sets.proposed(count) == proposed
+            assert sets.errors(proposed) == pytest.approx(alone[name].errors(proposed), rel=1e-9)
         # And both proposals of the loss and of the softened outputs are among them.
-        assert {PROPOSALS[p].gradients for p in alone[name].proposed(1)} == {"labels", "softened"}
+        assert {PROPOSALS[p].gradients for p in proposed} == {"labels", "softened"}
 
 
 def test_orders_made_for_all_groups_are_those_that_each_proposal_gives() -> None:

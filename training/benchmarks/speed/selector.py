@@ -61,19 +61,15 @@ def run(selector: Path | None = None, repeats: int = REPEATS) -> None:
     pass_seconds = time.process_time() - begin
     begin = time.process_time()
     sets = measure_sets(
-        model,
-        Calibration(batches),
-        groups.prunable,
-        set_proposals(learnt.set_arms),
-        pairs={name: one.view.pairs for name, one in single.items()},
+        model, Calibration(batches), groups.prunable, set_proposals(learnt.set_arms)
     )
     set_seconds = time.process_time() - begin
 
     def decisions() -> list[Decision]:
         # Of their own, since views and signals keep what is derived of them.
         measured = {
-            name: {source: replace(one, memo={}) for source, one in of_group.signals.items()}
-            for name, of_group in sets.items()
+            source: {n: replace(of.signals[source], memo={}) for n, of in sets.items()}
+            for source in next(iter(sets.values())).signals
         }
         known = known_sets(measured, set_proposals(learnt.set_arms))
         views = [replace(one.view, sets=known[name]) for name, one in single.items()]
