@@ -117,7 +117,7 @@ def test_the_state_of_another_pruning_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("criterion", "repair", "per_round", "once"),
-    [("l1", False, 2, 1), ("taylor", False, 3, 1), ("selector", False, 4, 2), ("l1", True, 2, 1)],
+    [("l1", False, 2, 1), ("taylor", False, 3, 1), ("selector", False, 3, 2), ("l1", True, 2, 1)],
 )
 def test_passes_over_the_data_are_those_that_the_docstring_states(
     criterion: str, repair: bool, per_round: int, once: int
