@@ -16,7 +16,8 @@ from selector.cli.outputs import remarks_from
 from selector.data.batches import Batches
 from selector.learning.artefact import shipped_file
 from selector.network.checkpoint import load_tensors, read_tensors
-from selector.pruning.method_comparison import MethodComparison, compare_methods
+from selector.pruning.method_comparison import compare_methods
+from selector.pruning.method_table import MethodComparison
 from selector.pruning.prune import prune
 
 KEEP_MACS = 0.5

@@ -62,6 +62,14 @@ class Expected:
         )
 
     @property
+    def drop(self) -> tuple[float, float, float] | None:
+        """Accuracy that is expected to go, and the least and the most of it; None where unknown."""
+        if self.accuracy is None or self.accuracy_after is None or self.accuracy_interval is None:
+            return None
+        worst, best = self.accuracy_interval
+        return self.accuracy - self.accuracy_after, self.accuracy - best, self.accuracy - worst
+
+    @property
     def alarming(self) -> bool:
         """Whether a tenth of the accuracy is expected to go, or the loss to double and more."""
         if self.accuracy is not None and self.accuracy_after is not None:

@@ -89,3 +89,15 @@ def test_figures_draw_what_was_measured(shown: dict[str, object]) -> None:
     assert heat.get_array().shape == (len(shown["sensitivity"].groups), 2)  # type: ignore[attr-defined]
     bars = shown["comparison"].plot().axes[0].containers[0]  # type: ignore[attr-defined]
     assert len(bars) == 3
+
+
+def test_comparisons_say_what_was_expected_of_the_selector_alone() -> None:
+    model, batches = small("plain", 8, norm=True), data(64, 16)
+    found = compare_methods(model, batches, methods=["l1", "selector"], keep_macs=0.6, rounds=2)
+    _, plain, chosen = found.rows
+    assert plain.expected_drop is None
+    assert chosen.expected_drop is not None
+    drop, least, most = chosen.expected_drop
+    assert least <= drop <= most
+    line = next(line for line in str(found).splitlines() if "selector" in line)
+    assert f"{100 * drop:.1f} ({100 * least:.1f} to {100 * most:.1f})" in line
