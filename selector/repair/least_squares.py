@@ -4,7 +4,9 @@ The regression is on *residuals*, what the present weights leave of the target, 
 towards the present weights, and a layer that fits already stays as it is to the last digits.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -101,6 +103,14 @@ class NormalEquations:
         total = self.target_squares - self.targets.square() / self.count
         return max(0.0, float(total.sum()))
 
+    def solver(self, *, intercept: bool) -> "Solver":
+        """These equations made ready for several ridges."""
+        return Solver(self, intercept=intercept)
+
+    def judge(self) -> Callable[["WeightStep"], float]:
+        """`error` for several steps: what all of them need is made once."""
+        return partial(self.error, gram=self.gram)
+
     def error(self, step: "WeightStep", gram: Tensor | None = None) -> float:
         """Sum of the squares that are left when weights and bias change by this.
 
@@ -130,30 +140,6 @@ class WeightStep:
     """In units of the mean diagonal; None where the weights stay."""
 
 
-def unchanged(equations: NormalEquations) -> WeightStep:
-    """The present weights and bias."""
-    return WeightStep(None, torch.zeros_like(equations.residuals))
-
-
-def shifted(equations: NormalEquations) -> WeightStep:
-    """The present weights with the best bias."""
-    return WeightStep(None, equations.residuals / max(1, equations.count))
-
-
-def ridge_step(equations: NormalEquations, ridge: float, *, intercept: bool) -> WeightStep | None:
-    """The change of least squares, pulled towards no change.
-
-    Args:
-        equations: At least one.
-        ridge: In units of the mean diagonal of what is inverted.
-        intercept: Whether the outputs' means are free (a bias, or a BatchNorm behind).
-
-    Returns:
-        None where all inputs are constant. The ridge is raised tenfold while Cholesky fails.
-    """
-    return Solver(equations, intercept=intercept).step(ridge)
-
-
 class Solver:
     """Equations made ready for several ridges."""
 
@@ -170,7 +156,14 @@ class Solver:
         self._equations, self._intercept = equations, intercept
 
     def step(self, ridge: float) -> WeightStep | None:
-        """The change for one ridge, as `ridge_step` says."""
+        """The change of least squares, pulled towards no change.
+
+        Args:
+            ridge: In units of the mean diagonal of what is inverted.
+
+        Returns:
+            None where all inputs are constant. The ridge is raised tenfold while Cholesky fails.
+        """
         for _ in range(0 if self._constant else 12):
             loaded = self._gram.clone()
             loaded.diagonal(dim1=1, dim2=2).add_(ridge * self._scale.unsqueeze(1))

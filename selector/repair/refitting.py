@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from selector.errors import SelectorError
 from selector.network.layers import CONVOLUTION, channel_dimension, weight_blocks
+from selector.repair.few_equations import FewEquations
 from selector.repair.least_squares import NormalEquations, WeightStep
 from selector.repair.own_forwards import plain_reading
 from selector.repair.patches import (
@@ -19,6 +21,7 @@ from selector.repair.patches import (
     set_weight_matrices,
     weight_matrices,
 )
+from selector.repair.ridge_choice import LayerEquations
 from selector.repair.walk import Visit
 
 LEAST, PLENTY = 10, 200
@@ -34,8 +37,8 @@ class NotRowsError(Exception):
 class Equations:
     """Of the images that are fitted to, and of those held out."""
 
-    fitting: NormalEquations
-    held_out: NormalEquations
+    fitting: LayerEquations
+    held_out: LayerEquations
     origin: Tensor
     """Subtracted from the inputs, (groups, inputs): small sums keep their digits."""
 
@@ -95,22 +98,27 @@ def gather(
     matrices = weight_matrices(layer)
     groups, outputs, inputs = matrices.shape
     device = matrices.device
-    fitting, held_out = (NormalEquations.empty(groups, inputs, outputs, device) for _ in range(2))
+    parts: list[NormalEquations | FewEquations] = [FewEquations(), FewEquations()]
     origin: Tensor | None = None
     count = sampling.positions_for(unknowns_of(layer, intercept=True))
     for visit in visits:
         rows = _rows(layer, kept.to(device), visit, sampling, count)
         if origin is None:
             origin = rows.of_first_image.mean(1) * intercept
+            to_come = rows.inputs.shape[1] * len(sampling.held_out) / (visit.stop - visit.start)
+            if to_come >= inputs:
+                empty = partial(NormalEquations.empty, groups, inputs, outputs, device)
+                parts = [empty(), empty()]
         if intercept:
             rows.inputs.sub_(origin.unsqueeze(1))
         residuals = rows.targets - _present_outputs(layer, matrices, rows.inputs, origin)
-        for equations, part in ((fitting, rows.fitting), (held_out, rows.held_out)):
+        for equations, part in zip(parts, (rows.fitting, rows.held_out), strict=True):
             equations.add(rows.inputs[:, part], residuals[:, part], rows.targets[:, part])
-        if not (fitting.is_finite() and held_out.is_finite()):
+        if not all(equations.is_finite() for equations in parts):
             raise not_finite(name)
     if origin is None:
         origin = matrices.new_zeros(groups, inputs)
+    fitting, held_out = parts
     return Equations(fitting, held_out, origin.double())
 
 

@@ -1,15 +1,13 @@
 """How strongly a refit is pulled towards the present weights: chosen on held-out images."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, Self
 
-from selector.repair.least_squares import (
-    NormalEquations,
-    Solver,
-    WeightStep,
-    ridge_step,
-    shifted,
-    unchanged,
-)
+import torch
+from torch import Tensor
+
+from selector.repair.least_squares import WeightStep
 
 RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """In units of the mean diagonal of the inputs' (co)variance."""
@@ -17,6 +15,50 @@ FIRST = 2
 """The search starts at this one and goes on in the direction that helps."""
 LEAST_GAIN = 1e-6
 """Share of the target's variance below which a difference between errors is rounding."""
+
+
+class Solving(Protocol):
+    """Equations made ready for several ridges."""
+
+    def step(self, ridge: float) -> WeightStep | None:
+        """The change for one ridge; None where all inputs are constant."""
+
+
+class LayerEquations(Protocol):
+    """A layer's equations: as sums (`least_squares.py`), or as they are (`few_equations.py`)."""
+
+    @property
+    def count(self) -> int:
+        """Equations."""
+
+    @property
+    def residuals(self) -> Tensor:
+        """Sum of the residuals, shape (groups, outputs)."""
+
+    def __add__(self, other: Self) -> Self:
+        """All equations of both."""
+
+    def target_variance(self) -> float:
+        """Sum of the targets' squared distances from their means."""
+
+    def error(self, step: WeightStep) -> float:
+        """Sum of the squares that are left after a step."""
+
+    def judge(self) -> Callable[[WeightStep], float]:
+        """`error` for several steps."""
+
+    def solver(self, *, intercept: bool) -> Solving:
+        """Made ready for several ridges."""
+
+
+def unchanged(equations: LayerEquations) -> WeightStep:
+    """The present weights and bias."""
+    return WeightStep(None, torch.zeros_like(equations.residuals))
+
+
+def shifted(equations: LayerEquations) -> WeightStep:
+    """The present weights with the best bias."""
+    return WeightStep(None, equations.residuals / max(1, equations.count))
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +73,7 @@ class RidgeChoice:
 
 
 def choose_step(
-    fitting: NormalEquations, held_out: NormalEquations, *, bias: bool, absorbed: bool
+    fitting: LayerEquations, held_out: LayerEquations, *, bias: bool, absorbed: bool
 ) -> RidgeChoice:
     """Choose the ridge, or the present weights, by the held-out images; then fit to all of them.
 
@@ -56,7 +98,8 @@ def choose_step(
         if step is not None and error < lowest - threshold:
             best, lowest = step, error
     if best.ridge is not None:
-        best = ridge_step(fitting + held_out, best.ridge, intercept=intercept) or best
+        every = (fitting + held_out).solver(intercept=intercept)
+        best = every.step(best.ridge) or best
     elif bool(best.shift.any()):
         best = shifted(fitting + held_out)
     share = 1 / variance if variance > 0 else 0.0
@@ -64,17 +107,17 @@ def choose_step(
 
 
 def _descend(
-    fitting: NormalEquations, held_out: NormalEquations, *, intercept: bool, rounding: float
+    fitting: LayerEquations, held_out: LayerEquations, *, intercept: bool, rounding: float
 ) -> tuple[WeightStep | None, float]:
     """The ridge of least held-out error, found by walking along the ladder from its middle.
 
     Where the fit is all but exact, errors are rounding, and a weaker ridge leaves less of its own.
     """
-    solver, gram = Solver(fitting, intercept=intercept), held_out.gram
+    solver, error_of = fitting.solver(intercept=intercept), held_out.judge()
 
     def tried(place: int) -> tuple[WeightStep | None, float]:
         step = solver.step(RIDGES[place])
-        return step, float("inf") if step is None else held_out.error(step, gram)
+        return step, float("inf") if step is None else error_of(step)
 
     best, lowest = tried(FIRST)
     for places in (range(FIRST - 1, -1, -1), range(FIRST + 1, len(RIDGES))):

@@ -18,7 +18,8 @@ from selector.errors import SelectorError
 from selector.network.surgery import Cut, apply_cuts, cuts_of
 from selector.network.tracing import find_groups
 from selector.repair.correspondence import kept_after_history
-from selector.repair.least_squares import ridge_step
+from selector.repair.few_equations import FewEquations
+from selector.repair.least_squares import NormalEquations
 from selector.repair.patches import set_weight_matrices, weight_matrices
 from selector.repair.reconstruction import Repair, reconstruct, reconstruct_in_place
 from selector.repair.refitting import Sampling, apply_step, gather
@@ -262,7 +263,7 @@ def test_the_fit_is_that_of_explicit_equations(kind: str) -> None:
         found = gather("layer", layer, torch.arange(width), visits, sampling, intercept=intercept)
     assert found.count == targets.numel() // width
     both = found.fitting + found.held_out
-    step = ridge_step(both, 1e-12, intercept=intercept)
+    step = both.solver(intercept=intercept).step(1e-12)
     assert step is not None
     apply_step(layer, step, found.origin)
     for parameter, value in zip(layer.parameters(), expected, strict=True):
@@ -292,7 +293,26 @@ def test_sampled_positions_are_those_of_the_image() -> None:
         parts = [Visit(i, i + 1, 0, x[i : i + 1], x[i : i + 1], y[i : i + 1]) for i in range(12)]
         split = gather("a", layer, torch.arange(4), parts, sampling, intercept=True)
     assert whole.fitting.count == split.fitting.count == 9 * max(5, -(-10 * 28 // 12))
-    assert torch.allclose(whole.fitting.gram, split.fitting.gram, atol=1e-3)
+    one, other = whole.fitting, split.fitting
+    assert isinstance(one, NormalEquations)
+    assert isinstance(other, NormalEquations)
+    assert torch.allclose(one.gram, other.gram, atol=1e-3)
+
+
+@pytest.mark.parametrize(("inputs", "kind"), [(50, FewEquations), (5, NormalEquations)])
+def test_equations_are_kept_as_rows_where_they_are_few(inputs: int, kind: type) -> None:
+    layer, x = nn.Linear(inputs, 3), torch.randn(20, inputs)
+    sampling = Sampling(torch.arange(20) < 4, 1, 0)
+    with torch.no_grad():
+        y = torch.randn(20, 3)
+        visits = [
+            Visit(0, 12, 0, x[:12], x[:12], y[:12]),
+            Visit(12, 20, 0, x[12:], x[12:], y[12:]),
+        ]
+        found = gather("a", layer, torch.arange(3), visits, sampling, intercept=True)
+    assert isinstance(found.fitting, kind)
+    assert isinstance(found.held_out, kind)
+    assert (found.fitting.count, found.held_out.count) == (16, 4)
 
 
 class Twice(nn.Module):
