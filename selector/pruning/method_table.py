@@ -16,7 +16,7 @@ COLUMNS = (
     "not repaired",
     "repaired",
     "loss",
-    "expected drop",
+    "expected drop, points",
     "MACs",
     "oracle images",
     "time, s",
@@ -122,4 +122,4 @@ def _drop(expected: tuple[float, float, float] | None) -> str:
     if expected is None:
         return "-"
     drop, least, most = (100 * share for share in expected)
-    return f"{drop:.1f} ({least:.1f} to {most:.1f})"
+    return f"{drop:.0f} ({least:.0f} to {most:.0f})"

@@ -100,4 +100,4 @@ def test_comparisons_say_what_was_expected_of_the_selector_alone() -> None:
     drop, least, most = chosen.expected_drop
     assert least <= drop <= most
     line = next(line for line in str(found).splitlines() if "selector" in line)
-    assert f"{100 * drop:.1f} ({100 * least:.1f} to {100 * most:.1f})" in line
+    assert f"{100 * drop:.0f} ({100 * least:.0f} to {100 * most:.0f})" in line
