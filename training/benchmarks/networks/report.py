@@ -17,7 +17,6 @@ from training.benchmarks.networks.methods import (
     MYOPIC,
     PORTFOLIO,
     RANDOM,
-    RANK_MEAN,
     RECONSTRUCTING,
     SELECTOR,
     VERIFY3,
@@ -54,16 +53,15 @@ PLOTTED = (RANDOM, always("l1"), always("reconstruction"), BEST_RIVAL, RECONSTRU
 HEADLINE = (
     VERIFY3,
     SELECTOR,
-    always("reconstruction"),
+    "torch-pruning l1 global",
+    "torch-pruning taylor global",
     "reconstruction, the selector's shares",
     "rank_mean, the selector's shares",
     RECONSTRUCTING,
     BEST_RIVAL,
     MYOPIC,
     PORTFOLIO,
-    "selector, even",
     BEST_SINGLE,
-    RANK_MEAN,
     SBS,
     always("l1"),
     RANDOM,
@@ -164,6 +162,7 @@ GAINS = {
     "selector_over_reconstruction_fisher_points": "The selector over `reconstruction_fisher` with "
     "even widths",
     "selector_over_l1_points": "The selector over L1 with even widths",
+    "selector_over_torch_pruning_l1_points": "The selector over Torch-Pruning's global L1 pruner",
     "selector_over_reconstructing_rival_points": "The selector over the lasso and least squares "
     "(arXiv 1707.06168)",
 }

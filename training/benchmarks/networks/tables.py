@@ -77,6 +77,7 @@ DIFFERENCES = (
     ),
     (SELECTOR, always("reconstruction_fisher"), "selector_over_reconstruction_fisher_points"),
     (SELECTOR, always("l1"), "selector_over_l1_points"),
+    (SELECTOR, "torch-pruning l1 global", "selector_over_torch_pruning_l1_points"),
     (SELECTOR, always("reconstruction"), "selector_over_reconstruction_points"),
     (SELECTOR, RECONSTRUCTING, "selector_over_reconstructing_rival_points"),
 )
