@@ -109,16 +109,13 @@ def _measured(
 
     def measuring(name: str) -> Hook:
         def measure(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-            values = args[0]
+            moments = _PooledMoments.of(args[0])
+            alone = moments.count < 2
             # Of one value there is no variance: the layer goes by the statistics that it has.
-            alone = values.numel() // max(1, values.shape[1]) < 2
             layer.running_mean, layer.running_var = kept[name] if alone else (None, None)  # type: ignore[assignment]
-            if alone:
-                return
-            moments = _PooledMoments.of(values)
-            if name in found:
+            if not alone and name in found:
                 found[name].add(moments)
-            else:
+            elif not alone:
                 found[name] = moments
 
         return measure

@@ -55,7 +55,7 @@ class FewEquations:
         return self._joined(self.left).sum(1)
 
     def is_finite(self) -> bool:
-        """Whether every input and residual was a number."""
+        """Whether every input and residual that was added last was a number."""
         every = (*self.rows[-1:], *self.left[-1:], *self.wanted[-1:])
         return all(bool(torch.isfinite(part.sum(dtype=torch.float64))) for part in every)
 

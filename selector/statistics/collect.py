@@ -38,9 +38,7 @@ from selector.statistics.statistic import (
     first_order_needs,
     statistics_for,
 )
-from selector.statistics.weights import (
-    bare_parameters,
-)
+from selector.statistics.weights import bare_parameters
 
 
 def measure_signals(
@@ -149,8 +147,8 @@ def _measured(
     for name, one in asked.items():
         own = statistics_for(one.wanted)
         sums = {
-            name: GroupSums.of(group, device, own, "pairs" in one.wanted)
-            for name, group in groups.items()
+            group: GroupSums.of(groups[group], device, own, "pairs" in one.wanted)
+            for group in groups
         }
         source = gradient_source(name, objective, seeds[name].initial_seed())
         of_weights = bool((one.needs & PASSES.keys()) - ACTIVATIONS)
@@ -177,20 +175,14 @@ def _measured(
             with without_checkpoints():
                 probe = probe_inputs(model, batches, 1)
             flows = flow_gradients(model, probe, producers)
-        return {
-            name: {
-                group: signals_of(
-                    model,
-                    groups[group],
-                    sums,
-                    ByLayer(totals, source.gradients, hessian, flows),
-                    asked[name].wanted,
-                    seeds[name],
-                )
-                for group, sums in source.sums.items()
+        signals: dict[Gradients, dict[str, Signals]] = {}
+        for (name, one), summed in zip(asked.items(), sources, strict=True):
+            found = ByLayer(totals, summed.gradients, hessian, flows)
+            signals[name] = {
+                group: signals_of(model, groups[group], sums, found, one.wanted, seeds[name])
+                for group, sums in summed.sums.items()
             }
-            for name, source in zip(asked, sources, strict=True)
-        }
+        return signals
 
 
 def _hessian(totals: DataPass, batches: Batches) -> dict[str, Tensor]:

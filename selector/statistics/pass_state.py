@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from torch import Tensor
@@ -43,7 +44,7 @@ class PassState:
     run_twice: dict[str, int] = field(default_factory=dict)
     """How many of them the second backward pass has come to."""
 
-    @property
+    @cached_property
     def every(self) -> list[Statistic]:
         """The statistics of all sources, each once."""
         return list(dict.fromkeys(s for of_source in self.statistics for s in of_source))

@@ -19,8 +19,9 @@ from selector.planning.choose import choose
 from selector.pruning.prune import prune
 from selector.saliency.proposals.registry import PROPOSALS
 from selector.saliency.scoring import lowest, score_signals
-from selector.statistics.channel_statistics import Signals
-from selector.statistics.collect import measure_signals
+from selector.statistics.collect import asked_with, measure_sources
+from selector.statistics.gradient_source import Gradients
+from selector.statistics.statistic import Need
 from selector.typing import Channels
 from training.reporting.accuracy import Images, laid_out
 from training.zoo.shared_third_party import load_third_party, third_party_batches
@@ -107,16 +108,13 @@ class Proposer:
 
     def __init__(self, model: nn.Module, images: Images, groups: Mapping[str, Group]) -> None:
         needs = {need for name in SETS for need in PROPOSALS[name].needs} | {"backward"}
-        labels = measure_signals(model, images, groups, needs=sorted(needs))
-        softened = measure_signals(
-            model, images, groups, needs=sorted(needs - {"pairs"}), gradients="softened"
-        )
-        self._signals: Mapping[str, Mapping[str, Signals]] = {
-            "labels": labels,
-            "softened": softened,
+        of_each: dict[Gradients, frozenset[Need]] = {
+            "labels": frozenset(needs),
+            "softened": frozenset(needs - {"pairs"}),
         }
+        self._signals = measure_sources(model, images, groups, asked_with(of_each, 0))
         rankings = [name for name in RANKINGS if name not in PROPOSALS]
-        self._scores = score_signals(labels, rankings)
+        self._scores = score_signals(self._signals["labels"], rankings)
 
     def sets(self, group: Group, count: int) -> dict[str, Channels]:
         """Arm -> the channels that it would remove."""
