@@ -12,7 +12,7 @@ from selector.network.tracing import find_groups
 from selector.saliency.proposals import set_errors
 from selector.saliency.proposals.covariance import View, views_of
 from selector.saliency.proposals.registry import PROPOSALS
-from selector.saliency.proposals.set_errors import ERRORS, NEEDS, SetErrors, chains
+from selector.saliency.proposals.set_errors import ERRORS, NEEDS, SetErrors, ViewErrors, chains
 from selector.statistics.channel_statistics import Signals
 from selector.statistics.collect import measure_signals
 from selector.statistics.gate_fisher import Pairs
@@ -65,9 +65,8 @@ def test_residual_is_that_of_a_ridge_regression(signals: dict[str, Signals]) -> 
 
 
 def errors_of(views: list[View], channels: int) -> SetErrors:
-    both = [(view.outputs, 2 * view.outputs) for view in views]
-    pairs = Pairs(np.zeros(channels), np.eye(channels))
-    return SetErrors([view.inverse for view in views], both, channels, pairs)
+    errors = [ViewErrors(view.inverse, (view.outputs, 2 * view.outputs)) for view in views]
+    return SetErrors(errors, channels, Pairs(np.zeros(channels), np.eye(channels)))
 
 
 @settings(deadline=None, max_examples=25)
@@ -106,6 +105,34 @@ def test_a_wide_group_costs_the_same_along_chains_as_side_by_side() -> None:
         patch.setattr(set_errors, "NARROW", 300)
         exact = errors.of_sets(sets)
     assert errors.of_sets(sets) == pytest.approx(exact, rel=1e-5)
+
+
+@pytest.mark.parametrize("rank", [3, 300])
+def test_a_very_wide_group_is_priced_within_the_error_that_is_stated(rank: int) -> None:
+    """In the mean over networks right, and off by less than four standard errors in each."""
+    orders = [torch.randperm(300, generator=torch.Generator().manual_seed(n)) for n in range(3)]
+    counts = (1, 30, 31, 150, 299)
+    sets = [tuple(sorted(order[:count].tolist())) for order in orders for count in counts]
+    ratios = []
+    for seed in range(6):
+        view = made_view(300, seed, rank=100, outputs=rank)
+        errors = errors_of([view], 300)
+        exact = errors.of_sets(sets)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(set_errors, "WIDE", 299)
+            found = errors.of_sets(sets)
+        ratios.append(found[:, :2] / exact[:, :2])
+    # Sets of one channel are spread over one direction.
+    assert np.abs(np.log(ratios)).max() < 4 * (2 / set_errors.COLUMNS) ** 0.5
+    assert np.median(ratios) == pytest.approx(1, abs=0.05)
+
+
+def test_a_very_wide_group_that_nobody_reads_costs_nothing() -> None:
+    view = made_view(80, 1)
+    silent = View(view.inputs, torch.zeros_like(view.outputs))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(set_errors, "WIDE", 79)
+        assert errors_of([silent], 80).of_sets([(0, 3)])[:, :2] == pytest.approx(0, abs=1e-20)
 
 
 @given(st.lists(st.sets(st.integers(0, 7), min_size=1), min_size=1, max_size=12))

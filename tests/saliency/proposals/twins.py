@@ -94,7 +94,9 @@ def error(view: View, channels: int, gone: Iterable[int]) -> float:
     return float(np.square(wanted - inputs[:, kept] @ fitted).sum())
 
 
-def made_view(inputs: int, seed: int, *, rank: int = 0, constant: bool = False) -> View:
+def made_view(
+    inputs: int, seed: int, *, rank: int = 0, constant: bool = False, outputs: int = 4
+) -> View:
     """A view of random inputs that have something in common.
 
     Args:
@@ -102,12 +104,13 @@ def made_view(inputs: int, seed: int, *, rank: int = 0, constant: bool = False) 
         seed: Of the numbers.
         rank: Rows that the covariance comes from; three times the inputs by default.
         constant: Whether the first input never changes, as `covariance.py` describes such a one.
+        outputs: Of the consumer.
     """
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(rank or 3 * inputs, inputs, generator=generator, dtype=torch.float64)
     rows += rows[:, :1].clone()
     rows /= rows.square().sum(0).sqrt()
-    weights = torch.randn(inputs, 4, generator=generator, dtype=torch.float64)
+    weights = torch.randn(inputs, outputs, generator=generator, dtype=torch.float64)
     if constant:
         rows[:, 0] = 0
         weights[0] = 0
