@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 
 from selector.saliency.proposals.covariance import View, merged, views_of
-from selector.saliency.proposals.elimination import PANEL, PANELS, eliminate, eliminate_together
+from selector.saliency.proposals.elimination import (
+    PANEL,
+    PANELS,
+    eliminate,
+    eliminate_together,
+    in_precision,
+)
 from selector.statistics.channel_statistics import Signals
 
 TOGETHER = 2**21
@@ -121,7 +127,7 @@ def _weighed(signals: Signals) -> Tensor:
         weighted = view.inputs * torch.outer(norms, norms)
         apart = weighted.reshape(channels, len(norms) // channels, channels, -1)
         total += apart.diagonal(dim1=1, dim2=3).sum(2)
-    return total
+    return in_precision(total)
 
 
 def pivots(matrices: Tensor) -> list[list[int]]:
@@ -135,13 +141,15 @@ def pivots(matrices: Tensor) -> list[list[int]]:
     own = matrices.diagonal(dim1=1, dim2=2).clone()
     left, last = own.clone(), own - own.amax(1, keepdim=True) - 1
     gone = torch.zeros_like(own, dtype=torch.bool)
+    # What rounding leaves, with a thousand channels or so.
+    nothing = 1e-9 if own.dtype == torch.float64 else 1e-4
     panel = max(PANEL, channels // PANELS)
     columns = own.new_empty(number, panel, channels)
     found: list[Tensor] = []
     while len(found) < channels:
         steps = min(panel, channels - len(found))
         for step in range(steps):
-            spent = left <= 1e-9 * own
+            spent = left <= nothing * own
             value = torch.where(spent, last, left).masked_fill_(gone, -torch.inf)
             pivot = value.argmax(1)
             before = columns[every, :step, pivot][:, None] @ columns[:, :step]
