@@ -6,6 +6,7 @@ from typing import Any, TypeGuard
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from selector.data.forward import evaluating
 from selector.errors import SelectorError
@@ -157,13 +158,18 @@ def kept_positions_of(
     for name, layer in theirs.items():
         if name not in ours:
             raise _strangers(name, "the pruned network has no such layer")
-        if type(layer) is not type(ours[name]):
+        if _kind(layer) is not _kind(ours[name]):
             kinds = f"{type(layer).__name__} and {type(ours[name]).__name__}"
             raise _strangers(name, f"it is a {kinds}")
         if isinstance(layer, (CONVOLUTION, nn.Linear, NORMALISATION)):
             positions = _positions(name, layer, ours[name], known.get(name))
             found[name] = torch.tensor(positions, dtype=torch.long)
     return found
+
+
+def _kind(layer: nn.Module) -> type[nn.Module]:
+    """The class of a layer; every copy of a graph by torch.fx has a class of its own."""
+    return GraphModule if isinstance(layer, GraphModule) else type(layer)
 
 
 def _positions(

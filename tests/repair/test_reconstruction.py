@@ -58,6 +58,20 @@ def network(style: str = "plain", *, norm: bool = False, width: int = 6) -> nn.M
     return randomise(Small(style, width, norm=norm)).eval()
 
 
+@pytest.mark.parametrize("norm", [False, True])
+def test_a_graph_of_torch_fx_is_repaired_as_its_network_is(norm: bool) -> None:
+    """Every copy of a graph has a class of its own; the weights come out the same."""
+    model, batches = network(norm=norm), images()
+    graph = torch.fx.symbolic_trace(model)
+    found = []
+    for one in (model, graph):
+        pruned, cuts = cut(one, batches, (0, 3))
+        found.append(reconstruct(one, pruned, batches, kept=cuts))
+    assert any(layer.done == "refitted" for layer in found[0].report.layers)
+    for name, value in found[0].model.state_dict().items():
+        assert torch.equal(value, found[1].model.state_dict()[name])
+
+
 def duplicate(model: nn.Module, source: int, target: int) -> None:
     """Let one channel of the stem be another one, scaled where no BatchNorm stands in between."""
     small = cast(Small, model)

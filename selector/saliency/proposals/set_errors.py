@@ -173,7 +173,7 @@ def _random_columns(outputs: Tensor) -> Tensor:
     factor = torch.linalg.cholesky(outputs + ridge * torch.eye(len(outputs), dtype=outputs.dtype))
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randn(len(outputs), COLUMNS, generator=generator, dtype=outputs.dtype)
-    return (factor @ drawn / COLUMNS**0.5).float()
+    return torch.mm(factor, drawn / COLUMNS**0.5).float()
 
 
 def _by_chains(chosen: Tensor, along: Callable[[Tensor, Sequence[int]], Tensor]) -> Tensor:
