@@ -235,11 +235,14 @@ class _Inputs:
         return found
 
 
+def has_batchnorm(model: nn.Module) -> bool:
+    """Whether a network has BatchNorm, whose statistics are measured again after a cut."""
+    return any(isinstance(layer, NORMALISATION) for layer in model.modules())
+
+
 def has_batch_statistics(model: nn.Module, batches: Batches) -> bool:
     """Whether a network has BatchNorm, and every batch the images to stand for recalibration."""
-    return any(isinstance(layer, NORMALISATION) for layer in model.modules()) and all(
-        batch_size(*batch) >= LEAST_BATCH for batch in batches
-    )
+    return has_batchnorm(model) and all(batch_size(*batch) >= LEAST_BATCH for batch in batches)
 
 
 @contextmanager

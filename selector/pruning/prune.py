@@ -27,6 +27,7 @@ from selector.data.own_forward import Forward
 from selector.data.units import BY_BATCH
 from selector.errors import SelectorError
 from selector.learning.selector import SaliencySelector
+from selector.network.batchnorm import has_batchnorm
 from selector.network.copying import uncompiled
 from selector.planning.choose import first_stage
 from selector.planning.composition.myopic import Myopic
@@ -89,9 +90,9 @@ def prune(
     `test_batches`); in every round one to score (forward and backward, with a second backward where
     a selector may trust proposals of sets; none for metrics of weights alone), one to recalibrate,
     one for the loss of what is left, and one for the means with `compensate`; in every halved round
-    the last two or three again. At the end two to repair, and one for the loss after it; with
-    `max_loss_change` or `finetune` two to repair in every round instead, and one for what the
-    repair is to make good.
+    the last two or three again. At the end two to repair, and one for the loss after it; without
+    BatchNorm, and with `max_loss_change` or `finetune`, two to repair in every round instead, and
+    one for what the repair is to make good.
 
     Args:
         model: A trained network; a copy is pruned.
@@ -109,8 +110,9 @@ def prune(
         recalibrate: Estimate BatchNorm's running statistics again after every cut.
         repair: Refit every layer that is left, in closed form and without labels, so that it gives
             what the unpruned network gives; see `selector.reconstruct`. `auto` does so unless
-            `recalibrate` is off: once after the last round, or, where `finetune` or
-            `max_loss_change` is given, after every cut. Layers whose parameters take no gradient
+            `recalibrate` is off: once after the last round, or after every cut where the network
+            has no BatchNorm to recalibrate, and where `finetune` or `max_loss_change` is given.
+            Layers whose parameters take no gradient
             keep their weights. Where the network cannot be repaired, `auto` leaves it unrepaired
             and the report warns, while `True` stops with a `PruningError`.
         distil: Minutes in which the network is then trained, without labels, to give the unpruned
@@ -191,7 +193,11 @@ def prune(
     )
     limited = max_loss_change is not None
     when = when_to_repair(
-        repair, recalibrate=recalibrate, finetuned=finetune is not None, limited=limited
+        repair,
+        recalibrate=recalibrate,
+        normalised=has_batchnorm(model),
+        finetuned=finetune is not None,
+        limited=limited,
     )
     calibration = Calibration(batches, loss)
     test = None if test_batches is None else Calibration(test_batches, loss)

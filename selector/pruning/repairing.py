@@ -25,17 +25,24 @@ ALL_SKIPPED = "the repair changed no layer, for every one is skipped: {}"
 
 
 def when_to_repair(
-    repair: RepairOption, *, recalibrate: bool, finetuned: bool, limited: bool = False
+    repair: RepairOption,
+    *,
+    recalibrate: bool,
+    normalised: bool,
+    finetuned: bool,
+    limited: bool = False,
 ) -> When:
     """When a pruning repairs.
 
-    Once at the end, which costs one walk. After every round where the caller fine-tunes, so that
-    each fine-tuning starts from the repaired network, and where the loss has a limit, so that what
-    is compared with the limit is the loss that is left.
+    Once at the end, which costs one walk. After every round where no BatchNorm is recalibrated in
+    between, since the next round would be planned on a network that no longer works; where the
+    caller fine-tunes, so that each fine-tuning starts from the repaired network; and where the loss
+    has a limit, so that what is compared with the limit is the loss that is left.
 
     Args:
         repair: The caller's wish; `auto` repairs unless `recalibrate` is off.
         recalibrate: Whether BatchNorm is recalibrated after a cut.
+        normalised: Whether the network has BatchNorm.
         finetuned: Whether the caller fine-tunes between rounds.
         limited: Whether the loss may not rise beyond a limit.
 
@@ -46,7 +53,8 @@ def when_to_repair(
         raise SelectorError(f"repair={repair!r} must be True, False or 'auto'")
     if repair is False or (repair == "auto" and not recalibrate):
         return "never"
-    return "rounds" if finetuned or limited else "end"
+    works_between = recalibrate and normalised
+    return "rounds" if finetuned or limited or not works_between else "end"
 
 
 class Repairer:

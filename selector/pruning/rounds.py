@@ -343,7 +343,7 @@ class PruningRun:
         put_back = self._restorer()
         self.cut = True
         try:
-            result, rise = self._cut(plan, survey, halved)
+            result, rise = self._cut(plan, survey, share, halved)
             if result == "kept":
                 if self._do.finetune is not None:
                     self._bar.step("fine-tuning")
@@ -367,15 +367,16 @@ class PruningRun:
         return result
 
     def _cut(
-        self, plan: Plan, survey: Survey | None, halved: int
+        self, plan: Plan, survey: Survey | None, share: float, halved: int
     ) -> tuple[CutResult, float | None]:
         """Cut and recalibrate, and judge by the loss; with its rise, where there is one."""
         self._bar.step("cutting and repairing")
         compensation = survey.compensation if survey is not None else None
         cut_as_promised(self.model, self.groups, plan, self._probe, compensation)
-        repaired = self._do.repair == "rounds" and self._repair(
-            [*self.plans, plan], self._measured()
-        )
+        repaired = False
+        if self._do.repair == "rounds":
+            unrepaired = self._measured() if self._reported_next(share) else None
+            repaired = self._repair([*self.plans, plan], unrepaired)
         if not repaired and self._do.method.recalibrate:
             recalibrate_batchnorm(self.model, self._calibration)
         self._bar.step("measuring")
@@ -391,6 +392,10 @@ class PruningRun:
         if rise is not None and highest is not None and rise > highest:
             return "above the prediction", rise
         return "kept", rise
+
+    def _reported_next(self, share: float) -> bool:
+        """Whether this may be the last repair: at the end of the way, or at a limit of the loss."""
+        return share >= 1 or self._do.max_loss_change is not None
 
     def _foretold(self) -> bool:
         """Whether what is predicted is the loss of the network as it is after this cut."""

@@ -12,9 +12,9 @@ from selector.data.calibration import Calibration
 from selector.data.forward import probe_inputs
 from selector.data.loss import LossChange
 from selector.learning.features import candidates
+from selector.network.batchnorm import has_batchnorm
 from selector.network.compensation import Means, measure_means
 from selector.network.groups import Group
-from selector.network.layers import NORMALISATION
 from selector.network.tracing import find_groups
 from selector.oracle.oracle import Oracle
 from selector.oracle.recalibrated import recalibrated_changes
@@ -87,7 +87,7 @@ class NetworkState:
         else:
             sets = {name: view.sets for name, view in views.items() if view.sets is not None}
             self._repaired = RepairedRemoval(model, original, parts.signals, prunable, sets)
-        self._normalised = any(isinstance(layer, NORMALISATION) for layer in model.modules())
+        self._normalised = has_batchnorm(model)
         self._untried = True
         self.records = {
             name: GroupRecord(

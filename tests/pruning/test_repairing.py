@@ -10,7 +10,7 @@ import selector
 from selector.data.calibration import Calibration
 from selector.errors import SelectorError
 from selector.planning.plan import Plan
-from selector.pruning.repairing import Repairer, when_to_repair
+from selector.pruning.repairing import Repairer, RepairOption, when_to_repair
 from selector.repair.report import RepairReport
 from tests.networks import data, small
 from tests.pruning.test_resume import Counted
@@ -25,8 +25,9 @@ def values(model: nn.Module) -> dict[str, list[float]]:
 @pytest.mark.parametrize("norm", [False, True])
 def test_repair_in_prune_is_repair_alone(norm: bool) -> None:
     model, batches = small("residual", 12, norm=norm), data(64, 16)
-    bare = selector.prune(model, batches, repair=False, **TARGET)
-    whole = selector.prune(model, batches, **TARGET)
+    target = {**TARGET, "rounds": 2 if norm else 1}  # Without, every round is repaired.
+    bare = selector.prune(model, batches, repair=False, **target)
+    whole = selector.prune(model, batches, **target)
     assert whole.plan.removals == bare.plan.removals
     alone = selector.reconstruct(model, bare, batches)
     assert values(whole.model) == values(alone.model)
@@ -153,17 +154,34 @@ def test_distillation_follows_the_repair() -> None:
 
 
 @pytest.mark.parametrize(
-    ("repair", "recalibrate", "finetuned", "when"),
+    ("repair", "recalibrate", "normalised", "finetuned", "when"),
     [
-        ("auto", True, False, "end"),
-        ("auto", False, False, "never"),
-        ("auto", True, True, "rounds"),
-        (True, False, False, "end"),
-        (False, True, True, "never"),
+        ("auto", True, True, False, "end"),
+        ("auto", True, False, False, "rounds"),
+        ("auto", False, True, False, "never"),
+        ("auto", True, True, True, "rounds"),
+        (True, False, True, False, "rounds"),
+        (True, True, True, False, "end"),
+        (False, True, False, True, "never"),
     ],
 )
-def test_when_repair_happens(repair: bool, recalibrate: bool, finetuned: bool, when: str) -> None:
-    assert when_to_repair(repair, recalibrate=recalibrate, finetuned=finetuned) == when
+def test_when_repair_happens(
+    repair: RepairOption, recalibrate: bool, normalised: bool, finetuned: bool, when: str
+) -> None:
+    found = when_to_repair(
+        repair, recalibrate=recalibrate, normalised=normalised, finetuned=finetuned
+    )
+    assert found == when
+
+
+def test_without_batchnorm_every_round_begins_with_a_network_that_works() -> None:
+    """The loss before each round is that of a repaired network, not of one that was only cut."""
+    model, batches = small("plain", 12), data(64, 16)
+    whole = selector.prune(model, batches, keep_macs=0.4, rounds=3)
+    cut = selector.prune(model, batches, keep_macs=0.4, rounds=3, repair=False)
+    losses = [[plan.outcome.loss for plan in found.rounds] for found in (whole, cut)]
+    assert losses[0][0] < losses[1][0]
+    assert whole.report.repair is not None
 
 
 @pytest.mark.parametrize("wrong", [1, 0, "yes", None, 0.5])
