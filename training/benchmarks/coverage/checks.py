@@ -54,9 +54,22 @@ def macs_of(model: nn.Module, subject: Subject) -> float:
     if any(isinstance(layer, nn.RNNBase) for layer in model.modules()):
         # On a CPU a recurrent layer is one operator, which the counter does not know.
         model, images = copy.deepcopy(model).to("meta"), _moved(images, torch.device("meta"))
-    with _counted(), counter:
+    with _counted(), frozen(model), counter:
         run(model.eval(), images)
     return counter.get_total_flops() / 2 / 2
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Context in which no parameter takes a gradient; the counter fails on bare tokens that do."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 @contextmanager
