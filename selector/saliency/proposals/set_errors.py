@@ -54,8 +54,9 @@ WIDE = 2048
 """Inputs of a consumer beyond which errors are estimated."""
 COLUMNS = 128
 """Random columns through which they are."""
-RIDGE = 1e-9
-"""What B's diagonal gains for its Cholesky factor, as a share of its largest number."""
+RIDGES = (1e-9, 1e-7, 1e-5, 1e-3, 1.0)
+"""What B's diagonal gains for its Cholesky factor, in shares of its largest number: the first that
+is enough."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,8 +170,12 @@ class ViewErrors:
 
 def _random_columns(outputs: Tensor) -> Tensor:
     """Columns whose products with themselves are those of B in the mean, single precision."""
-    ridge = outputs.diagonal().max().clamp_min(1e-30) * RIDGE
-    factor = torch.linalg.cholesky(outputs + ridge * torch.eye(len(outputs), dtype=outputs.dtype))
+    largest, loaded = outputs.diagonal().max().clamp_min(1e-30), outputs.clone()
+    for share in RIDGES:  # Of few images, B has no full rank, but for rounding.
+        loaded.diagonal().add_(share * largest)
+        factor, failed = torch.linalg.cholesky_ex(loaded)
+        if not bool(failed.any()):
+            break
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randn(len(outputs), COLUMNS, generator=generator, dtype=outputs.dtype)
     return torch.mm(factor, drawn / COLUMNS**0.5).float()

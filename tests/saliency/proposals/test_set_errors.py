@@ -127,6 +127,20 @@ def test_a_very_wide_group_is_priced_within_the_error_that_is_stated(rank: int) 
     assert np.median(ratios) == pytest.approx(1, abs=0.05)
 
 
+def test_a_very_wide_group_is_priced_by_few_images_whose_products_are_rounded() -> None:
+    """Their products are not even positive semi-definite; what is missing is rounding alone."""
+    view = made_view(300, 2, rank=100, outputs=3)
+    rounded = View(view.inputs, view.outputs.float().double())
+    assert torch.linalg.eigvalsh(rounded.outputs)[0] < 0
+    errors = errors_of([rounded], 300)
+    sets = [tuple(range(count)) for count in (30, 150, 299)]
+    exact = errors.of_sets(sets)[:, :2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(set_errors, "WIDE", 299)
+        found = errors.of_sets(sets)[:, :2]
+    assert found == pytest.approx(exact, rel=4 * (2 / set_errors.COLUMNS) ** 0.5)
+
+
 def test_a_very_wide_group_that_nobody_reads_costs_nothing() -> None:
     view = made_view(80, 1)
     silent = View(view.inputs, torch.zeros_like(view.outputs))
