@@ -13,8 +13,8 @@ H and B are those of the others, by an update of the block's rank:
 with h the columns of c in H and u = h H_cc^{-1}. The updates of a panel of channels are kept and
 made as one product, so that the work, about 3 channels^3 multiplications a consumer, is that of
 matrix products. Groups of one shape are eliminated side by side: of narrow ones, most of the time
-is that of calling. Wide ones are eliminated in single precision, in half the time: the ridge keeps
-A's condition number below ten times the inputs.
+is that of calling. Wide ones are eliminated in single precision, in two thirds of the time: the
+ridge keeps A's condition number below ten times the inputs.
 
 Source:
     Hassibi and Stork, NIPS 1992 (OBS); for channels, arXiv 2403.12983 (OSSCAR) and arXiv

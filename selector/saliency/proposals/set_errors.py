@@ -151,8 +151,8 @@ class ViewErrors:
         """The same with B read through random columns."""
         factor = torch.linalg.cholesky(_taken(self._single, order))
         rows = torch.linalg.solve_triangular(factor, self._columns[order], upper=False)
-        squares = rows.double().square_().reshape(len(rows), -1, COLUMNS).sum(2).cumsum(0)
-        return torch.stack([squares[end - 1] for end in ends])
+        squares = rows.double().square_().reshape(len(rows), -1, COLUMNS).sum(2)
+        return torch.stack([squares[:end].sum(0) for end in ends])
 
     @cached_property
     def _single(self) -> Tensor:

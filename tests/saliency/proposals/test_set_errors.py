@@ -147,6 +147,8 @@ def test_a_very_wide_group_that_nobody_reads_costs_nothing() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(set_errors, "WIDE", 79)
         assert errors_of([silent], 80).of_sets([(0, 3)])[:, :2] == pytest.approx(0, abs=1e-20)
+        of_none, _ = errors_of([view], 80).of_sets([(), (0, 3)])
+    assert not of_none.any()
 
 
 @given(st.lists(st.sets(st.integers(0, 7), min_size=1), min_size=1, max_size=12))
