@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from selector.data.forward import float_tensors
 from selector.network.surgery import Cut
+from selector.statistics.leaves import only_trained
 from training.benchmarks.coverage.masking import Places, masked_copy
 from training.benchmarks.coverage.subject import Subject, energy
 
@@ -54,22 +55,10 @@ def macs_of(model: nn.Module, subject: Subject) -> float:
     if any(isinstance(layer, nn.RNNBase) for layer in model.modules()):
         # On a CPU a recurrent layer is one operator, which the counter does not know.
         model, images = copy.deepcopy(model).to("meta"), _moved(images, torch.device("meta"))
-    with _counted(), frozen(model), counter:
+    # The counter fails on bare tokens that take a gradient.
+    with _counted(), only_trained(model, ()), counter:
         run(model.eval(), images)
     return counter.get_total_flops() / 2 / 2
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Context in which no parameter takes a gradient; the counter fails on bare tokens that do."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
 
 
 @contextmanager
