@@ -92,7 +92,7 @@ def prune(
     one for the loss of what is left, and one for the means with `compensate`; in every halved round
     the last two or three again. At the end two to repair, and one for the loss after it; without
     BatchNorm, and with `max_loss_change` or `finetune`, two to repair in every round instead, and
-    one for what the repair is to make good.
+    in the last (in every one with `max_loss_change`) one for what repair is to make good.
 
     Args:
         model: A trained network; a copy is pruned.
@@ -112,9 +112,8 @@ def prune(
             what the unpruned network gives; see `selector.reconstruct`. `auto` does so unless
             `recalibrate` is off: once after the last round, or after every cut where the network
             has no BatchNorm to recalibrate, and where `finetune` or `max_loss_change` is given.
-            Layers whose parameters take no gradient
-            keep their weights. Where the network cannot be repaired, `auto` leaves it unrepaired
-            and the report warns, while `True` stops with a `PruningError`.
+            Layers whose parameters take no gradient keep their weights. Where the network cannot be
+            repaired, `auto` leaves it so and warns, and `True` stops with a `PruningError`.
         distil: Minutes in which the network is then trained, without labels, to give the unpruned
             network's outputs on `batches`; see `selector.distil`.
         compensate: Keep the removed channels' means, measured in every round, as constants in the
