@@ -101,6 +101,28 @@ def test_heads_of_attention_that_are_gone_give_nothing() -> None:
     torch.testing.assert_close(found, expected)
 
 
+class ReadsWeights(nn.Module):
+    """As torchvision's Swin: the layers are never called, a function reads their weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = functional.linear(x, self.first.weight, self.first.bias)
+        return functional.linear(hidden + 1, self.second.weight, self.second.bias)
+
+
+def test_layers_that_are_never_called_are_masked_too() -> None:
+    torch.manual_seed(0)
+    model, values = ReadsWeights().eval(), torch.randn(5, 4)
+    cuts = [Cut("first", "out", (1, 4)), Cut("second", "in", (1, 4))]
+    with torch.no_grad():
+        found = masked_copy(model, cuts)(values)
+        hidden = (model.first(values) + 1).index_fill(1, torch.tensor([1, 4]), 0)
+        torch.testing.assert_close(found, model.second(hidden))
+
+
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [

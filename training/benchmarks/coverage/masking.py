@@ -115,6 +115,12 @@ def _zero(model: nn.Module, cut: Cut) -> None:
         if bias is not None and cut.side == "out":
             bias.data = bias.data.index_fill(0, gone, 0)
         return
+    if isinstance(layer, nn.Linear) and cut.side in ("in", "out"):
+        # Some are never called: the block around them reads their weight alone.
+        rows = weight_of(model, cut.layer).data
+        rows[(slice(None), gone) if cut.side == "in" else gone] = 0
+        if layer.bias is not None and cut.side == "out":
+            layer.bias.data[gone] = 0
     if cut.side in ("out", "both"):
         layer.register_forward_hook(
             lambda layer, args, output: output.index_fill(_dimension(layer, output), gone, 0)
@@ -126,9 +132,6 @@ def _zero(model: nn.Module, cut: Cut) -> None:
                 *args[1:],
             )
         )
-        if isinstance(model.get_submodule(cut.layer.rpartition(".")[0]), nn.MultiheadAttention):
-            # Its projection is never called, only its weight read.
-            weight_of(model, cut.layer).data[:, gone] = 0
     elif place := _TENSOR.fullmatch(cut.side):
         tensor = getattr(layer, place[1])
         tensor.data = tensor.data.index_fill(int(place[2]), gone, 0)
