@@ -16,7 +16,7 @@ from selector.network.surgery import temporarily_cut
 
 COUNTED = "its code says how many there are"
 """What is said of a network that does not run without some of its channels."""
-TOGETHER = 64
+TOGETHER = 256
 """Groups that are first tried at once, to find out quickly that all of them keep the law."""
 
 
