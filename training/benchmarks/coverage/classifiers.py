@@ -14,6 +14,13 @@ SIDE = 64
 _SIDES = {"alexnet": 64, "inception_v3": 96, "maxvit_t": 224}
 _SMALLEST = 32
 """Of the other classifiers of torchvision."""
+_DEEP = frozenset({"efficientnet"})
+"""Designs so deep and narrow at their ends that they need `_DEEP_SIDE` and `_MANY` images.
+
+With the statistics of four images of `_SMALLEST` their outputs on others are 1e10, and rounding
+grows ten million times: no law can be told there.
+"""
+_DEEP_SIDE, _MANY = 64, 64
 _BUILT_FOR = {"vit_b_16": 32, "vit_b_32": 64}
 """Networks whose parameters depend on the resolution: the one that they are built for."""
 
@@ -27,7 +34,8 @@ def torchvision_subjects() -> dict[str, Subject]:
 
 def _torchvision(name: str) -> Subject:
     options: dict[str, object] = {}
-    side = _BUILT_FOR.get(name, _SIDES.get(name, _SMALLEST))
+    family = family_of(name)
+    side = _BUILT_FOR.get(name, _SIDES.get(name, _DEEP_SIDE if family in _DEEP else _SMALLEST))
     if name in _BUILT_FOR:
         options["image_size"] = side
     if name in ("inception_v3", "googlenet"):
@@ -36,10 +44,11 @@ def _torchvision(name: str) -> Subject:
     return Subject(
         name=f"torchvision/{name}",
         source="torchvision",
-        family=family_of(name),
+        family=family,
         build=partial(_made_by_torchvision, name, options),
         shape=(3, side, side),
         images=2 if name == "maxvit_t" else IMAGES,
+        statistics=_MANY if family in _DEEP else None,
     )
 
 

@@ -34,6 +34,7 @@ class Subject:
         as_list: Whether it reads a list of images, as torchvision's detectors do.
         trained: Whether `build` gives trained weights.
         images: Images of a batch.
+        statistics: Images that a random network has its BatchNorm statistics of; None for one batch.
         real: Labelled images of its own data set: how many, from which on, in one batch.
     """
 
@@ -47,6 +48,7 @@ class Subject:
     as_list: bool = False
     trained: bool = False
     images: int = IMAGES
+    statistics: int | None = None
     real: Callable[[int, int], tuple[Tensor, Tensor]] | None = None
 
     def inputs(self, count: int, seed: int) -> object:

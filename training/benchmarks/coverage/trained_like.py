@@ -87,7 +87,7 @@ def _gather_statistics(model: nn.Module, subject: Subject) -> None:
     handles = [layer.register_forward_pre_hook(gather) for layer in layers]
     model.eval()
     try:
-        model(subject.inputs(subject.images, 99))
+        model(subject.inputs(subject.statistics or subject.images, 99))
     finally:
         for handle in handles:
             handle.remove()
