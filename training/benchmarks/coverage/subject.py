@@ -34,7 +34,7 @@ class Subject:
         as_list: Whether it reads a list of images, as torchvision's detectors do.
         trained: Whether `build` gives trained weights.
         images: Images of a batch.
-        statistics: Images that a random network has its BatchNorm statistics of; None for one batch.
+        statistics: Images for the BatchNorm statistics of random networks; None for a batch.
         real: Labelled images of its own data set: how many, from which on, in one batch.
     """
 
