@@ -22,7 +22,9 @@ class PointSums:
     moments: dict[str, Tensor] = field(default_factory=dict)
     """Quantity -> the six moments summed over images, shape (6, channels)."""
     statistics: dict[str, Tensor] = field(default_factory=dict)
-    """Sums over images that are not moments of one quantity."""
+    """Sums over images that are not moments of one quantity; means once the pass is over."""
+    shared: set[str] = field(default_factory=set)
+    """Statistics that calls of layers give: the first source's sums hold them for all."""
     positions: float = 0.0
     pending: dict[str, Tensor] = field(default_factory=dict)
     """Quantity -> sums over positions of the current batch, (3, images, channels)."""
@@ -42,7 +44,7 @@ class PointSums:
     def adopt(self, other: "PointSums") -> None:
         """Take over what another source's sums hold of the current batch's forward pass."""
         self.pending |= other.pending
-        self.pending_statistics |= other.pending_statistics
+        self.shared |= other.pending_statistics.keys()
         self.pending_positions, self.pending_maps = other.pending_positions, other.pending_maps
 
     def batch(self) -> PointBatch:
@@ -62,6 +64,18 @@ class PointSums:
         """Forget the current batch."""
         self.pending, self.pending_statistics = {}, {}
         self.pending_positions, self.pending_maps = 0.0, []
+
+    def finish(self, images: int, other: "PointSums | None" = None) -> None:
+        """Turn sums of statistics into means on the CPU, one by one: they can be gigabytes.
+
+        Args:
+            images: That were read.
+            other: Sums of the first source, finished; None where these are the first source's.
+        """
+        for name in list(self.statistics):
+            self.statistics[name] = (self.statistics[name] / images).cpu()
+        if other is not None:
+            self.statistics |= {name: other.statistics[name] for name in self.shared}
 
     def means(self, images: int) -> dict[str, Moments]:
         """The sums as means over images, on the CPU."""
@@ -103,6 +117,11 @@ class GroupSums:
         """Take over what another source's sums hold of the current batch's forward pass."""
         self.consumers.adopt(other.consumers)
         self.producers.adopt(other.producers)
+
+    def finish(self, images: int, other: "GroupSums | None" = None) -> None:
+        """Turn sums of statistics into means; see `PointSums.finish`."""
+        self.consumers.finish(images, None if other is None else other.consumers)
+        self.producers.finish(images, None if other is None else other.producers)
 
     def finish_batch(self) -> None:
         """Reduce the batch at both points, and what lies across them."""

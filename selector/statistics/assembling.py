@@ -16,6 +16,7 @@ from selector.statistics.passes import DataPass
 from selector.statistics.statistic import Need
 from selector.statistics.weights import (
     consumer_inputs,
+    consumer_weights,
     normalisation_scale,
     producer_rows,
     weights_removed,
@@ -62,6 +63,7 @@ def signals_of(
     found: ByLayer,
     wanted: frozenset[Need],
     generator: torch.Generator,
+    like: Signals | None = None,
 ) -> Signals:
     """The signals of one group for one source of gradients.
 
@@ -72,6 +74,7 @@ def signals_of(
         found: The same of its producers' weights.
         wanted: What was measured.
         generator: Source of the `random` signal.
+        like: Signals of the same group for another source, whose copies of weights are used.
 
     Raises:
         SelectorError: The loss does not depend on the group, although a gradient is needed.
@@ -83,14 +86,19 @@ def signals_of(
             f"outputs reach"
         )
     consumers = _point(sums.consumers, found.summary)
+    if like is None:
+        rows = producer_rows(model, group, lambda layer: weight_of(model, layer).detach())
+        weights = consumer_weights(model, group)
+    else:
+        rows, weights = like.rows, [consumer.weight for consumer in like.consumer_inputs]
     return Signals(
-        rows=producer_rows(model, group, lambda layer: weight_of(model, layer).detach()),
+        rows=rows,
         row_gradients=found.rows(model, group, found.gradients, found.images),
         row_curvatures=found.rows(model, group, found.totals.state.curvature, found.images),
         hessian_gradients=found.rows(model, group, found.hessian),
         flows=found.rows(model, group, found.flows),
         normalisation_scale=normalisation_scale(model, group),
-        consumer_inputs=tuple(consumer_inputs(model, group, consumers)),
+        consumer_inputs=tuple(consumer_inputs(group, weights, consumers)),
         consumers=consumers,
         producers=_point(sums.producers, found.summary),
         weights_removed=weights_removed(model, group),
@@ -115,5 +123,4 @@ def _point(sums: PointSums, summary: PassSummary | None) -> MeasuringPoint | Non
     if summary is None:
         return None
     images = summary.images
-    statistics = {name: (values / images).cpu() for name, values in sums.statistics.items()}
-    return MeasuringPoint(sums.means(images), sums.positions / images, statistics)
+    return MeasuringPoint(sums.means(images), sums.positions / images, sums.statistics)

@@ -178,8 +178,11 @@ def _measured(
         signals: dict[Gradients, dict[str, Signals]] = {}
         for (name, one), summed in zip(asked.items(), sources, strict=True):
             found = ByLayer(totals, summed.gradients, hessian, flows)
+            like = next(iter(signals.values()), {})
             signals[name] = {
-                group: signals_of(model, groups[group], sums, found, one.wanted, seeds[name])
+                group: signals_of(
+                    model, groups[group], sums, found, one.wanted, seeds[name], like.get(group)
+                )
                 for group, sums in summed.sums.items()
             }
         return signals

@@ -79,6 +79,11 @@ class DataPass:
                 for sums in every:
                     sums.finish_batch()
                 self.images += batch_size(inputs, targets)
+        first, *others = self.sources
+        for name, sums in first.sums.items():
+            sums.finish(self.images)
+            for other in others:
+                other.sums[name].finish(self.images, sums)
 
     def _batch(self, inputs: object, targets: object, number: int) -> bool:
         """One batch through the network; its graph is freed when this returns.

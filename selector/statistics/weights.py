@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from selector.network.attention import is_packed_attention
 from selector.network.bare import tensor_place
-from selector.network.groups import Group
+from selector.network.groups import Group, Slice
 from selector.network.layers import (
     CONVOLUTION,
     NORMALISATION,
@@ -61,19 +61,41 @@ def _by_channel(channels: Sequence[int], values: Sequence[int]) -> list[int]:
     return [value for _, value in sorted(zip(channels, values, strict=True))]
 
 
-def consumer_inputs(
-    model: nn.Module, group: Group, point: MeasuringPoint | None
-) -> Iterator[ConsumerInput]:
-    """Each consumer's side of a group, with the statistics of its inputs that were measured."""
-    for part in group.running:
-        if part.side != "in":
-            continue
+def consumer_weights(model: nn.Module, group: Group) -> list[Tensor]:
+    """Each consumer's weights that read a group, (channels, inputs of each, weights an input)."""
+    found = []
+    for part in _read_by(group):
         matrix = _input_rows(model.get_submodule(part.layer), weight_of(model, part.layer))
-        order = torch.tensor(_by_channel(part.channels, range(len(part.indices))))
-        index = [part.indices[place] for place in order.tolist()]
+        rows = _picked(matrix, [part.indices[place] for place in _order(part)])
+        found.append(rows.view(group.channels, -1, matrix.shape[1]))
+    return found
+
+
+def _read_by(group: Group) -> list[Slice]:
+    """What the group's consumers read of it."""
+    return [part for part in group.running if part.side == "in"]
+
+
+def _order(part: Slice) -> list[int]:
+    """Places of a layer's positions in the order of the group's channels."""
+    return _by_channel(part.channels, range(len(part.indices)))
+
+
+def consumer_inputs(
+    group: Group, weights: Sequence[Tensor], point: MeasuringPoint | None
+) -> Iterator[ConsumerInput]:
+    """Each consumer's side of a group, with the statistics of its inputs that were measured.
+
+    Args:
+        group: The group.
+        weights: Of every consumer, as `consumer_weights` gives them.
+        point: What was measured where the consumers read; None where nothing was.
+    """
+    for part, weight in zip(_read_by(group), weights, strict=True):
+        order = torch.tensor(_order(part))
         measured = _of_layer(part.layer, point)
         yield ConsumerInput(
-            weight=_picked(matrix, index).view(group.channels, -1, matrix.shape[1]),
+            weight=weight,
             statistics={
                 name: values[order].view(group.channels, -1)
                 for name, values in measured.items()

@@ -82,6 +82,20 @@ def test_one_forward_pass_serves_both() -> None:
     assert calls == len(batches)
 
 
+def test_what_is_the_same_for_both_is_held_once() -> None:
+    model, batches = small("residual", norm=True), data(8, 4)
+    groups = find_groups(model, batches[0][0]).required()
+    asked = {"labels": Asked(OF_LOSS), "softened": Asked(OF_OUTPUTS)}
+    found = measure_sources(model, batches, groups, asked)
+    for group in groups:
+        one, other = (found[source][group] for source in asked)
+        assert one.rows is other.rows
+        for side, again in zip(one.consumer_inputs, other.consumer_inputs, strict=True):
+            assert side.weight is again.weight
+            assert side.products["input_products"] is again.products["input_products"]
+            assert "gradient_products" not in side.products
+
+
 def test_second_order_has_a_pass_of_its_own() -> None:
     model, batches = small("plain"), data(8, 4)
     groups = find_groups(model, batches[0][0]).required()
