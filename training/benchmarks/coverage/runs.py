@@ -18,9 +18,9 @@ from training.benchmarks.coverage.trial import Finding, Outcome, Tool, in_proces
 from training.reporting.run_file import Key, RunFile
 
 FILE = "coverage_runs.jsonl"
-SECONDS = 240
-"""CPU time of a trial; other work on the machine does not count."""
-PATIENCE = 5
+SECONDS = 480
+"""CPU time of a trial, 240 s of two cores; other work on the machine does not count."""
+PATIENCE = 3
 """Wall time after which a process is stopped, in limits."""
 VERSION = 1
 """Changes when the benchmark does, so that earlier runs are not taken for new."""
