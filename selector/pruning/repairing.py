@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import nn
 
@@ -57,6 +57,17 @@ def when_to_repair(
     return "rounds" if finetuned or limited or not works_between else "end"
 
 
+class Repaired(NamedTuple):
+    """What came of a repair."""
+
+    model: nn.Module
+    """The repaired copy, or the network itself where repair is impossible and not required."""
+    report: RepairReport | None
+    """What was done to every layer."""
+    failed: str | None
+    """Why it was impossible."""
+
+
 class Repairer:
     """Repairs a network towards the one that it was cut from.
 
@@ -71,12 +82,8 @@ class Repairer:
     def __init__(self, target: nn.Module, groups: Groups, *, required: bool = False) -> None:
         self._target, self._groups, self._rounds = target, groups, 0
         self._required = required
-        self.failed: str | None = None
-        """Why the last repair was impossible; None where it was not."""
 
-    def repair(
-        self, model: nn.Module, plans: Sequence[Plan], calibration: Calibration
-    ) -> tuple[nn.Module, RepairReport | None]:
+    def repair(self, model: nn.Module, plans: Sequence[Plan], calibration: Calibration) -> Repaired:
         """Refit a copy of a network.
 
         Args:
@@ -84,25 +91,20 @@ class Repairer:
             plans: Of all rounds that were cut from the unpruned network.
             calibration: The images; labels are not read.
 
-        Returns:
-            The copy, and what was done to every layer; the network itself and None where repair is
-            impossible and not required.
-
         Raises:
             SelectorError: The repair is required, and impossible: activations that are not finite,
                 or outputs that change between runs.
         """
         since = combined(plans[self._rounds :], self._groups, self._groups)
-        repaired, self.failed = copy_of(model), None
+        repaired = copy_of(model)
         try:
             report = reconstruct_in_place(self._target, repaired, calibration, kept=since.cuts)
         except SelectorError as error:
             if self._required:
                 raise
-            self.failed = str(error)
-            LOG.warning("%s", NOT_REPAIRED.format(self.failed))
-            return model, None
-        return repaired, report
+            LOG.warning("%s", NOT_REPAIRED.format(error))
+            return Repaired(model, None, str(error))
+        return Repaired(repaired, report, None)
 
     def imitate(self, model: nn.Module, groups: Groups, rounds: int) -> None:
         """From now on, repair towards this network.

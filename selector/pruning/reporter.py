@@ -102,7 +102,7 @@ class Reporter:
         """What has been reached, with its report."""
         info = self._info(run)
         found = self._reported(run, *self._after(run), info)
-        if not run.plans:
+        if not run.state.plans:
             return found
         footprints, timed = compare_running(self.model, run.model, self.calibration, run.timed)
         report = replace(found.report, footprints=footprints, latency=timed)
@@ -113,11 +113,13 @@ class Reporter:
         try:
             after, on = self._after(run)
         except Exception:  # What stopped the run may stop this, too.
-            after, on = run.evaluation or self.before, CALIBRATION_IMAGES
+            after, on = run.state.evaluation or self.before, CALIBRATION_IMAGES
         what = (
             str(error) if isinstance(error, SelectorError) else f"{type(error).__name__}: {error}"
         )
-        step = "what follows the last round" if run.finishing else f"round {len(run.plans) + 1}"
+        step = (
+            "what follows the last round" if run.finishing else f"round {len(run.state.plans) + 1}"
+        )
         stopped = PruningError(
             f"{step} was undone: {what}; what had been reached before it is this error's result"
         )
@@ -131,29 +133,31 @@ class Reporter:
     def _after(self, run: PruningRun) -> tuple[Evaluation, str]:
         """How the network does now, and on which images; the last round has looked already."""
         on = CALIBRATION_IMAGES if self.test is None else TEST_IMAGES
-        if not run.plans:
+        if not run.state.plans:
             return self.before, on
         if self.test is not None:
             return evaluated(run.model, self.test), on
-        if run.evaluation is not None:
-            return run.evaluation, on
+        if run.state.evaluation is not None:
+            return run.state.evaluation, on
         return evaluated(run.model, self.calibration), on
 
     def _reported(
         self, run: PruningRun, after: Evaluation, on: str, info: RunInfo | None
     ) -> PruneResult:
-        whole = combined(run.plans, run.start, run.groups, criterion=str(run.method), goal=run.goal)
+        whole = combined(
+            run.state.plans, run.start, run.groups, criterion=str(run.method), goal=run.goal
+        )
         warnings = (*self.warnings, *whole.warnings, *run.warnings)
-        whole = replace(whole, expected=run.expected, warnings=warnings)
-        report = report_of(run.plans, whole, self.before, after, on, run.timed)
+        whole = replace(whole, expected=run.state.expected, warnings=warnings)
+        report = report_of(run.state.plans, whole, self.before, after, on, run.timed)
         report = replace(
             report,
-            repair=run.repaired,
-            unrepaired=run.unrepaired,
-            distillation=run.distilled,
-            undistilled=run.undistilled,
+            repair=run.state.repaired,
+            unrepaired=run.state.unrepaired,
+            distillation=run.state.distilled,
+            undistilled=run.state.undistilled,
             layers=layer_rows(run.start, run.groups),
-            calibrated=(self.base, run.evaluation),
+            calibrated=(self.base, run.state.evaluation),
             run=info,
         )
-        return PruneResult(run.model, whole, tuple(run.plans), report, self.model, whole.cuts)
+        return PruneResult(run.model, whole, run.state.plans, report, self.model, whole.cuts)

@@ -21,28 +21,34 @@ HEADER = "pruning"
 
 @dataclass(frozen=True, kw_only=True)
 class PruningState:
-    """How far a pruning has come; the tensors of the network are kept with it."""
+    """How far a pruning has come, and what is known of the network as it is.
 
-    plans: tuple[Plan, ...]
-    """Of the rounds so far."""
-    done: Fraction
-    """The part of the way to the target that is done."""
+    A value: what is undone is put back as it was. The network's tensors are kept beside it.
+    """
+
     step: Fraction
-    """The part that the next round will do."""
-    stopped: str | None
+    """The part of the way to the target that the next round will do."""
+    done: Fraction = Fraction(0)
+    """The part that is done."""
+    plans: tuple[Plan, ...] = ()
+    """Of the rounds so far."""
+    stopped: str | None = None
     """Why the target was not met, where the run had ended."""
-    expected: Expected | None
-    evaluation: Evaluation | None
+    expected: Expected | None = None
+    """What was expected before the first cut; None where a metric was named by hand."""
+    evaluation: Evaluation | None = None
+    """Of the network, on the calibration images."""
     finished: bool = False
-    """Whether the repair at the end is done."""
+    """Whether what follows the last round is done."""
     repaired: RepairReport | None = None
+    """What the last repair did to every layer."""
     unrepaired: Evaluation | None = None
-    """Of the network before the last repair."""
+    """Of the network before the last repair, on the images of the report."""
     not_repaired: str | None = None
     """Why the last repair was impossible."""
     distilled: DistillationReport | None = None
     undistilled: Evaluation | None = None
-    """Of the network before distillation."""
+    """Of the network before distillation, on the images of the report."""
 
 
 class RoundStore:

@@ -1,10 +1,10 @@
 """Rounds of plan, cut, recalibrate: how far each one goes, and what is undone."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -19,7 +19,6 @@ from selector.network.surgery import apply_cuts
 from selector.network.tracing import Groups, retrace_groups
 from selector.planning.candidates import Survey, Trial
 from selector.planning.choose import explained, goal_of, plan_stage, plan_surveyed, surveyed
-from selector.planning.expectation import Expected
 from selector.planning.forecast import foresee, highest_predicted
 from selector.planning.method import Method
 from selector.planning.plan import Goal, Plan, RoundOutcome
@@ -32,8 +31,6 @@ from selector.pruning.progress import RoundProgress, say_above
 from selector.pruning.repairing import Repairer, repair_warnings
 from selector.pruning.resume import PruningState
 from selector.repair.distillation.distil import distil
-from selector.repair.distillation.report import DistillationReport
-from selector.repair.report import RepairReport
 
 LOG = logging.getLogger("selector")
 
@@ -69,17 +66,13 @@ class PruningRun:
         self, original: nn.Module, calibration: Calibration, first: Stage, procedure: Procedure
     ) -> None:
         self.model, self.groups = copy_of(original), first.groups
-        self.plans: list[Plan] = []
-        self.stopped: str | None = None
-        """Why the target was not met."""
-        self.expected: Expected | None = None
-        """What was expected before the first cut; None where a metric was named by hand."""
+        self.state = PruningState(step=Fraction(1, procedure.rounds))
         self.begun = self.cut = False
         """Whether a round, and a cut, has been begun."""
         self.timed: Timed | None = None
         """Latency of the unpruned network and of this one, where it is the target."""
-        self.evaluation: Evaluation | None = None
-        """Of the network as it is, on the calibration images."""
+        self.finishing = False
+        """Whether the last round is done, and what comes after it has been begun."""
         self._calibration, self._first, self._do = calibration, first, procedure
         self._bar = RoundProgress(procedure.rounds, shown=procedure.progress)
         self._clock = first.clock
@@ -87,19 +80,8 @@ class PruningRun:
         self._repairer = Repairer(
             uncompiled(original), first.groups, required=procedure.repair_required
         )
-        self.repaired: RepairReport | None = None
-        """What the last repair did to every layer."""
-        self.finishing = False
-        """Whether the last round is done, and what comes after it has been begun."""
-        self.unrepaired: Evaluation | None = None
-        """Of the network before the last repair, on the images of the report."""
-        self.distilled: DistillationReport | None = None
-        self.undistilled: Evaluation | None = None
-        """Of the network before distillation, on the images of the report."""
         self._original = original
-        self._done, self._step = Fraction(0), Fraction(1, procedure.rounds)
-        self._smallest = self._step / 2**HALVINGS
-        self._finished = False
+        self._smallest = self.state.step / 2**HALVINGS
         if procedure.store is not None and (found := procedure.store.load()) is not None:
             self._resume(*found)
 
@@ -131,14 +113,18 @@ class PruningRun:
             Exception: A round failed; the network is as it was before that round.
         """
         with self._bar:
-            self._bar.advance(float(self._done))
-            while self._done < 1 and self.stopped is None:
-                before = self._done
+            self._bar.advance(float(self.state.done))
+            while self.state.done < 1 and self.state.stopped is None:
+                before = self.state.done
                 self._round()
-                self._bar.advance(float(self._done - before))
+                self._bar.advance(float(self.state.done - before))
             self._close_in()
-            if self.plans and not self._finished:
+            if self.state.plans and not self.state.finished:
                 self._finish_network()
+
+    def _note(self, **changes: Any) -> None:
+        """Change what is known of the network."""
+        self.state = replace(self.state, **changes)
 
     def _finish_network(self) -> None:
         """Repair and distil after the last round; what was there before comes back on failure."""
@@ -146,95 +132,74 @@ class PruningRun:
         self.finishing = True
         try:
             self._bar.step("repairing what is left")
-            if self._do.repair == "end" and self._repair(self.plans, self._reported()):
-                self.evaluation = self._evaluated()
+            if self._do.repair == "end" and self._repair(self.state.plans, self._reported()):
+                self._note(evaluation=self._evaluated())
             if self._do.distil is not None:
                 self._bar.step("distilling")
-                self.undistilled = self._reported()
-                self.model, self.distilled = distil(
+                before = self._reported()
+                self.model, found = distil(
                     self._original, self.model, self._calibration, minutes=self._do.distil
                 )
-                self.evaluation = self._evaluated()
+                self._note(distilled=found, undistilled=before, evaluation=self._evaluated())
         except BaseException:
             put_back()
             raise
-        self._finished = True
+        self._note(finished=True)
         self._keep_state()
 
-    def _repair(self, plans: list[Plan], unrepaired: Evaluation | None) -> bool:
+    def _repair(self, plans: Sequence[Plan], unrepaired: Evaluation | None) -> bool:
         """Repair what is left after these rounds; whether that was possible.
 
         Args:
             plans: Of the rounds.
             unrepaired: How the network does as it is, on the images of the report.
         """
-        self.model, self.repaired = self._repairer.repair(self.model, plans, self._calibration)
-        self.unrepaired = None if self.repaired is None else unrepaired
-        return self.repaired is not None
+        self.model, report, failed = self._repairer.repair(self.model, plans, self._calibration)
+        unrepaired = None if report is None else unrepaired
+        self._note(repaired=report, unrepaired=unrepaired, not_repaired=failed)
+        return report is not None
 
     def _restorer(self) -> Callable[[], None]:
         """What puts the network, and all that is reported of it, back as they are now."""
-        model, groups, evaluation = copy_of(self.model), self.groups, self.evaluation
-        repaired, unrepaired, failed = self.repaired, self.unrepaired, self._repairer.failed
+        model, groups, state = copy_of(self.model), self.groups, self.state
 
         def put_back() -> None:
-            self.model, self.groups, self.evaluation = model, groups, evaluation
-            self.repaired, self.unrepaired, self._repairer.failed = repaired, unrepaired, failed
+            self.model, self.groups, self.state = model, groups, state
 
         return put_back
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the report warns of: a repair that did nothing, a target that was not met."""
-        stopped = () if self.stopped is None else (self.stopped,)
-        return (*repair_warnings(self.repaired, self._repairer.failed), *stopped)
+        stopped = () if self.state.stopped is None else (self.state.stopped,)
+        return (*repair_warnings(self.state.repaired, self.state.not_repaired), *stopped)
 
     def _resume(self, found: PruningState, tensors: Mapping[str, Tensor]) -> None:
         """Continue from a state that was written after a round."""
-        self.plans = list(found.plans)
+        self.state = found
         apply_cuts(self.model, combined(found.plans, self.start, self.start).cuts)
         load_tensors(self.model, tensors, "the checkpoint")
         self.groups = retrace_groups(self.model, self._probe, self.start)
-        self._done, self._step = found.done, found.step
-        self.expected, self.evaluation = found.expected, found.evaluation
-        self.stopped, self._finished = found.stopped, found.finished
-        self.repaired, self.unrepaired = found.repaired, found.unrepaired
-        self._repairer.failed = found.not_repaired
-        self.distilled, self.undistilled = found.distilled, found.undistilled
         if self._do.finetune is not None:
-            self._repairer.imitate(self.model, self.groups, len(self.plans))
-        if self._done < 1:
+            self._repairer.imitate(self.model, self.groups, len(found.plans))
+        if found.done < 1:
             self._time(FEW_REPEATS)
-        LOG.info("resumed after round %d", len(self.plans))
+        LOG.info("resumed after round %d", len(found.plans))
 
     def _keep_state(self) -> None:
         """Write the state down, for a call that resumes."""
         if self._do.store is not None:
-            state = PruningState(
-                plans=tuple(self.plans),
-                done=self._done,
-                step=self._step,
-                stopped=self.stopped,
-                expected=self.expected,
-                evaluation=self.evaluation,
-                finished=self._finished,
-                repaired=self.repaired,
-                unrepaired=self.unrepaired,
-                not_repaired=self._repairer.failed,
-                distilled=self.distilled,
-                undistilled=self.undistilled,
-            )
-            self._do.store.save(state, self.model)
+            self._do.store.save(self.state, self.model)
 
     def _close_in(self) -> None:
         """Where whole passes take longer than predicted, a few more rounds."""
-        if self._clock is None or not self.plans:
+        if self._clock is None or not self.state.plans:
             return
         enough = self._first.target.keep + NEAR_ENOUGH
         for number in range(EXTRA_ROUNDS + 1):
             self._time(REPEATS)
             late = self.timed is not None and self.timed.ratio > enough
-            if not late or number == EXTRA_ROUNDS or self.stopped is not None:
+            if not late or number == EXTRA_ROUNDS or self.state.stopped is not None:
                 return
             self._round()
 
@@ -247,16 +212,18 @@ class PruningRun:
     def _round(self) -> None:
         """One round; smaller steps are tried where the measured loss is above what is allowed."""
         self.begun = True
-        self._bar.begin(len(self.plans) + 1)
+        self._bar.begin(len(self.state.plans) + 1)
         method, survey = self._do.method, None
         if method.myopic is None:
-            stage = self._stage(self._step)
+            stage = self._stage(self.state.step)
             survey = surveyed(self.model, self._calibration, stage, method)
-            if not self.plans and self.expected is None:
+            if not self.state.plans and self.state.expected is None:
                 self._announce(survey, stage)
         halved = images = 0
         while True:
-            step = min(self._step / 2**halved, 1 - self._done)  # Of no length, when closing in.
+            step = min(
+                self.state.step / 2**halved, 1 - self.state.done
+            )  # Of no length, when closing in.
             stage = self._stage(step)
             self._bar.step("choosing")
             plan = self._planned(stage, survey)
@@ -268,18 +235,18 @@ class PruningRun:
                 halved += 1
                 continue
             if result == "kept":
-                self._done += step
+                self._note(done=self.state.done + step)
                 self._keep_state()
                 self._call_back()
-                if self._done < 1:
+                if self.state.done < 1:
                     self._time(FEW_REPEATS)
                 return
             # The limit of the loss is nearer than a step: from here on, steps are smaller.
-            self._step = step / 2
-            if self._step < self._smallest:
-                self.stopped = (
-                    f"the target was not met: another round would have raised the loss by more than"
-                    f" max_loss_change={self._do.max_loss_change:.4g}"
+            self._note(step=step / 2)
+            if self.state.step < self._smallest:
+                self._note(
+                    stopped=f"the target was not met: another round would have raised the loss by "
+                    f"more than max_loss_change={self._do.max_loss_change:.4g}"
                 )
                 self._keep_state()
                 return
@@ -290,27 +257,28 @@ class PruningRun:
         for callback in self._do.callbacks:
             callback.on_round_end(
                 RoundEnd(
-                    number=len(self.plans),
-                    plan=self.plans[-1],
+                    number=len(self.state.plans),
+                    plan=self.state.plans[-1],
                     model=self.model,
                     macs_kept=now.total("macs") / start.total("macs"),
                     parameters_kept=now.total("parameters") / start.total("parameters"),
-                    evaluation=self.evaluation,
+                    evaluation=self.state.evaluation,
                 )
             )
 
     def _announce(self, survey: Survey, stage: Stage) -> None:
         """Log before the first cut what is expected of all of them."""
-        rounds = round(1 / self._step)
-        self.expected = foresee(self.model, survey, stage, self._do.method, rounds)
-        if self.expected is not None:
-            level = logging.WARNING if self.expected.alarming else logging.INFO
-            LOG.log(level, "%s", self.expected)
+        rounds = round(1 / self.state.step)
+        expected = foresee(self.model, survey, stage, self._do.method, rounds)
+        self._note(expected=expected)
+        if expected is not None:
+            level = logging.WARNING if expected.alarming else logging.INFO
+            LOG.log(level, "%s", expected)
             if self._do.progress and not LOG.isEnabledFor(level):
-                say_above(str(self.expected))  # Whoever watches is told in any case.
+                say_above(str(expected))  # Whoever watches is told in any case.
 
     def _stage(self, step: Fraction) -> Stage:
-        share = float(min(Fraction(1), self._done + step))
+        share = float(min(Fraction(1), self.state.done + step))
         return replace(self._first, groups=self.groups, share=share, clock=self._clock)
 
     def _planned(self, stage: Stage, survey: Survey | None) -> Plan:
@@ -340,30 +308,30 @@ class PruningRun:
         Raises:
             Exception: Anything that failed; all is as before.
         """
-        put_back = self._restorer()
+        put_back, number = self._restorer(), len(self.state.plans) + 1
         self.cut = True
         try:
             result, rise = self._cut(plan, survey, share, halved)
             if result == "kept":
                 if self._do.finetune is not None:
                     self._bar.step("fine-tuning")
-                    fine_tune(self.model, self._do.finetune, len(self.plans) + 1)
-                    self.evaluation = self._evaluated()
+                    fine_tune(self.model, self._do.finetune, number)
+                    self._note(evaluation=self._evaluated())
                 self.groups = retrace_groups(self.model, self._probe, self.groups)
                 if self._do.finetune is not None:
-                    self._repairer.imitate(self.model, self.groups, len(self.plans) + 1)
+                    self._repairer.imitate(self.model, self.groups, number)
         except BaseException:
             put_back()
             raise
         if result != "kept":
             put_back()
             return result
-        now = self.evaluation
+        now = self.state.evaluation
         loss, accuracy = (None, None) if now is None else (now.loss, now.accuracy)
         if survey is not None:
             plan = explained(plan, survey, self._do.method.selector)
         outcome = RoundOutcome(share, rise, halved, loss, accuracy)
-        self.plans.append(replace(plan, outcome=outcome))
+        self._note(plans=(*self.state.plans, replace(plan, outcome=outcome)))
         return result
 
     def _cut(
@@ -376,15 +344,16 @@ class PruningRun:
         repaired = False
         if self._do.repair == "rounds":
             unrepaired = self._measured() if self._reported_next(share) else None
-            repaired = self._repair([*self.plans, plan], unrepaired)
+            repaired = self._repair([*self.state.plans, plan], unrepaired)
         if not repaired and self._do.method.recalibrate:
             recalibrate_batchnorm(self.model, self._calibration)
         self._bar.step("measuring")
         highest = highest_predicted(plan) if halved < HALVINGS and self._foretold() else None
-        before, self.evaluation = self._loss_before(), self._evaluated()
-        if self.evaluation is None:
+        before, now = self._loss_before(), self._evaluated()
+        self._note(evaluation=now)
+        if now is None:
             return "kept", None
-        loss, limit = self.evaluation.loss, self._do.max_loss_change
+        loss, limit = now.loss, self._do.max_loss_change
         rise = None if before is None else loss - before
         base = self._do.base_loss
         if limit is not None and base is not None and loss - base > limit:
@@ -411,7 +380,7 @@ class PruningRun:
     def _reported(self) -> Evaluation | None:
         """How the network does on the images of the report, the last evaluation where it holds."""
         if self._do.judged_on is self._calibration:
-            return self.evaluation
+            return self.state.evaluation
         return self._measured()
 
     def _measured(self) -> Evaluation | None:
@@ -423,5 +392,6 @@ class PruningRun:
 
     def _loss_before(self) -> float | None:
         """Loss that the round before has left."""
-        last = self.plans[-1].outcome if self.plans else None
+        plans = self.state.plans
+        last = plans[-1].outcome if plans else None
         return self._do.base_loss if last is None else last.loss

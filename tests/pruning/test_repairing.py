@@ -10,7 +10,7 @@ import selector
 from selector.data.calibration import Calibration
 from selector.errors import SelectorError
 from selector.planning.plan import Plan
-from selector.pruning.repairing import Repairer, RepairOption, when_to_repair
+from selector.pruning.repairing import Repaired, Repairer, RepairOption, when_to_repair
 from selector.repair.report import RepairReport
 from tests.networks import data, small
 from tests.pruning.test_resume import Counted
@@ -99,10 +99,11 @@ def test_an_undone_round_leaves_no_trace_in_the_report(monkeypatch: pytest.Monke
 
     def noted(
         self: Repairer, network: nn.Module, plans: Sequence[Plan], calibration: Calibration
-    ) -> tuple[nn.Module, RepairReport | None]:
-        repaired, report = repair(self, network, plans, calibration)
-        made.append((values(repaired), report))  # Now, for the next cut is made in place.
-        return repaired, report
+    ) -> Repaired:
+        found = repair(self, network, plans, calibration)
+        # Now, for the next cut is made in place.
+        made.append((values(found.model), found.report))
+        return found
 
     monkeypatch.setattr(Repairer, "repair", noted)
     asked = {"keep_macs": 0.2, "rounds": 3, "criterion": "l1"}
