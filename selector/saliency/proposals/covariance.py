@@ -16,6 +16,8 @@ Approximations:
     - A channel that several inputs stand for (a flattened map) has all of them in A, up to `EXACT`
       inputs of a consumer; beyond that they are taken for positions of one map.
     - A consumer that reads other groups too is refitted on this group's channels alone.
+    - Matrices of more than `DOUBLE` inputs are kept in single precision, or they fill the memory;
+      the ridge keeps A's condition number below ten times the inputs.
     - The K-FAC form takes the gradients at the consumer's *inputs*, whose covariance is B for a
       linear layer or a 1 x 1 convolution, and elsewhere if gradients of two positions of the output
       are uncorrelated.
@@ -42,6 +44,8 @@ from selector.statistics.statistic import LayerCall, register_statistic
 
 WIDEST = 8192
 """Channels of a group up to which every two are compared: half a gigabyte a consumer."""
+DOUBLE = 512
+"""Inputs of a consumer up to which its matrices have double precision."""
 
 
 @register_statistic("input_products", by_consumer=True, sampled=True, expensive=True)
@@ -90,7 +94,7 @@ def _rows(values: Tensor, call: LayerCall) -> tuple[Tensor, int]:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One consumer's view of a group, in units of every input's standard deviation; float64."""
+    """One consumer's view of a group, in units of every input's standard deviation."""
 
     inputs: Tensor
     """A with the ridge on its diagonal, shape (inputs, inputs); an input that is constant has no
@@ -105,7 +109,7 @@ class View:
         """H, the inverse of A, shape (inputs, inputs)."""
         if self.of_inputs is not None:
             return self.of_inputs.inverse
-        return torch.cholesky_inverse(torch.linalg.cholesky(self.inputs))
+        return in_precision(torch.cholesky_inverse(torch.linalg.cholesky(self.inputs.double())))
 
     @property
     def importance(self) -> Tensor:
@@ -174,7 +178,7 @@ def _weighted(signals: Signals, scaled: Sequence[tuple[View, Tensor]]) -> list[V
         for block in _measured(consumer, "gradient_products")
     ]
     return [
-        View(view.inputs, block * torch.outer(scale, scale), view)
+        View(view.inputs, in_precision(block * torch.outer(scale, scale)), view)
         for (view, scale), block in zip(scaled, products, strict=True)
     ]
 
@@ -203,4 +207,9 @@ def _view(moments: Tensor, outputs: Tensor) -> tuple[View, Tensor]:
     covariance, _, scale = centred(moments)
     outer = torch.outer(scale, scale)
     inputs = ridged_correlation(covariance, scale)
-    return View((inputs + inputs.T) / 2, outputs * outer), scale
+    return View(in_precision((inputs + inputs.T) / 2), in_precision(outputs * outer)), scale
+
+
+def in_precision(matrix: Tensor) -> Tensor:
+    """A matrix of inputs, in single precision where it is wide."""
+    return matrix if len(matrix) <= DOUBLE else matrix.float()

@@ -13,8 +13,7 @@ H and B are those of the others, by an update of the block's rank:
 with h the columns of c in H and u = h H_cc^{-1}. The updates of a panel of channels are kept and
 made as one product, so that the work, about 3 channels^3 multiplications a consumer, is that of
 matrix products. Groups of one shape are eliminated side by side: of narrow ones, most of the time
-is that of calling. Wide ones are eliminated in single precision, in two thirds of the time: the
-ridge keeps A's condition number below ten times the inputs.
+is that of calling. Wide ones are eliminated in single precision, in two thirds of the time.
 
 Source:
     Hassibi and Stork, NIPS 1992 (OBS); for channels, arXiv 2403.12983 (OSSCAR) and arXiv
@@ -33,8 +32,6 @@ PANEL = 48
 """Channels at least that are eliminated between two updates of whole matrices."""
 PANELS = 16
 """Panels at most: in wide groups, moving what is left costs more than the updates by vectors."""
-DOUBLE = 512
-"""Inputs of a consumer up to which numbers have double precision."""
 
 
 def eliminate(views: Sequence[View], channels: int, count: int) -> list[int]:
@@ -101,8 +98,8 @@ class _Consumers:
         self.width = len(flat[0].inputs) // channels
         self.panel = panel * self.width
         self.every = torch.arange(len(flat))
-        self.inverse = torch.stack([in_precision(view.inverse) for view in flat])
-        self.outputs = torch.stack([in_precision(view.outputs) for view in flat])
+        self.inverse = torch.stack([view.inverse for view in flat])
+        self.outputs = torch.stack([view.outputs for view in flat])
         self.own_inverse = self._blocks(self.inverse)
         self.own_outputs = self._blocks(self.outputs)
         self._clear()
@@ -184,11 +181,6 @@ class _Consumers:
         self.own_inverse = self.own_inverse[alive].reshape(shape)
         self.own_outputs = self.own_outputs[alive].reshape(shape)
         self._clear()
-
-
-def in_precision(matrix: Tensor) -> Tensor:
-    """A matrix of inputs, in single precision where it is wide."""
-    return matrix if len(matrix) <= DOUBLE else matrix.float()
 
 
 def _solved(block: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

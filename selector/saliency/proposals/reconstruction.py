@@ -5,14 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from selector.saliency.proposals.covariance import View, merged, views_of
-from selector.saliency.proposals.elimination import (
-    PANEL,
-    PANELS,
-    eliminate,
-    eliminate_together,
-    in_precision,
-)
+from selector.saliency.proposals.covariance import View, in_precision, merged, views_of
+from selector.saliency.proposals.elimination import PANEL, PANELS, eliminate, eliminate_together
 from selector.statistics.channel_statistics import Signals
 
 TOGETHER = 2**21

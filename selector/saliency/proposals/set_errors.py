@@ -170,14 +170,15 @@ class ViewErrors:
 
 def _random_columns(outputs: Tensor) -> Tensor:
     """Columns whose products with themselves are those of B in the mean, single precision."""
-    largest, loaded = outputs.diagonal().max().clamp_min(1e-30), outputs.clone()
+    loaded = outputs.to(torch.float64, copy=True)
+    largest = loaded.diagonal().max().clamp_min(1e-30)
     for share in RIDGES:  # Of few images, B has no full rank, but for rounding.
         loaded.diagonal().add_(share * largest)
         factor, failed = torch.linalg.cholesky_ex(loaded)
         if not bool(failed.any()):
             break
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(len(outputs), COLUMNS, generator=generator, dtype=outputs.dtype)
+    drawn = torch.randn(len(outputs), COLUMNS, generator=generator, dtype=loaded.dtype)
     return torch.mm(factor, drawn / COLUMNS**0.5).float()
 
 

@@ -11,7 +11,7 @@ from selector.network.copying import copy_of
 from selector.network.groups import Group
 from selector.network.input_products import RIDGE
 from selector.network.layers import CONVOLUTION, input_dimension, output_dimension
-from selector.saliency.proposals.covariance import View
+from selector.saliency.proposals.covariance import View, in_precision
 from selector.typing import Matrix
 
 Batches = Sequence[tuple[Tensor, Tensor]]
@@ -116,7 +116,7 @@ def made_view(
         weights[0] = 0
     products = rows.T @ rows
     products.diagonal().fill_(1 + RIDGE)
-    return View(products, weights @ weights.T)
+    return View(in_precision(products), in_precision(weights @ weights.T))
 
 
 def pivots_of(matrix: Tensor) -> list[int]:
