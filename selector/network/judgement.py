@@ -29,12 +29,15 @@ def broken_laws(judge: LawCheck, groups: Sequence[Group]) -> dict[str, str]:
     parts = max(1, -(-len(groups) // TOGETHER))
     broken: dict[str, str] = {}
     for part in range(parts):
-        broken |= _broken_among(judge, groups[part::parts])
+        broken |= _broken_among(judge, groups[part::parts], suspect=False)
     return broken
 
 
-def _broken_among(judge: LawCheck, groups: Sequence[Group]) -> dict[str, str]:
-    if len(groups) < 2:
+def _broken_among(
+    judge: LawCheck, groups: Sequence[Group], *, suspect: bool = True
+) -> dict[str, str]:
+    """`broken_laws` of some groups; whether one of them at least is known to break the law."""
+    if not groups or (suspect and len(groups) == 1):
         return {group.name: reason for group in groups if (reason := _broken_alone(judge, group))}
     seen: Counter[int] = Counter()
     samples = []
@@ -45,6 +48,8 @@ def _broken_among(judge: LawCheck, groups: Sequence[Group]) -> dict[str, str]:
     trials = [list(zip(groups, channels, strict=True)) for channels in zip(*samples, strict=True)]
     if not any(_broken_by(judge, removals, alone=False) for removals in trials):
         return {}
+    if len(groups) == 1:
+        return _broken_among(judge, groups)
     families = _families(groups)
     if len(families) == 1 and _broken_alone(judge, groups[0]):
         # What is wrong with one block of a network is mostly wrong with all.
