@@ -3,6 +3,7 @@
 import hashlib
 import json
 import multiprocessing
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -115,18 +116,17 @@ def run_one(subject: Subject, tool: Tool) -> CoverageRun:
         try:
             process.join(PATIENCE * SECONDS)
         finally:  # Also where the benchmark itself is stopped.
-            if process.is_alive():
+            if late := process.is_alive():
                 process.kill()
                 process.join()
         found = _read(path)
-    if process.exitcode != 0 and found["outcome"] == "timeout":
+    if found["outcome"] == "timeout" and (late or process.exitcode == -signal.SIGXCPU):
         elapsed = time.monotonic() - began
         found["reason"] = (
             f"{found['stage']}: stopped after {elapsed:.0f} s, {SECONDS} s of CPU at most"
         )
-        if elapsed < 0.8 * SECONDS:  # Killed by something else: memory, a fault of a library.
-            found |= {"outcome": "crash", "reason": f"{found['stage']}: exit {process.exitcode}"}
     elif process.exitcode != 0 or found["outcome"] == "timeout":
+        # Killed by something else: for its memory, or a fault of a library.
         found |= {"outcome": "crash", "reason": f"{found['stage']}: exit {process.exitcode}"}
     fields = {"network": subject.name, "source": subject.source, "family": subject.family}
     return CoverageRun.of(

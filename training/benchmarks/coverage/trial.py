@@ -224,7 +224,7 @@ def reach_of(groups: Groups) -> float:
 
 def in_process(name: str, tool: Tool, path: Path, seconds: int) -> None:
     """Run one trial; the process is killed when it has used so many seconds of CPU."""
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 60))
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
     with warnings.catch_warnings(), contextlib.suppress(KeyboardInterrupt):
