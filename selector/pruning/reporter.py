@@ -144,20 +144,19 @@ class Reporter:
     def _reported(
         self, run: PruningRun, after: Evaluation, on: str, info: RunInfo | None
     ) -> PruneResult:
-        whole = combined(
-            run.state.plans, run.start, run.groups, criterion=str(run.method), goal=run.goal
-        )
+        now = run.state
+        whole = combined(now.plans, run.start, run.groups, criterion=str(run.method), goal=run.goal)
         warnings = (*self.warnings, *whole.warnings, *run.warnings)
-        whole = replace(whole, expected=run.state.expected, warnings=warnings)
-        report = report_of(run.state.plans, whole, self.before, after, on, run.timed)
+        whole = replace(whole, expected=now.expected, warnings=warnings)
+        report = report_of(now.plans, whole, self.before, after, on, run.timed)
         report = replace(
             report,
-            repair=run.state.repaired,
-            unrepaired=run.state.unrepaired,
-            distillation=run.state.distilled,
-            undistilled=run.state.undistilled,
+            repair=now.repaired,
+            unrepaired=now.unrepaired,
+            distillation=now.distilled,
+            undistilled=now.undistilled,
             layers=layer_rows(run.start, run.groups),
-            calibrated=(self.base, run.state.evaluation),
+            calibrated=(self.base, now.evaluation),
             run=info,
         )
-        return PruneResult(run.model, whole, run.state.plans, report, self.model, whole.cuts)
+        return PruneResult(run.model, whole, now.plans, report, self.model, whole.cuts)

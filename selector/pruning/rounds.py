@@ -221,9 +221,8 @@ class PruningRun:
                 self._announce(survey, stage)
         halved = images = 0
         while True:
-            step = min(
-                self.state.step / 2**halved, 1 - self.state.done
-            )  # Of no length, when closing in.
+            # Of no length, when closing in.
+            step = min(self.state.step / 2**halved, 1 - self.state.done)
             stage = self._stage(step)
             self._bar.step("choosing")
             plan = self._planned(stage, survey)
