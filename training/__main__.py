@@ -57,6 +57,7 @@ from training.zoo.third_party import FOREIGN
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "docs" / "benchmarks.md"
+METRICS = ROOT / "docs" / "metrics.md"
 Jobs = Annotated[int, typer.Option(help="Processes; several may share a GPU.")]
 Minutes = Annotated[
     float | None, typer.Option(help="Stop then, after the group at hand; training is finished.")
@@ -207,9 +208,14 @@ def ablation(
 
 
 @app.command()
-def benchmark_saliency(repeats: int = saliency_benchmark.REPEATS) -> None:
+def benchmark_saliency(
+    repeats: int = saliency_benchmark.REPEATS,
+    docs: Annotated[bool, typer.Option(help="Only write the table of the document.")] = False,
+) -> None:
     """Time and memory of all first-order metrics, over a plain forward and backward pass."""
-    saliency_benchmark.run(repeats)
+    if not docs:
+        saliency_benchmark.run(repeats)
+    saliency_benchmark.update_page(METRICS)
 
 
 @app.command()

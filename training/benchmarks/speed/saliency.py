@@ -3,8 +3,11 @@
 torchvision's ResNet-50 at 224 pixels, batches of 16, and a CIFAR ResNet-56, batches of 128: time
 and peak memory of scoring every group under every metric that one pass gives (the table's and the
 grammar's, at both measuring points), over a plain forward and backward pass of the same batches.
+ViT-B/16 and ConvNeXt-T, too, in batches of 8. `pass_ratio` is the pass that measures, alone: what
+the metrics make of it takes the same time for any number of images.
 For comparison: Torch-Pruning's own importances (magnitude, BatchNorm, FPGM, Taylor, Hessian) of all
-groups on one batch. And the pairwise metrics on vgg16_bn's 512-wide layers.
+groups on one batch. And the pairwise metrics on vgg16_bn's 512-wide layers. Seconds are those of
+the processor in one thread: what other programs take does not count.
 """
 
 import json
@@ -15,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -31,36 +35,82 @@ from selector.saliency.scoring import score_signals
 from selector.statistics.collect import measure_signals
 from selector.statistics.statistic import FIRST_ORDER
 from selector.tables import text_table
-from training.reporting.markdown import cell
-from training.reporting.result_file import write_result
+from training.reporting.markdown import cell, markdown_table
+from training.reporting.marked_part import put
+from training.reporting.result_file import RESULTS, read_result, write_result
 from training.zoo.third_party_networks import HeResNet
 
+NAME = "saliency"
 REPEATS = 5
 T = TypeVar("T")
 Data = list[tuple[Tensor, Tensor]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SaliencyCase:
     """A network and the shape of its batches; weights are random, since only time is judged."""
 
     name: str
     build: Callable[[], nn.Module]
     batch: int
-    pixels: int
-    classes: int
     batches: int
+    pixels: int = 224
+    classes: int = 1000
+    words: str
+    """What it is called in the document."""
     theirs: bool = True
+    """Whether Torch-Pruning's importances are timed beside ours."""
 
 
 CASES = {
-    "resnet50": SaliencyCase("resnet50", torchvision.models.resnet50, 16, 224, 1000, 4),
-    "resnet56": SaliencyCase("resnet56", lambda: HeResNet(56), 128, 32, 10, 4),
+    case.name: case
+    for case in (
+        SaliencyCase(
+            name="resnet50",
+            build=torchvision.models.resnet50,
+            batch=16,
+            batches=4,
+            words="torchvision ResNet-50, 224 px, batch 16",
+        ),
+        SaliencyCase(
+            name="resnet56",
+            build=lambda: HeResNet(56),
+            batch=128,
+            batches=4,
+            pixels=32,
+            classes=10,
+            words="CIFAR ResNet-56, batch 128",
+        ),
+        SaliencyCase(
+            name="vit_b_16",
+            build=torchvision.models.vit_b_16,
+            batch=8,
+            batches=2,
+            words="torchvision ViT-B/16, 224 px, batch 8",
+            theirs=False,
+        ),
+        SaliencyCase(
+            name="convnext_tiny",
+            build=torchvision.models.convnext_tiny,
+            batch=8,
+            batches=4,
+            words="torchvision ConvNeXt-T, 224 px, batch 8",
+            theirs=False,
+        ),
+    )
 }
+COLUMNS = (
+    "network",
+    "the pass",
+    "with all metrics",
+    "peak memory",
+    "Torch-Pruning's five importances, ours over theirs",
+)
 
 
 def run(repeats: int = REPEATS) -> None:
     """Measure time and memory, print the tables, write `results/saliency.json`."""
+    torch.set_num_threads(1)
     rows: list[Mapping[str, object]] = []
     summary: dict[str, float] = {
         "metrics": len(METRICS) + len(list(systematic_names())),
@@ -74,23 +124,58 @@ def run(repeats: int = REPEATS) -> None:
         few = _peak_mib(case.name, "ours", 4) if long else None
         summary |= {
             f"{case.name}_time_ratio": found["ratio"],
+            f"{case.name}_pass_ratio": found["pass_ratio"],
             f"{case.name}_memory_ratio": memory["ours"] / memory["plain"],
-            f"{case.name}_torch_pruning_time_ratio": found["over_torch_pruning"],
-            f"{case.name}_torch_pruning_no_hessian_time_ratio": found["over_no_hessian"],
         }
+        if case.theirs:
+            summary[f"{case.name}_torch_pruning_time_ratio"] = found["over_torch_pruning"]
+            summary[f"{case.name}_torch_pruning_no_hessian_time_ratio"] = found["over_no_hessian"]
         if long and few:
             summary["memory_64_over_4_batches"] = long / few
         rows.append({"network": case.name, **found, "plain_mib": memory["plain"], **_ours(memory)})
     summary["memory_ratio"] = max(summary[f"{name}_memory_ratio"] for name in CASES)
     summary["torch_pruning_time_ratio"] = max(
-        summary[f"{name}_torch_pruning_time_ratio"] for name in CASES
+        summary[f"{name}_torch_pruning_time_ratio"] for name, case in CASES.items() if case.theirs
     )
     summary |= _pairwise_seconds()
     summary = {name: round(value, 4) for name, value in summary.items()}
     names = ["", *(str(row["network"]) for row in rows)]
-    print(text_table(names, [[key, *(cell(row[key], ".3g") for row in rows)] for key in rows[0]]))
+    print(
+        text_table(
+            names, [[key, *(cell(row.get(key, "-"), ".3g") for row in rows)] for key in rows[0]]
+        )
+    )
     print(text_table(["number", "value"], [[k, cell(v, ".3g")] for k, v in summary.items()]))
-    print(write_result("saliency", summary, rows))
+    print(write_result(NAME, summary, rows))
+
+
+def update_page(page: Path, results: Path = RESULTS) -> None:
+    """Put what the result file says between the marks of the document.
+
+    Raises:
+        SelectorError: No result file, or no marks.
+    """
+    found = read_result(NAME, f"benchmark-{NAME}", results)
+    summary, rows = found["summary"], {row["network"]: row for row in found["rows"]}
+    lines = []
+    for name, case in CASES.items():
+        row = rows[name]
+        theirs = "-"
+        if case.theirs:
+            theirs = (
+                f"{row['over_torch_pruning']:.2f} x in time (without its Hessian: "
+                f"{row['over_no_hessian']:.2f} x)"
+            )
+        ratios = (f"{row[key]:.2f} x" for key in ("pass_ratio", "ratio", "memory_ratio"))
+        lines.append([case.words, *ratios, theirs])
+    narrow, wide = (summary[f"vgg16_bn_{width}_wide_pairwise_seconds"] for width in (512, 4096))
+    words = (
+        f"Peak memory with 64 batches is {summary['memory_64_over_4_batches']:.2f} times that with "
+        f"4. FPGM and WHC compare all filters in pairs: they take {narrow:.2f} s for vgg16_bn's "
+        f"layers of 512 filters, and {wide:.0f} s for its classifier of 4,096 filters with 25,088 "
+        "weights each."
+    )
+    put(page, NAME, f"{markdown_table(COLUMNS, lines)}\n\n{words}")
 
 
 METRICS_OF_ONE_PASS = [
@@ -141,9 +226,7 @@ def _time(case: SaliencyCase, repeats: int) -> dict[str, float]:
     # In turns, so that a busy moment of the machine falls on all alike; the first turn warms up.
     turns = [{name: _timed(part)[0] for name, part in parts.items()} for _ in range(repeats + 1)]
     found = {name: statistics.median(turn[name] for turn in turns[1:]) for name in parts}
-    theirs = _torch_pruning(model, data[:1])
-    ours = statistics.median(_timed(lambda: _scored(model, data[:1], groups))[0] for _ in range(2))
-    return {
+    measured = {
         "groups": len(groups),
         "trace_seconds": seconds,
         "plain_seconds": found["plain"],
@@ -151,6 +234,17 @@ def _time(case: SaliencyCase, repeats: int) -> dict[str, float]:
         "our_seconds": found["ours"],
         "pass_ratio": statistics.median(turn["pass"] / turn["plain"] for turn in turns[1:]),
         "ratio": statistics.median(turn["ours"] / turn["plain"] for turn in turns[1:]),
+    }
+    return measured | (_over_torch_pruning(model, data[:1], groups) if case.theirs else {})
+
+
+def _over_torch_pruning(
+    model: nn.Module, batch: Data, groups: Mapping[str, Group]
+) -> dict[str, float]:
+    """Our seconds for one batch, and theirs."""
+    theirs = _torch_pruning(model, batch)
+    ours = statistics.median(_timed(lambda: _scored(model, batch, groups))[0] for _ in range(2))
+    return {
         "one_batch_our_seconds": ours,
         **{f"one_batch_{name}_seconds": value for name, value in theirs.items()},
         "over_torch_pruning": ours / sum(theirs.values()),
@@ -159,11 +253,12 @@ def _time(case: SaliencyCase, repeats: int) -> dict[str, float]:
 
 
 def _timed(call: Callable[[], T]) -> tuple[float, T]:
-    begin = time.perf_counter()
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+    begin = clock()
     found = call()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - begin, found
+    return clock() - begin, found
 
 
 def _torch_pruning(model: nn.Module, data: Data) -> dict[str, float]:
