@@ -18,7 +18,7 @@ from selector.network.surgery import Cut, apply_cuts
 from training.benchmarks.coverage import catalogue, checks, report, rival, runs, trial
 from training.benchmarks.coverage.masking import Place, masked_copy
 from training.benchmarks.coverage.runs import CoverageRun
-from training.benchmarks.coverage.subject import Subject
+from training.benchmarks.coverage.subject import Subject, energy
 from training.benchmarks.coverage.trained_like import trained_like
 from training.benchmarks.coverage.trial import Finding, Trial
 from training.benchmarks.coverage.written_networks import OptionA
@@ -210,6 +210,12 @@ def test_trained_like_networks_hide_nothing() -> None:
     again = trained_like(subject_of(scaled))
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, again.state_dict()[name], rtol=0, atol=0)
+
+
+def test_a_detector_that_finds_nothing_has_a_loss() -> None:
+    nothing = [{"boxes": torch.empty(0, 4), "labels": torch.empty(0, dtype=torch.long)}]
+    assert energy(nothing, None) == 1
+    assert energy([{"boxes": torch.tensor([[1.0, 3.0]])}, *nothing], None) == 2
 
 
 def tried(subject: Subject, folder: Path, tool: trial.Tool = "selector") -> Finding:

@@ -96,8 +96,9 @@ def entropy(outputs: object, targets: Tensor) -> Tensor:
 
 
 def energy(outputs: object, targets: object) -> Tensor:
-    """Mean square of (output - 1) over all tensors of a network that is no classifier."""
-    tensors = float_tensors(outputs)
-    return torch.stack(
-        [(tensor - 1).square().mean() for tensor in tensors if tensor.numel()]
-    ).mean()
+    """Mean square of (output - 1) over all tensors of a network that is no classifier.
+
+    One where all are empty: a detector that finds nothing.
+    """
+    found = [(tensor - 1).square().mean() for tensor in float_tensors(outputs) if tensor.numel()]
+    return torch.stack(found).mean() if found else torch.ones(())
