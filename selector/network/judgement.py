@@ -37,8 +37,8 @@ def _broken_among(
     judge: LawCheck, groups: Sequence[Group], *, suspect: bool = True
 ) -> dict[str, str]:
     """`broken_laws` of some groups; whether one of them at least is known to break the law."""
-    if not groups or (suspect and len(groups) == 1):
-        return {group.name: reason for group in groups if (reason := _broken_alone(judge, group))}
+    if suspect and len(groups) < 2:
+        return _broken_one_by_one(judge, groups)
     seen: Counter[int] = Counter()
     samples = []
     for group in groups:
@@ -48,18 +48,21 @@ def _broken_among(
     trials = [list(zip(groups, channels, strict=True)) for channels in zip(*samples, strict=True)]
     if not any(_broken_by(judge, removals, alone=False) for removals in trials):
         return {}
-    if len(groups) == 1:
-        return _broken_among(judge, groups)
     families = _families(groups)
-    if len(families) == 1 and _broken_alone(judge, groups[0]):
-        # What is wrong with one block of a network is mostly wrong with all.
-        return {group.name: why for group in groups if (why := _broken_alone(judge, group))}
     if len(families) == 1:
+        first = _broken_one_by_one(judge, groups[:1])
+        if first or len(groups) == 1:
+            # What is wrong with one block of a network is mostly wrong with all.
+            return first | _broken_one_by_one(judge, groups[1:])
         halves = [groups[: len(groups) // 2], groups[len(groups) // 2 :]]
     else:
         middle = len(families) // 2
         halves = [[g for f in part for g in f] for part in (families[:middle], families[middle:])]
     return _broken_among(judge, halves[0]) | _broken_among(judge, halves[1])
+
+
+def _broken_one_by_one(judge: LawCheck, groups: Sequence[Group]) -> dict[str, str]:
+    return {group.name: reason for group in groups if (reason := _broken_alone(judge, group))}
 
 
 def _families(groups: Sequence[Group]) -> list[list[Group]]:
