@@ -12,6 +12,7 @@ from torch import nn
 
 from selector.errors import SelectorError
 from selector.pruning.prune import prune
+from training.benchmarks.common.peak_memory import RESET
 from training.benchmarks.repair import cases, memory, report, runs, settings, speed
 from training.benchmarks.repair.cases import OWN, Case
 from training.benchmarks.repair.memory import MemoryRun
@@ -262,7 +263,7 @@ def test_what_is_timed_is_half_the_network() -> None:
         report.run_speed(["vgg"], None, Path("nowhere"))
 
 
-@pytest.mark.skipif(not memory.RESET.exists(), reason="peaks that can be set back are Linux's")
+@pytest.mark.skipif(not RESET.exists(), reason="peaks that can be set back are Linux's")
 def test_peak_memory_is_what_the_work_adds(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a pass that holds so much: a known number of MiB."""
     held = 200
