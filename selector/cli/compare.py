@@ -29,7 +29,7 @@ def compare(
         typer.Option(
             help="Which ways, as in l1,selector,verify; by default l1, single-best, rank-mean, "
             "reconstruction, even, selector, verify, and oracle, which measures every metric's "
-            "choice and takes the longest."
+            "choice and takes the longest (a ratio leaves selector and verify no widths to choose)."
         ),
     ] = None,
     selector_folder: opt.SelectorFolder = None,
@@ -50,7 +50,8 @@ def compare(
         raise SelectorError("give exactly one target, such as --keep-macs 0.5")
 
     from selector.learning.selector import SaliencySelector
-    from selector.pruning.method_comparison import METHODS, compare_methods
+    from selector.planning.target import Target
+    from selector.pruning.method_comparison import METHODS, compare_methods, methods_for
 
     unknown = [name for name in asked or () if name not in METHODS]
     if unknown:
@@ -58,13 +59,14 @@ def compare(
             f"--methods: unknown method {unknown[0]!r}; known: {', '.join(METHODS)}"
         )
     if dry_run:
-        return f"would prune by {', '.join(asked or METHODS)}\n{would_write([output, plot])}"
+        ways = asked or methods_for(Target.of(goal.targets))
+        return f"would prune by {', '.join(ways)}\n{would_write([output, plot])}"
     typed = {"options": [asdict(one) for one in (network, images, goal)], "data": data}
     with StateFolder(checkpoint, output or plot, typed).resumable() as folder:
         found = compare_methods(
             loaded.model,
             batches,
-            methods=tuple(METHODS) if asked is None else asked,
+            methods=asked,
             selector=None if selector_folder is None else SaliencySelector.load(selector_folder),
             rounds=rounds,
             test_batches=test_batches,

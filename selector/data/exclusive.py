@@ -73,9 +73,11 @@ def _for_own_forward(arguments: Mapping[str, object]) -> dict[str, object]:
     """Those arguments that are others where a network is run by the caller's `forward`."""
     found: dict[str, object] = {
         name: ForwardBatches(cast(Any, arguments[name]))
-        for name in ("batches", "test_batches", "calibration")
+        for name in ("batches", "test_batches", "calibration", "images")
         if arguments.get(name) is not None
     }
+    if "inputs" in arguments:  # One batch.
+        found["inputs"] = next(iter(ForwardBatches([arguments["inputs"]])))[0]
     return found if arguments.get("loss") else found | {"loss": returned_loss}
 
 

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from selector.data.calibration import Calibration
+from selector.data.own_forward import own_forward
 from selector.tensor_files import add_tensor
 
 
 def fingerprint_of(model: nn.Module, data: Sequence[Calibration], *options: object) -> str:
-    """A digest of the network's tensors, the first batches, the loss, and some options.
+    """A digest of the network's tensors, the first batches, the functions, and some options.
 
     Args:
         model: The unpruned network.
@@ -22,8 +23,9 @@ def fingerprint_of(model: nn.Module, data: Sequence[Calibration], *options: obje
         options: Whatever else decides what is done; by their text.
     """
     digest = hashlib.sha256()
-    loss = data[0].loss
-    digest.update(json.dumps([*map(str, options), _loss_text(loss)]).encode())
+    loss, forward = data[0].loss, own_forward(model)
+    functions = [_text_of(loss), *([] if forward is None else [_text_of(forward)])]
+    digest.update(json.dumps([*map(str, options), *functions]).encode())
     tensors = dict(model.state_dict())
     if isinstance(loss, nn.Module):
         tensors |= {f"loss.{name}": tensor for name, tensor in loss.state_dict().items()}
@@ -40,14 +42,14 @@ def fingerprint_of(model: nn.Module, data: Sequence[Calibration], *options: obje
     return digest.hexdigest()
 
 
-def _loss_text(loss: object) -> str:
-    """What tells one loss from another: its name, its settings, a function's code."""
-    if isinstance(loss, functools.partial):
-        return f"{_loss_text(loss.func)} {loss.args} {sorted(loss.keywords.items())}"
-    if isinstance(loss, nn.Module):
-        settings = {k: v for k, v in vars(loss).items() if isinstance(v, str | int | float)}
-        return f"{type(loss).__qualname__} {sorted(settings.items())}"
-    if isinstance(loss, FunctionType):
-        code = hashlib.sha256(loss.__code__.co_code).hexdigest()
-        return f"{loss.__module__} {loss.__qualname__} {code}"
-    return str(type(loss))
+def _text_of(function: object) -> str:
+    """What tells one loss or forward from another: its name, its settings, a function's code."""
+    if isinstance(function, functools.partial):
+        return f"{_text_of(function.func)} {function.args} {sorted(function.keywords.items())}"
+    if isinstance(function, nn.Module):
+        settings = {k: v for k, v in vars(function).items() if isinstance(v, str | int | float)}
+        return f"{type(function).__qualname__} {sorted(settings.items())}"
+    if isinstance(function, FunctionType):
+        code = hashlib.sha256(function.__code__.co_code).hexdigest()
+        return f"{function.__module__} {function.__qualname__} {code}"
+    return str(type(function))

@@ -18,7 +18,7 @@ from selector.data.checks import check_loss, check_model
 from selector.data.exclusive import one_at_a_time
 from selector.data.forward import evaluating, read, run_batch
 from selector.data.labels import Tally, checked_logits
-from selector.data.own_forward import returned_loss
+from selector.data.own_forward import Forward, returned_loss
 from selector.data.units import Observed, Unit
 from selector.errors import SelectorError
 
@@ -246,11 +246,23 @@ def measure_losses(model: nn.Module, batches: Batches, objective: Objective) -> 
 
 
 @one_at_a_time
-def evaluate(model: nn.Module, batches: Batches, loss: Loss | None = None) -> Evaluation:
+def evaluate(
+    model: nn.Module,
+    batches: Batches,
+    loss: Loss | None = None,
+    *,
+    forward: Forward | None = None,
+) -> Evaluation:
     """Loss and accuracy of a network in evaluation mode; the mode is restored afterwards.
 
     A loss that is not a mean over images (class weights, ignored targets) is measured by batch: the
     mean of the batches' own values, weighted by their images.
+
+    Args:
+        model: A network; it stays as it is.
+        batches: Re-iterable of (inputs, targets).
+        loss: Mean loss of a batch; cross-entropy by default.
+        forward: Runs the network on a batch, as for `prune`.
 
     Raises:
         SelectorError: Unusable batches; a loss that is a sum, not a single number, or not finite.

@@ -16,6 +16,7 @@ from selector.data.checks import check_model
 from selector.data.exclusive import one_at_a_time
 from selector.data.forward import evaluating, float_tensors, run_batch, runs_on
 from selector.data.loss import check_finite
+from selector.data.own_forward import Forward
 from selector.errors import SelectorError
 from selector.network.copying import check_usable, uncompiled
 from selector.network.costs import Costs, count_costs, saved_per_channel
@@ -30,12 +31,14 @@ PROBED = 2
 
 
 @one_at_a_time
-def find_groups(model: nn.Module, inputs: object) -> Groups:
+def find_groups(model: nn.Module, inputs: object, *, forward: Forward | None = None) -> Groups:
     """Find the groups of channels that can be removed exactly.
 
     Args:
         model: Any network; left exactly as found.
-        inputs: A few images, as the network is called with: the probe batch of the law.
+        inputs: A few images, as the network is called with: the probe batch of the law. With
+            `forward`, a batch as that reads it.
+        forward: Runs the network on a batch, as for `prune`.
 
     Raises:
         SelectorError: The network cannot be run or traced with these inputs.

@@ -5,16 +5,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 from tqdm import tqdm
 
 from selector.data.batches import Batches
 from selector.data.calibration import Calibration
 from selector.data.checks import check_model, check_names, share
+from selector.data.exclusive import one_at_a_time
 from selector.data.fingerprint import fingerprint_of
 from selector.data.kept_rows import KeptRows
 from selector.data.loss import Loss, evaluate
+from selector.data.own_forward import Forward
 from selector.errors import SelectorError
 from selector.files import write_whole
 from selector.learning.selector import SaliencySelector
@@ -147,7 +148,7 @@ class Sensitivity:
         return figure
 
 
-@torch.inference_mode(False)
+@one_at_a_time
 def sensitivity(
     model: nn.Module,
     batches: Batches,
@@ -156,6 +157,7 @@ def sensitivity(
     criterion: str = "selector",
     selector: SaliencySelector | None = None,
     loss: Loss | None = None,
+    forward: Forward | None = None,
     ignore: Iterable[str] = (),
     checkpoint: str | Path | None = None,
     progress: bool = False,
@@ -172,6 +174,7 @@ def sensitivity(
         criterion: What chooses the channels: `selector`, the name of a metric or of a proposal.
         selector: Asked by criterion `selector` alone; the shipped one by default.
         loss: Mean loss of a batch; cross-entropy by default.
+        forward: Runs the network on a batch, as for `prune`.
         ignore: Groups that are left out, by name.
         checkpoint: Folder for what is measured so far: the same call goes on from it.
         progress: Show a progress bar.

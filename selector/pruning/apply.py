@@ -10,6 +10,7 @@ from selector.data.calibration import Calibration
 from selector.data.checks import check_kind, check_model
 from selector.data.exclusive import one_at_a_time
 from selector.data.forward import probe_inputs
+from selector.data.own_forward import Forward
 from selector.errors import SelectorError
 from selector.network.compensation import Compensation, apply_shifts, removed
 from selector.network.copying import copy_of
@@ -93,7 +94,12 @@ def cut_as_promised(
 
 @one_at_a_time
 def apply_plan(
-    model: nn.Module, plan: Plan, batches: Batches | None = None, *, compensate: bool = False
+    model: nn.Module,
+    plan: Plan,
+    batches: Batches | None = None,
+    *,
+    compensate: bool = False,
+    forward: Forward | None = None,
 ) -> nn.Module:
     """Carry out a plan on a copy of the network that it was made for.
 
@@ -105,6 +111,7 @@ def apply_plan(
             they are written; with them the channels are followed through the network again, and the
             cut is checked on the first images.
         compensate: Keep the removed channels' means as constants in what reads them; needs batches.
+        forward: Runs the network on a batch, as for `prune`.
 
     Raises:
         SelectorError: The plan was made for another network, or `compensate` without batches.

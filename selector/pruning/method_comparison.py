@@ -12,8 +12,11 @@ from tqdm import tqdm
 from selector.data.batches import Batches
 from selector.data.calibration import Calibration, evaluated
 from selector.data.checks import check_model, check_names
+from selector.data.exclusive import one_at_a_time
 from selector.data.fingerprint import fingerprint_of
 from selector.data.kept_rows import KeptRows
+from selector.data.loss import Loss
+from selector.data.own_forward import Forward
 from selector.errors import SelectorError, nearest
 from selector.learning.selector import SaliencySelector
 from selector.planning.criteria import Verify
@@ -49,13 +52,22 @@ METHODS: Mapping[str, PruningMethod] = {
 """What `compare_methods` knows, by the name that one types."""
 
 
+def methods_for(target: Target) -> tuple[str, ...]:
+    """Names of the methods that can reach a target: a ratio leaves no widths to choose."""
+    free = target.measure != "channels"
+    return tuple(name for name, how in METHODS.items() if free or how.allocation == "even")
+
+
+@one_at_a_time
 def compare_methods(
     model: nn.Module,
     batches: Batches,
     *,
-    methods: Iterable[str] = tuple(METHODS),
+    methods: Iterable[str] | None = None,
     selector: SaliencySelector | None = None,
     rounds: int | None = None,
+    loss: Loss | None = None,
+    forward: Forward | None = None,
     test_batches: Batches | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = False,
@@ -66,26 +78,36 @@ def compare_methods(
     Args:
         model: A trained network; copies are pruned.
         batches: Re-iterable of (inputs, targets) to prune by.
-        methods: Names of `METHODS`, in the order of the table.
+        methods: Names of `METHODS`, in the order of the table; by default all that the target
+            allows.
         selector: The shipped one by default.
         rounds: As for `prune`, the same for all.
+        loss: Mean loss of a batch; cross-entropy by default.
+        forward: Runs the network on a batch, as for `prune`.
         test_batches: Images to judge by; `batches` by default.
         checkpoint: Folder for what is done so far: the same call goes on from it.
         progress: Show progress bars.
         **target: As for `prune`.
 
     Raises:
-        SelectorError: Unusable input, or an unknown method.
+        SelectorError: Unusable input, an unknown method, or one that the target does not allow.
     """
     check_model(model)
-    names = check_names("methods", methods)
+    wanted = Target.of(target)
+    names = methods_for(wanted) if methods is None else check_names("methods", methods)
     for name in names:
         if name not in METHODS:
             raise SelectorError(f"unknown method {name!r}; {nearest(name, list(METHODS))}")
+        if name not in methods_for(wanted):
+            raise SelectorError(
+                f"method {name!r} chooses widths, and a ratio leaves none to choose; leave it out, "
+                "or use keep_macs, keep_params or keep_weights"
+            )
     asked = selector or SaliencySelector.shipped()
-    wanted = Target.of(target)
-    judged = Calibration(batches if test_batches is None else test_batches)
-    fingerprint = fingerprint_of(model, [Calibration(batches)], target, rounds, asked.single_best_)
+    judged = Calibration(batches if test_batches is None else test_batches, loss)
+    fingerprint = fingerprint_of(
+        model, [Calibration(batches, loss)], target, rounds, asked.single_best_
+    )
     kept = KeptRows(checkpoint, fingerprint)
     before = evaluated(model, judged)
     rows: list[MethodRow] = []
@@ -104,6 +126,7 @@ def compare_methods(
                 allocation=how.allocation,
                 selector=asked if how.criterion == "selector" else None,
                 rounds=rounds,
+                loss=loss,
                 test_batches=test_batches,
                 checkpoint=None if kept.folder is None else kept.folder / name,
                 progress=progress,

@@ -44,6 +44,7 @@ from selector.pruning.result import PruneResult
 from selector.pruning.resume import RoundStore
 from selector.pruning.rounds import PruningRun
 from selector.pruning.run_info import Clocked
+from selector.repair.distillation.task import check_imitable
 
 LOG = logging.getLogger("selector")
 
@@ -199,6 +200,8 @@ def prune(
         limited=limited,
     )
     calibration = Calibration(batches, loss)
+    if distil is not None:
+        check_imitable(model, calibration.first)
     test = None if test_batches is None else Calibration(test_batches, loss)
     reporter = Reporter.of(model, calibration, test, needed=limited, clocked=clocked)
     first = first_stage(model, calibration, wanted, limits, latency_inputs)

@@ -23,6 +23,7 @@ from selector.data.exclusive import one_at_a_time
 from selector.data.fingerprint import fingerprint_of
 from selector.data.forward import device_of, probe_inputs
 from selector.data.loss import Loss, evaluate
+from selector.data.own_forward import Forward
 from selector.errors import SelectorError
 from selector.network.groups import Group
 from selector.network.tracing import find_groups
@@ -73,6 +74,7 @@ def record(
     unseen: bool | None = None,
     seed: int = 0,
     loss: Loss | None = None,
+    forward: Forward | None = None,
     journal: str | Path | None = None,
     output: str | Path | None = None,
     progress: bool = False,
@@ -99,6 +101,7 @@ def record(
         unseen: Whether the network was not trained on these images, where you know it.
         seed: Of all that is drawn, and of the `random` metric.
         loss: Mean loss of a batch; cross-entropy by default.
+        forward: Runs the network on a batch, as for `prune`.
         journal: Folder that keeps what is measured: the same call continues there after it was
             killed. It is emptied when the records are saved in `output`, and stays without one.
         output: Folder that the records are saved in, as `Records.save` does.

@@ -25,7 +25,7 @@ from selector.data.batches import Batches, batch_size, check_repeatable
 from selector.data.checks import check_model
 from selector.data.exclusive import one_at_a_time
 from selector.data.forward import device_of, evaluating, probe_inputs
-from selector.data.own_forward import own_forward
+from selector.data.own_forward import Forward, own_forward
 from selector.network.attention import all_opened
 from selector.network.copying import copy_of, uncompiled
 from selector.network.layers import NORMALISATION
@@ -96,6 +96,7 @@ def reconstruct(
     *,
     kept: Kept | Sequence[Cut] | History | None = None,
     how: Repair | None = None,
+    forward: Forward | None = None,
 ) -> Reconstructed:
     """Refit what is left of a network in closed form, on a copy, without labels.
 
@@ -108,6 +109,7 @@ def reconstruct(
             nothing may be missing; or the history of a pruning by Torch-Pruning, as its
             `pruner.pruning_history()` gives it.
         how: Settings; the defaults suit 64 images or more.
+        forward: Runs both networks on a batch, as for `prune`.
 
     Returns:
         The repaired copy, and what was done to every layer.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -200,6 +201,110 @@ def test_what_is_no_loss_is_refused() -> None:
         selector.score(model, batches, ["fisher"], forward=lambda m, b: m(b[0]))
     with pytest.raises(SelectorError, match=r"forward must be a function.*forward\(model, batch\)"):
         selector.score(model, batches, ["fisher"], forward=3)  # type: ignore[arg-type]
+
+
+Named = dict[str, Tensor]
+
+
+def outputs_of(model: nn.Module, batch: Named) -> Tensor:
+    found: Tensor = model(batch["x"])
+    return found
+
+
+def loss_of(model: nn.Module, batch: Named) -> Tensor:
+    return functional.cross_entropy(outputs_of(model, batch), batch["y"])
+
+
+@pytest.fixture(scope="module")
+def run_both_ways() -> tuple[nn.Module, list[tuple[Tensor, Tensor]], list[Named]]:
+    """A network, its batches, and the same batches as only a `forward` can read them."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+    pairs = [(torch.randn(16, 4), torch.arange(16) % 3) for _ in range(4)]
+    return model.eval(), pairs, [{"x": inputs, "y": labels} for inputs, labels in pairs]
+
+
+Both = tuple[nn.Module, list[tuple[Tensor, Tensor]], list[Named]]
+
+
+def test_groups_are_the_same_however_the_network_is_run(run_both_ways: Both) -> None:
+    model, pairs, named = run_both_ways
+    own = selector.find_groups(model, named[0], forward=outputs_of)
+    plain = selector.find_groups(model, pairs[0][0])
+    assert own.prunable == plain.prunable
+    assert own.refused == plain.refused
+    with pytest.raises(SelectorError, match="does not run"):
+        selector.find_groups(model, named[0])
+
+
+def test_losses_are_the_same_however_the_network_is_run(run_both_ways: Both) -> None:
+    model, pairs, named = run_both_ways
+    plain = selector.evaluate(model, pairs)
+    own = selector.evaluate(model, named, forward=loss_of)
+    assert own.loss == pytest.approx(plain.loss, rel=1e-6)
+    one = selector.sensitivity(model, pairs, criterion="l1", ratios=[0.5]).rows
+    other = selector.sensitivity(model, named, criterion="l1", ratios=[0.5], forward=loss_of).rows
+    for a, b in zip(one, other, strict=True):
+        assert (a.group, a.removed) == (b.group, b.removed)
+        assert a.loss_change_nats == pytest.approx(b.loss_change_nats, rel=1e-4, abs=1e-6)
+
+
+def test_what_is_left_is_the_same_however_the_network_is_run(run_both_ways: Both) -> None:
+    model, pairs, named = run_both_ways
+    plan = selector.choose(model, pairs, criterion="l1", ratio=0.3)
+    cut = selector.apply_plan(model, plan, named, forward=loss_of)
+    repaired = selector.reconstruct(model, cut, named, kept=plan.cuts, forward=loss_of).model
+    expected = selector.reconstruct(
+        model, selector.apply_plan(model, plan, pairs), pairs, kept=plan.cuts
+    ).model
+    for one, other in zip(repaired.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+    taught = selector.distil(model, cut, named, passes=1, forward=outputs_of)
+    by_pairs = selector.distil(model, cut, pairs, passes=1)
+    inputs = pairs[0][0]
+    torch.testing.assert_close(taught.model(inputs), by_pairs.model(inputs))
+    assert not any(name.startswith("_selector") for name in vars(taught.model))
+
+
+def test_methods_are_compared_and_recorded_by_ones_own_forward(run_both_ways: Both) -> None:
+    model, pairs, named = run_both_ways
+    how = {"methods": ["l1", "reconstruction"], "ratio": 0.3, "rounds": 1}
+    plain = selector.compare_methods(model, pairs, **how)  # type: ignore[arg-type]
+    own = selector.compare_methods(model, named, forward=loss_of, **how)  # type: ignore[arg-type]
+    assert [row.method for row in own.rows] == [row.method for row in plain.rows]
+    for one, other in zip(own.rows, plain.rows, strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-4)
+    records = selector.record(model, named, network="own", contexts=0, forward=loss_of)
+    assert {group.group for group, _, _ in records.decisions()} == {"0", "2"}
+
+
+def test_distillation_that_cannot_be_is_refused_before_anything_is_pruned(
+    run_both_ways: Both,
+) -> None:
+    model, _, named = run_both_ways
+    calls = []
+
+    def counted(model: nn.Module, batch: Named) -> Tensor:
+        calls.append(1)
+        return loss_of(model, batch)
+
+    with pytest.raises(SelectorError, match="a loss alone will not do"):
+        selector.prune(model, named, ratio=0.3, distil=0.01, forward=counted)
+    assert len(calls) == 1
+    with pytest.raises(SelectorError, match="lists of images"):
+        selector.prune(detector(), batches_of(4, 4), ratio=0.3, distil=0.01, forward=losses)
+
+
+def test_a_state_belongs_to_its_forward(run_both_ways: Both, tmp_path: Path) -> None:
+    model, _, named = run_both_ways
+    how = {"ratio": 0.3, "rounds": 1, "criterion": "l1", "checkpoint": tmp_path}
+    selector.prune(model, named, forward=loss_of, **how)  # type: ignore[arg-type]
+
+    def twice(model: nn.Module, batch: Named) -> Tensor:
+        return 2 * loss_of(model, batch)
+
+    with pytest.raises(SelectorError, match="another"):
+        selector.prune(model, named, forward=twice, **how)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ import pytest
 from selector.errors import SelectorError
 from selector.network.tracing import find_groups
 from selector.planning.sensitivity import sensitivity
-from selector.pruning.method_comparison import compare_methods
+from selector.planning.target import Target
+from selector.pruning.method_comparison import compare_methods, methods_for
 from selector.pruning.prune import prune
 from selector.pruning.result import PruneResult
 from tests.networks import data, small
@@ -101,3 +102,11 @@ def test_comparisons_say_what_was_expected_of_the_selector_alone() -> None:
     assert least <= drop <= most
     line = next(line for line in str(found).splitlines() if "selector" in line)
     assert f"{100 * drop:.0f} ({100 * least:.0f} to {100 * most:.0f})" in line
+
+
+def test_a_ratio_compares_the_methods_that_leave_widths_alone() -> None:
+    model, batches = small("plain", 8, norm=True), data(64, 16)
+    assert "selector" in methods_for(Target.of({"keep_macs": 0.5}))
+    assert "selector" not in methods_for(Target.of({"ratio": 0.3}))
+    with pytest.raises(SelectorError, match="'verify' chooses widths, and a ratio leaves none"):
+        compare_methods(model, batches, methods=["l1", "verify"], ratio=0.3)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from selector.data.exclusive import one_at_a_time
 from selector.data.forward import device_of
+from selector.data.own_forward import Forward
 from selector.errors import SelectorError
 from selector.network.copying import copy_of
 from selector.repair.distillation.augmentation import Augment, Augmentation
@@ -62,6 +63,7 @@ def distil(
     seed: int = 0,
     checkpoint: str | Path | None = None,
     progress: bool = False,
+    forward: Forward | None = None,
 ) -> Distilled:
     """Train a copy of the pruned network to give the unpruned network's outputs; no labels needed.
 
@@ -90,6 +92,7 @@ def distil(
         checkpoint: Folder for a state that is written during training; the same call goes on from
             it.
         progress: Show a progress bar.
+        forward: Runs both networks on a batch, as for `prune`; it returns outputs here, not a loss.
 
     Returns:
         The distilled copy and what was done. The networks passed in are left as they are.

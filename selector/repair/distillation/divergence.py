@@ -32,8 +32,9 @@ class Divergence:
         tensors = real_tensors(reference)
         if not tensors:
             raise SelectorError(
-                "the unpruned network returns no tensor of floats, so there is nothing to imitate; "
-                "wrap it so that it returns its logits"
+                "the unpruned network returns no tensor of floats for the images, so there is "
+                "nothing to imitate; let it, or forward, return its outputs (a loss alone will not "
+                "do)"
             )
         for tensor in tensors:
             if not bool(torch.isfinite(tensor).all()):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from selector.data.forward import device_of, evaluating, run_batch
+from selector.data.forward import device_of, evaluating, run_batch, to_device
 from selector.errors import SelectorError
 from selector.network.copying import copy_of
 from selector.network.surgery import Cut
@@ -20,7 +20,7 @@ from selector.repair.distillation.layer_imitation import (
     measured_variances,
     tapping,
 )
-from selector.repair.distillation.unlabelled import Images
+from selector.repair.distillation.unlabelled import Images, inputs_alone
 
 BATCH = 32
 """Images in a step. On the trial's networks 32 were better than 128 in the same time."""
@@ -157,6 +157,21 @@ def make_task(
     if cuts is None:
         return task
     return replace(task, layers=_layer_imitation(task, pruned, cuts))
+
+
+def check_imitable(model: nn.Module, batch: object) -> None:
+    """Refuse a network or a batch that distillation can do nothing with, before anything is done.
+
+    Args:
+        model: The unpruned network.
+        batch: The first batch of images, as `distil` reads them.
+
+    Raises:
+        SelectorError: Lists of images, or outputs that cannot be imitated.
+    """
+    inputs = to_device(inputs_alone(batch), device_of(model))
+    with evaluating(model):
+        Divergence.measured(seen_by(model, inputs, 0).outputs)
 
 
 def seen_by(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from selector.data.batches import batch_size
+from selector.data.batches import batch_size, one_an_image
 from selector.data.forward import to_device
 from selector.errors import SelectorError
 
@@ -37,7 +37,7 @@ class Images:
             SelectorError: Not iterable, fewer than ten images, or batches that do not fit together.
         """
         try:
-            parts = [_without_targets(batch) for batch in batches]
+            parts = [inputs_alone(batch) for batch in batches]
         except TypeError as error:
             raise SelectorError(
                 f"images cannot be read ({error}); pass a DataLoader or a list of batches"
@@ -86,8 +86,32 @@ def fingerprint(leaves: Iterable[object]) -> str:
     return digest.hexdigest()
 
 
+def inputs_alone(batch: object) -> object:
+    """The inputs of a batch: of a pair, the first.
+
+    Raises:
+        SelectorError: They hold a list of images, whose rows cannot be put together.
+    """
+    inputs = _without_targets(batch)
+    targets = batch[1] if isinstance(batch, tuple | list) and len(batch) == 2 else None
+    if _lists_images(inputs, batch_size(inputs, targets)):
+        raise SelectorError(
+            "the batches hold lists of images, and distillation keeps all images in one tensor; "
+            "stack images of one size, or leave distillation out"
+        )
+    return inputs
+
+
+def _lists_images(values: object, images: int) -> bool:
+    if isinstance(values, Mapping):
+        return any(_lists_images(value, images) for value in values.values())
+    if isinstance(values, tuple | list):
+        several = images > 1 and one_an_image(values, images)
+        return several or any(_lists_images(value, images) for value in values)
+    return False
+
+
 def _without_targets(batch: object) -> object:
-    """The inputs of a batch: of a pair, the first."""
     if isinstance(batch, tuple | list):
         if len(batch) in (1, 2):
             only: object = batch[0]
