@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from selector.network.surgery import Cut, apply_cuts
 from training.benchmarks.coverage import catalogue, checks, report, rival, runs, trial
 from training.benchmarks.coverage.masking import Place, masked_copy
 from training.benchmarks.coverage.runs import CoverageRun
-from training.benchmarks.coverage.subject import Subject, energy
+from training.benchmarks.coverage.subject import Subject
 from training.benchmarks.coverage.trained_like import trained_like
 from training.benchmarks.coverage.trial import Finding, Trial
 from training.benchmarks.coverage.written_networks import OptionA
@@ -212,12 +213,6 @@ def test_trained_like_networks_hide_nothing() -> None:
         torch.testing.assert_close(value, again.state_dict()[name], rtol=0, atol=0)
 
 
-def test_a_detector_that_finds_nothing_has_a_loss() -> None:
-    nothing = [{"boxes": torch.empty(0, 4), "labels": torch.empty(0, dtype=torch.long)}]
-    assert energy(nothing, None) == 1
-    assert energy([{"boxes": torch.tensor([[1.0, 3.0]])}, *nothing], None) == 2
-
-
 def tried(subject: Subject, folder: Path, tool: trial.Tool = "selector") -> Finding:
     made = Trial(subject, folder / "found.json")
     made.go(tool)
@@ -234,6 +229,49 @@ def test_a_plain_network_is_pruned_by_both(tmp_path: Path) -> None:
         assert found.gap is not None
         assert found.gap < 1e-10
         assert not found.silent_wrong
+
+
+class Detector(nn.Module):
+    """Reads a list of images; its losses are in training mode only, of sampled positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = chain()[:5]
+        self.boxes = nn.Linear(6, 4)
+        self.scores = nn.Linear(6, 9)
+
+    def forward(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> object:
+        found = self.body(torch.stack(images)).mean((2, 3))
+        boxes, scores = self.boxes(found), self.scores(found)
+        if targets is None:
+            kept = [row[row.softmax(0).amax() > 0.99] for row in scores]
+            return [{"scores": row} for row in kept]  # As with random weights: nothing.
+        truth = torch.cat([target["boxes"] for target in targets])
+        sampled = torch.randperm(len(boxes))[: len(boxes) // 2]
+        return {
+            "boxes": functional.smooth_l1_loss(boxes[sampled], truth[sampled]),
+            "labels": functional.cross_entropy(
+                scores, torch.cat([target["labels"] for target in targets])
+            ),
+        }
+
+
+def test_a_detector_is_judged_by_its_losses(tmp_path: Path) -> None:
+    subject = subject_of(Detector, detector=True, classes=None, images=4, outputs=())
+    found = tried(subject, tmp_path)
+    assert (found.outcome, found.reason) == ("pruned", "")
+    assert found.changed is not None
+    assert found.changed > 1e-4
+    assert found.gap is not None
+    assert found.gap < 1e-10
+    model = trained_like(subject)
+    wrong = deepcopy(model)
+    with torch.no_grad():
+        wrong.body[3].weight[0] += 1e-3  # type: ignore[index, union-attr]
+    assert not checks.exactness(model, wrong, (), subject).exact
+    assert not model.training
 
 
 def test_a_silent_wrong_of_the_rival_is_seen(tmp_path: Path) -> None:

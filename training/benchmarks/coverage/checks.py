@@ -16,11 +16,13 @@ from selector.data.forward import float_tensors
 from selector.network.surgery import Cut
 from selector.statistics.leaves import only_trained
 from training.benchmarks.coverage.masking import Places, masked_copy
-from training.benchmarks.coverage.subject import Subject, energy
+from training.benchmarks.coverage.subject import Subject, energy, objects_in
 
 FRESH = 4
 """Images that nothing was pruned or repaired by."""
 SEED = 7777
+AS_TRAINED = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+"""Layers that are as in evaluation mode while losses are compared."""
 TOLERANCE = {"float64": 1e-6, "float32": 1e-3}
 """Largest difference of outputs relative to the largest output, by the type computed in."""
 
@@ -44,8 +46,21 @@ class Exactness:
 
 
 def run(model: nn.Module, inputs: object) -> object:
-    """Call a network with images, or with a list of them."""
-    return model(inputs)
+    """Call a network with images; a detector, which reads a list of them, for its losses.
+
+    What a detector finds is a choice among thousands of boxes, and with random weights nothing: its
+    losses tell of every layer. Only its parts for training are in that mode.
+    """
+    if not isinstance(inputs, list):
+        return model(inputs)
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)  # Some boxes are sampled.
+        for module in model.modules():
+            module.training = not isinstance(module, AS_TRAINED)
+        try:
+            return model(inputs, objects_in(inputs))
+        finally:
+            model.eval()
 
 
 @torch.no_grad()
@@ -154,15 +169,9 @@ def training_fault(model: nn.Module, subject: Subject) -> str | None:
 
 
 def _trained_outputs(model: nn.Module, subject: Subject) -> object:
-    """Outputs in training mode; a detector's are its losses, for one object an image."""
+    """Outputs in training mode; a detector's are its losses."""
     images = subject.inputs(4, SEED)
-    if not isinstance(images, list):
-        return run(model, images)
-    height, width = subject.shape[1:]
-    box = torch.tensor([[0.1 * width, 0.1 * height, 0.7 * width, 0.8 * height]])
-    mask = torch.ones(1, height, width, dtype=torch.uint8)
-    one = {"boxes": box, "labels": torch.tensor([1]), "masks": mask}
-    return model(images, [dict(one) for _ in images])
+    return model(images, objects_in(images)) if isinstance(images, list) else run(model, images)
 
 
 @torch.no_grad()

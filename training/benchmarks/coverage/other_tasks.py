@@ -64,7 +64,7 @@ def _detection(name: str) -> Subject:
         build=_maker(name, {"weights_backbone": None, **options}),
         shape=(3, 96, 96),
         classes=None,
-        as_list=True,
+        detector=True,
         images=4,
     )
 

@@ -138,7 +138,7 @@ def _outputs(model: nn.Module, subject: Subject) -> list[nn.Module]:
     modules = dict(model.named_modules())
     if named := [modules[name] for name in subject.outputs if name in modules]:
         return named
-    if subject.as_list:
+    if subject.detector:
         heads = (
             "cls_score",
             "bbox_pred",

@@ -22,7 +22,7 @@ def trained_like(subject: Subject, seed: int = 0) -> nn.Module:
         model = subject.build()
         if not subject.trained:
             vary_constants(model, torch.Generator().manual_seed(seed))
-            if not subject.as_list:
+            if not subject.detector:
                 _train(model, subject)
             _gather_statistics(model, subject)
     return model.eval()

@@ -32,7 +32,7 @@ from training.benchmarks.coverage.checks import (
     training_fault,
 )
 from training.benchmarks.coverage.masking import statistics_places
-from training.benchmarks.coverage.subject import Subject
+from training.benchmarks.coverage.subject import Subject, objects_in
 from training.benchmarks.coverage.trained_like import trained_like
 
 Tool = Literal["selector", "torch-pruning"]
@@ -125,7 +125,11 @@ class Trial:
         self.note(stage="prune")
         batches = subject.batches(model)
         began = time.process_time()
-        options: dict[str, Any] = {"rounds": ROUNDS.get(subject.source, 1), "loss": subject.loss}
+        options: dict[str, Any] = {
+            "rounds": ROUNDS.get(subject.source, 1),
+            "loss": subject.loss,
+            "forward": subject.forward,
+        }
         partly = ""
         try:
             result = prune(model, batches, keep_macs=KEEP, **options)
@@ -145,9 +149,10 @@ class Trial:
         self._conclude(partly)
 
     def _traced(self, model: nn.Module) -> Groups:
-        inputs = arguments(model, self.subject.inputs(4, 0))
+        inputs, forward = self.subject.inputs(4, 0), self.subject.forward
+        probe = arguments(model, inputs) if forward is None else (inputs, objects_in(inputs))
         began = time.process_time()
-        groups = find_groups(model, inputs)
+        groups = find_groups(model, probe, forward=forward)
         refusals: dict[str, int] = {}
         for why in groups.refused.values():
             if not any(known in why for known in OUTPUTS):
