@@ -30,13 +30,15 @@ def _turn(stage: Stage, name: str, now: int, then: int) -> float:
     return 1 - width / stage.widths.original[name]
 
 
-def slow_by_damage(stage: Stage, curves: Mapping[str, Curve]) -> dict[str, int]:
+def slow_by_damage(
+    stage: Stage, curves: Mapping[str, Curve], *, wary: bool = True
+) -> dict[str, int]:
     """The cheapest step of all, again and again; then the landing that adds the least damage."""
     counts = {**dict.fromkeys(curves, 0), **stage.pinned}
     free = {name: curve for name, curve in curves.items() if name in stage.free}
     while stage.cost(counts) > stage.limit:
         steps = [(name, n) for name, curve in free.items() for n in curve if n > counts[name]]
-        name, count = min(steps, key=lambda step: _price(stage, counts, step, free[step[0]]))
+        name, count = min(steps, key=lambda step: _price(stage, counts, step, free[step[0]], wary))
         if stage.cost({**counts, name: count}) <= stage.limit:
             short = [n for n in stage.options(name) if counts[name] <= n < count]
             counts[name] = max(n for n in short if stage.cost({**counts, name: n}) > stage.limit)
@@ -45,11 +47,13 @@ def slow_by_damage(stage: Stage, curves: Mapping[str, Curve]) -> dict[str, int]:
     return counts
 
 
-def _price(stage: Stage, counts: Mapping[str, int], step: tuple[str, int], curve: Curve) -> float:
+def _price(
+    stage: Stage, counts: Mapping[str, int], step: tuple[str, int], curve: Curve, wary: bool
+) -> float:
     name, count = step
     now = max(value for n, value in curve.items() if n <= counts[name])
     saved = stage.cost(counts) - stage.cost({**counts, name: count})
-    left = 1 - stage.widths.lost(stage.groups.prunable[name], count)
+    left = 1 - stage.widths.lost(stage.groups.prunable[name], count) if wary else 1
     return (curve[count] - now + TINY_NATS) / max(saved, 1e-12) / left
 
 

@@ -57,6 +57,26 @@ def drawn_from(batches: Batches) -> Draw:
     return draw
 
 
+def first_images(batches: Batches, count: int) -> list[Batch]:
+    """The first batches, until there are so many images; a first one with more is cut short.
+
+    Args:
+        batches: Re-iterable of (inputs, targets).
+        count: How many images.
+    """
+    found: list[Batch] = []
+    held = 0
+    for inputs, targets in batches:
+        images = batch_size(inputs, targets)
+        if not found and images > count:
+            return [(picked(inputs, slice(count), images), picked(targets, slice(count), images))]
+        found.append((inputs, targets))
+        held += images
+        if held >= count:
+            break
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class _Part:
     """Some images of a batch."""

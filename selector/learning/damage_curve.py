@@ -1,6 +1,7 @@
 """Predicted damage of a group by the number of channels that go, from a few predictions."""
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 from selector.learning.selector import SaliencySelector
 from selector.records.decision import Decision, GroupView
@@ -38,22 +39,37 @@ def damage_curves(
         views: Group -> the group as the selector sees it.
         options: Group -> numbers of channels that may go, ascending, beginning with 0.
     """
-    counts = {name: _rungs(options[name], view.channels) for name, view in views.items()}
+    counts = {name: rungs(options[name], view.channels) for name, view in views.items()}
     asked = [Decision(views[name], n) for name, some in counts.items() for n in some]
     predictions = iter(selector.predict_many(asked))
     curves: dict[str, Curve] = {}
     for name, some in counts.items():
-        curve, highest = {0: 0.0}, 0.0
-        for count in some:
-            prediction = next(predictions)
-            highest = max(highest, prediction.loss_change_nats[prediction.trusted] / count)
-            curve[count] = highest * count
-        curves[name] = curve
+        nats = [one.loss_change_nats[one.trusted] for one in islice(predictions, len(some))]
+        curves[name] = curve_of(some, nats)
     return curves
 
 
-def _rungs(options: Sequence[int], channels: int) -> list[int]:
-    """The allowed steps that are nearest to those of the ladder, and the largest."""
+def curve_of(counts: Sequence[int], nats: Sequence[float]) -> Curve:
+    """A curve on which no step is cheaper per channel than a smaller one.
+
+    Args:
+        counts: Channels removed, ascending.
+        nats: The damage of each.
+    """
+    curve, highest = {0: 0.0}, 0.0
+    for count, damage in zip(counts, nats, strict=True):
+        highest = max(highest, damage / count)
+        curve[count] = highest * count
+    return curve
+
+
+def rungs(options: Sequence[int], channels: int) -> list[int]:
+    """The allowed steps that are nearest to those of the ladder, and the largest.
+
+    Args:
+        options: Numbers of channels that may go, ascending, beginning with 0.
+        channels: Of the group.
+    """
     steps = options[1:]
     nearest = {min(steps, key=lambda n: abs(n - s * channels)) for s in LADDER if steps}
     return sorted(nearest | {*steps[-1:]})

@@ -202,7 +202,10 @@ def _images_that_fit(engine: Engine, inputs: object, images: int, memory_bytes: 
     if not isinstance(engine, Fast):
         return images
     tried = min(2, images)
-    engine.load(rows(inputs, 0, tried, images))
+    try:
+        engine.load(rows(inputs, 0, tried, images))
+    except Exception:  # A fixed batch size; whatever else it is, the whole batch will say.
+        return images
     # What is kept of the whole network, and as much again for every candidate that runs with it.
     per_image = engine.bytes_kept() * (1 + engine.together) / tried
     fitting = max(1, int(memory_bytes / per_image))

@@ -11,9 +11,9 @@ import numpy as np
 
 from selector.learning.damage_curve import Curve, damage_curves
 from selector.learning.selector import SaliencySelector
+from selector.planning.candidates import Criterion, Trial
 from selector.planning.running_cost import RunningCost
 from selector.planning.stage import Stage, even_ratio
-from selector.records.decision import GroupView
 
 Step = tuple[str, int]
 """A group, and the channels that it loses in all after the step."""
@@ -99,13 +99,21 @@ TINY_NATS = 1e-4
 """Price of a step that is predicted to cost nothing, so that larger savings still go first."""
 
 
-def allocate_by_damage(stage: Stage, curves: Mapping[str, Curve]) -> dict[str, int]:
-    """Channels that every group loses now, so that the target is met at the least predicted damage.
+def allocate_by_damage(
+    stage: Stage, curves: Mapping[str, Curve], *, wary: bool = True
+) -> dict[str, int]:
+    """Channels that every group loses now, so that the target is met at the least damage.
 
-    Greedy: of all steps up any group's curve, the one with the lowest predicted loss change per
+    Greedy: of all steps up any group's curve, the one with the least damage per
     unit of cost saved is taken, until the target is met; the last is cut short where less will do.
     Of steps with equal prices, the first group's is taken. A step changes the prices only of groups
     that share a layer with it.
+
+    Args:
+        stage: The network, its limit, and what is counted.
+        curves: The groups' damage by the number of channels that go.
+        wary: Whether the curves are predictions, which know little of groups that lost much: the
+            price of a step is over the share of the group left, so that none is used up.
 
     Raises:
         SelectorError: The target cannot be met.
@@ -116,7 +124,7 @@ def allocate_by_damage(stage: Stage, curves: Mapping[str, Curve]) -> dict[str, i
     free = {name: curve for name, curve in curves.items() if name in stage.free}
     names = list(free)
     place = {name: number for number, name in enumerate(names)}
-    best = [_cheapest(stage, running, name, free[name]) for name in names]
+    best = [_cheapest(stage, running, name, free[name], wary) for name in names]
     prices = np.array([price for price, _ in best])
     while not running.met and np.isfinite(prices).any():
         name = names[int(prices.argmin())]
@@ -126,26 +134,29 @@ def allocate_by_damage(stage: Stage, curves: Mapping[str, Curve]) -> dict[str, i
             break
         for other in running.remove(name, count):
             if other in place:
-                best[place[other]] = _cheapest(stage, running, other, free[other])
+                best[place[other]] = _cheapest(stage, running, other, free[other], wary)
                 prices[place[other]] = best[place[other]][0]
     return {name: running.counts[name] for name in counts}
 
 
-def _cheapest(stage: Stage, running: RunningCost, name: str, curve: Curve) -> tuple[float, int]:
+def _cheapest(
+    stage: Stage, running: RunningCost, name: str, curve: Curve, wary: bool
+) -> tuple[float, int]:
     """The step up a group's curve with the lowest price, and that price.
 
-    The price is the predicted nats for each unit of cost saved, over the share of the group left.
-    The selector learnt from unpruned groups and predicts less of the damage the more is gone: a
-    group that has lost half its original channels pays twice, so that none is used up.
+    The price is the nats for each unit of cost saved; wary, over the share of the group left. The
+    selector learnt from unpruned groups and predicts less of the damage the more is gone: a group
+    that has lost half its original channels pays twice.
     """
     gone = running.counts[name]
     steps = [n for n in curve if n > gone]
     if not steps:
         return np.inf, gone
     now = max(nats for n, nats in curve.items() if n <= gone)
-    left = [1 - stage.widths.lost(stage.groups.prunable[name], n) for n in steps]
     nats = np.array([curve[n] for n in steps]) - now + TINY_NATS
-    prices = nats / np.maximum(running.saved(name, steps), 1e-12) / left
+    prices = nats / np.maximum(running.saved(name, steps), 1e-12)
+    if wary:
+        prices /= [1 - stage.widths.lost(stage.groups.prunable[name], n) for n in steps]
     first = int(prices.argmin())
     return float(prices[first]), steps[first]
 
@@ -180,12 +191,13 @@ class Allocation(Protocol):
     def text(self) -> str:
         """As plans and reports name it; empty for even shares."""
 
-    def counts(self, stage: Stage, views: Mapping[str, GroupView]) -> dict[str, int]:
+    def counts(self, stage: Stage, trial: Trial, criterion: Criterion) -> dict[str, int]:
         """Channels that every group loses now.
 
         Args:
             stage: Where the network stands, and how far this round goes.
-            views: Its groups as the selector sees them.
+            trial: The network, and what is known of it.
+            criterion: Chooses the channels.
 
         Raises:
             SelectorError: The target cannot be met.
@@ -198,7 +210,7 @@ class EvenShares:
 
     text = ""
 
-    def counts(self, stage: Stage, views: Mapping[str, GroupView]) -> dict[str, int]:
+    def counts(self, stage: Stage, trial: Trial, criterion: Criterion) -> dict[str, int]:
         """Channels that every group loses now; see `allocate_evenly`."""
         return allocate_evenly(stage)
 
@@ -211,8 +223,8 @@ class LeastDamage:
 
     text = "allocation by damage"
 
-    def counts(self, stage: Stage, views: Mapping[str, GroupView]) -> dict[str, int]:
+    def counts(self, stage: Stage, trial: Trial, criterion: Criterion) -> dict[str, int]:
         """Channels that every group loses now; see `allocate_by_damage`."""
         options = {name: stage.options(name) for name in stage.free}
-        free = {name: views[name] for name in stage.free}
+        free = {name: trial.survey.views[name] for name in stage.free}
         return allocate_by_damage(stage, damage_curves(self.selector, free, options))

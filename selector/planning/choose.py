@@ -70,10 +70,12 @@ def choose(
         loss: Mean loss of a batch; cross-entropy by default.
         forward: Runs the network on a batch, as `forward(model, batch)`; see `prune`.
         ignore: Groups that are not pruned, by name; a layer's name stands for its whole group.
-        allocation: `even`, the same share of every group, or `damage`, where the selector predicts
+        allocation: `even`, the same share of every group; `damage`, where the selector predicts
             the least loss change per unit saved, whichever criterion chooses the channels (the
-            default for criterion `selector` and a budget; else `even`), or `myopic`, with criterion
-            `oracle`: one channel at a time over the whole network, as in arXiv 2004.03376.
+            default for criterion `selector` and a budget; else `even`); `measured`, where the least
+            is measured, group by group, on 64 images without their labels; or `myopic`, with
+            criterion `oracle`: one channel at a time over the whole network, as in arXiv
+            2004.03376.
         myopic: How that goes about it; as in the paper by default.
         compensate: Let the oracle measure with the removed channels' means in their place.
         max_ratio: Largest share of a group's channels that may go, in (0, 1).
@@ -188,7 +190,7 @@ def plan_surveyed(trial: Trial, stage: Stage, method: Method) -> Plan:
     survey = trial.survey
     counts = {
         stage.groups.prunable[name]: count
-        for name, count in method.allocation.counts(stage, survey.views).items()
+        for name, count in method.allocation.counts(stage, trial, method.criterion).items()
         if count
     }
     options = method.criterion.options(survey, counts)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from torch import nn
 
 from selector.learning.selector import SaliencySelector
-from selector.planning.candidates import Survey
+from selector.planning.candidates import Survey, Trial
 from selector.planning.expectation import Expected, Logits, classes_said, expect
 from selector.planning.method import Method
 from selector.planning.plan import Plan
@@ -51,7 +51,8 @@ def foresee(
     selector = method.selector
     if selector is None:
         return None
-    counts = method.allocation.counts(replace(stage, share=1.0), survey.views)
+    trial = Trial(model=model, survey=survey, recalibrate=method.recalibrate)
+    counts = method.allocation.counts(replace(stage, share=1.0), trial, method.criterion)
     asked = [Decision(survey.views[name], count) for name, count in counts.items() if count]
     changes, ends = list[float](), list[Interval]()
     for prediction in selector.predict_many(asked):

@@ -15,10 +15,12 @@ from selector.planning.criteria import (
     Verify,
     criterion_of,
 )
+from selector.planning.measured_damage import LeastMeasuredDamage
 from selector.planning.target import Target
 
-AllocationName = Literal["auto", "even", "damage", "myopic"]
-"""Where the budget goes: the same share of every group, where the least damage is predicted, or one
+AllocationName = Literal["auto", "even", "damage", "measured", "myopic"]
+"""Where the budget goes: the same share of every group, where the least damage is predicted, where
+the least is measured, group by group, or one
 channel at a time where the oracle measures the least; `auto` goes by criterion and target."""
 
 
@@ -96,6 +98,8 @@ def method_of(
     if allocation == "damage" or (allocation == "auto" and routed and target.measure != "channels"):
         asked = found.selector if isinstance(found, SelectorCriterion) else selector
         spent = LeastDamage(asked or SaliencySelector.shipped())
+    elif allocation == "measured":
+        spent = LeastMeasuredDamage()
     return Method(
         criterion=found,
         allocation=spent,
@@ -113,7 +117,7 @@ def _check_allocation(criterion: str, allocation: AllocationName, target: Target
             f"channel at a time, and criterion {criterion!r} asks no oracle; use "
             "criterion='oracle', or allocation='even'"
         )
-    if allocation in ("damage", "myopic") and target.measure == "channels":
+    if allocation in ("damage", "measured", "myopic") and target.measure == "channels":
         raise SelectorError(
             f"ratio takes the same share of every group and allocation={allocation!r} "
             "does not; use keep_macs, keep_params or keep_weights, or allocation='even'"

@@ -21,7 +21,7 @@ from selector.planning.allocation import (
 )
 from selector.planning.choose import choose
 from selector.planning.limits import Widths
-from selector.planning.method import method_of
+from selector.planning.method import AllocationName, method_of
 from selector.planning.stage import Stage
 from selector.planning.target import Target, Targets
 from selector.records.decision import Decision, GroupView
@@ -157,9 +157,10 @@ def test_a_budget_goes_where_damage_is_predicted(
     assert isinstance(found.allocation, {"damage": LeastDamage, "even": EvenShares}[settled])
 
 
-def test_a_ratio_is_even() -> None:
+@pytest.mark.parametrize("allocation", ["damage", "measured"])
+def test_a_ratio_is_even(allocation: AllocationName) -> None:
     with pytest.raises(SelectorError, match="ratio takes the same share of every group"):
-        method_of("selector", Target.of({"ratio": 0.5}), allocation="damage")
+        method_of("selector", Target.of({"ratio": 0.5}), allocation=allocation)
 
 
 @pytest.mark.parametrize("criterion", ["l1", "taylor", "reconstruction"])

@@ -16,6 +16,8 @@ from training.benchmarks.whole.runs import (
     FACTORS,
     FILE,
     KEPT,
+    KEPT_ON_IMAGENET,
+    MEASURED,
     ROLES,
     SELECTOR,
     WAYS,
@@ -28,6 +30,13 @@ from training.benchmarks.whole.runs import (
 )
 from training.reporting.result_file import add_to_summary, result_if_there, write_result
 
+COMPARED = {
+    "widths_over_even": (WIDTHS, EVEN),
+    "measured_over_even": (MEASURED, EVEN),
+    "measured_over_widths": (MEASURED, WIDTHS),
+}
+"""Key of the summary -> the ways that are compared."""
+SHARES = (0.9, KEPT_ON_IMAGENET, 0.7, 0.5, 0.3)
 FEWEST_FACTORS = 5
 """Prunings of other families that an interval is learnt from at least."""
 MEDIAN_AT = 0.5
@@ -62,7 +71,7 @@ def run(
     rows = [
         [way, f"{keep:.0%}", f"{len(some)}", f"{100 * np.mean([r.left for r in some]):.1f}"]
         for way in WAYS
-        for keep in KEPT[way]
+        for keep in SHARES
         if (some := [r for r in runs if r.way == way and r.keep_macs == keep])
     ]
     print(text_table(["way", "MACs", "networks", "top-1, %"], rows))
@@ -166,7 +175,9 @@ def _kept(run: WholeRun, factor: float) -> float:
 
 
 def widths(runs: Sequence[WholeRun], end: str = "") -> dict[str, float]:
-    """Points by which the selector's widths are ahead of even ones, one arm choosing channels.
+    """Points by which some widths are ahead of others, one arm choosing channels.
+
+    At four fifths of the MACs those of networks for ImageNet.
 
     Args:
         runs: Of some networks.
@@ -176,10 +187,13 @@ def widths(runs: Sequence[WholeRun], end: str = "") -> dict[str, float]:
         (r.network, r.way, r.keep_macs): 100 * r.left for r in runs
     }
     found: dict[str, float] = {}
-    for keep in KEPT[WIDTHS]:
-        names = [
-            n for n, way, k in table if way == WIDTHS and k == keep and (n, EVEN, keep) in table
-        ]
-        ahead = [table[n, WIDTHS, keep] - table[n, EVEN, keep] for n in names]
-        found |= difference_of(ahead, f"widths_over_even_{100 * keep:.0f}{end}")
+    for name, (one, other) in COMPARED.items():
+        for keep in SHARES:
+            names = [n for n, way, k in table if (way, k) == (one, keep)]
+            ahead = [
+                table[n, one, keep] - table[n, other, keep]
+                for n in names
+                if (n, other, keep) in table
+            ]
+            found |= difference_of(ahead, f"{name}_{100 * keep:.0f}{end}")
     return found

@@ -14,6 +14,7 @@ import numpy as np
 
 from selector.errors import SelectorError
 from selector.planning.expectation import classes_said
+from selector.planning.method import AllocationName
 from selector.pruning.prune import prune
 from training.benchmarks.networks.learnt import digest_of, learn_without_family, opened
 from training.benchmarks.repair.cases import (
@@ -30,19 +31,28 @@ from training.reporting.run_file import Key, RunFile
 from training.zoo.shared_third_party import IMAGENET, third_party_info
 
 FILE = "whole_runs.jsonl"
-SELECTOR, WIDTHS, EVEN = (
+SELECTOR, WIDTHS, MEASURED, EVEN = (
     "selector",
     "reconstruction, the selector's widths",
+    "reconstruction, measured widths",
     "reconstruction, even widths",
 )
-WAYS = {
+WAYS: Mapping[str, tuple[str, AllocationName]] = {
     SELECTOR: ("selector", "damage"),
     WIDTHS: ("reconstruction", "damage"),
+    MEASURED: ("reconstruction", "measured"),
     EVEN: ("reconstruction", "even"),
 }
 """Name -> criterion and allocation; all repaired."""
-KEPT = {SELECTOR: (0.9, 0.7, 0.5, 0.3), WIDTHS: (0.7, 0.5, 0.3), EVEN: (0.7, 0.5, 0.3)}
+KEPT = {
+    SELECTOR: (0.9, 0.7, 0.5, 0.3),
+    WIDTHS: (0.7, 0.5, 0.3),
+    MEASURED: (0.7, 0.5, 0.3),
+    EVEN: (0.7, 0.5, 0.3),
+}
 """Shares of the MACs that stay; so little as a tenth is cut for the forecast alone."""
+KEPT_ON_IMAGENET = 0.8
+"""Of networks for ImageNet, by which widths alone are compared."""
 ROLES: tuple[Role, ...] = ("learn", "test")
 """Of third-party networks: no selector and no factor is ever learnt from the second."""
 FACTORS: tuple[float, ...] = tuple(np.geomspace(1 / 64, 64, 49).tolist())
@@ -92,7 +102,7 @@ class WholeRun:
 
 
 def cases(names: Sequence[str] | None = None) -> list[Case]:
-    """Third-party networks without those for ImageNet, first those that may be learnt from.
+    """Third-party networks, first those that may be learnt from; those for ImageNet last.
 
     Args:
         names: Networks, in any order; None for all.
@@ -101,16 +111,24 @@ def cases(names: Sequence[str] | None = None) -> list[Case]:
         SelectorError: An unknown name.
     """
     every = every_case(FEW_TEST_IMAGES).values()
-    small = {
+    known = {
         case.name: case
+        for large in (False, True)
         for role in ROLES
         for case in every
-        if case.role == role and case.dataset != IMAGENET
+        if case.role == role and (case.dataset == IMAGENET) == large
     }
     for name in names or ():
-        if name not in small:
-            raise SelectorError(f"unknown network {name!r}; known: {', '.join(small)}")
-    return [case for name, case in small.items() if names is None or name in names]
+        if name not in known:
+            raise SelectorError(f"unknown network {name!r}; known: {', '.join(known)}")
+    return [case for name, case in known.items() if names is None or name in names]
+
+
+def kept_by(case: Case) -> Mapping[str, tuple[float, ...]]:
+    """Way -> shares of the MACs that a network is pruned to."""
+    if case.dataset != IMAGENET:
+        return KEPT
+    return {way: (KEPT_ON_IMAGENET,) for way in KEPT if way != SELECTOR}
 
 
 Calls = Mapping[Key, Callable[[], WholeRun]]
@@ -129,8 +147,8 @@ def calls_of(wanted: Sequence[Case], data: Path, learnt: Path) -> Calls:
     for case in wanted:
         family = third_party_info(case.name).family
         folder = learn_without_family(family, data, learnt)
-        for way in WAYS:
-            for keep in KEPT[way]:
+        for way, shares in kept_by(case).items():
+            for keep in shares:
                 run = partial(run_one, case, family, way, keep, folder)
                 calls[case.name, way, keep, digest_of(folder)] = run
     return calls
@@ -163,8 +181,8 @@ def run_one(case: Case, family: str, way: str, keep_macs: float, folder: Path) -
         model,
         images,
         criterion=criterion,
-        allocation=allocation,  # type: ignore[arg-type]
-        selector=opened(folder),
+        allocation=allocation,
+        selector=None if allocation in ("even", "measured") else opened(folder),
         keep_macs=keep_macs,
     )
     seconds = round(time.process_time() - began, 2)

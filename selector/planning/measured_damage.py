@@ -1,0 +1,104 @@
+"""Widths by measured damage: what single groups' losses do to the network's outputs.
+
+Every group alone loses a few shares of its channels, as the criterion chooses them; what stays
+stands in for what went, as repair will have it, and the divergence from the present outputs is read
+on a few images. No labels are needed, and nothing that was learnt from other networks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from selector.data.calibration import Calibration
+from selector.data.forward import evaluating, float_tensors, probe_inputs, run_batch
+from selector.data.loss import Loss, LossChange
+from selector.data.sampling import first_images
+from selector.errors import SelectorError
+from selector.learning.damage_curve import Curve, curve_of, rungs
+from selector.network.folding import Prediction
+from selector.network.groups import Group
+from selector.oracle.oracle import Oracle
+from selector.planning.allocation import allocate_by_damage
+from selector.planning.candidates import Criterion, Survey, Trial
+from selector.planning.stage import Stage
+from selector.repair.distillation.divergence import real_tensors
+from selector.typing import ChannelSet
+
+IMAGES = 64
+"""Images that damage is measured on: differences between groups are large, and paired by image."""
+
+
+@dataclass(frozen=True)
+class LeastMeasuredDamage:
+    """Where the least damage is measured per unit of cost saved."""
+
+    text = "allocation by measured damage"
+    _known: WeakKeyDictionary[Survey, Mapping[str, Curve]] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
+    """Curves of the networks as they were surveyed: several steps may be tried with each."""
+
+    def counts(self, stage: Stage, trial: Trial, criterion: Criterion) -> dict[str, int]:
+        """Channels that every group loses now; see `allocate_by_damage`."""
+        survey = trial.survey
+        if survey not in self._known:
+            self._known[survey] = measured_curves(stage, trial, criterion)
+        return allocate_by_damage(stage, self._known[survey], wary=False)
+
+
+def measured_curves(stage: Stage, trial: Trial, criterion: Criterion) -> dict[str, Curve]:
+    """Group -> damage by the number of channels that go, one reading of some images for each.
+
+    Nats times the square of the temperature for classifiers, shares of the variance for other
+    outputs; nats of the loss where the network returns nothing but losses.
+
+    Args:
+        stage: Where the network stands.
+        trial: The network, its scores and its images.
+        criterion: Chooses the channels.
+    """
+    model, survey = trial.model, trial.survey
+    images = Calibration(first_images(survey.measuring, IMAGES), survey.measuring.loss)
+    try:
+        comparable = _has_outputs(model, images)
+    except SelectorError:  # It takes batches of one size.
+        images = survey.measuring
+        comparable = _has_outputs(model, images)
+    reference = model if comparable else None
+    prediction = Prediction.measured(model, survey.scoring, stage.groups.prunable.values())
+    oracle = Oracle("repaired", prediction=prediction, batch_statistics=True)
+    curves = {}
+    for name in stage.free:
+        group = stage.groups.prunable[name]
+        counts = rungs(stage.options(name), group.channels)
+        sets = [_first_choice(criterion, survey, group, count) for count in counts]
+        measured = oracle.measure(
+            model, images, {group: sets}, loss=_loss_of(images), reference=reference
+        )
+        oracle = replace(oracle, check=False)  # Once is enough.
+        found: list[LossChange] = (measured.divergences or measured.changes)[group]
+        curves[name] = curve_of(counts, [max(change.nats, 0.0) for change in found])
+    return curves
+
+
+def _first_choice(criterion: Criterion, survey: Survey, group: Group, count: int) -> ChannelSet:
+    return criterion.options(survey, {group: count})[group][0].remove
+
+
+@torch.no_grad()
+def _has_outputs(model: nn.Module, images: Calibration) -> bool:
+    with evaluating(model):
+        outputs = run_batch(model, probe_inputs(model, images), 0)
+    return bool(real_tensors(outputs))
+
+
+def _loss_of(images: Calibration) -> Loss | None:
+    """The loss; where there are no labels, one that is always zero: the outputs are compared."""
+    return _nothing if images.unlabelled else images.loss
+
+
+def _nothing(outputs: object, targets: object) -> Tensor:
+    return float_tensors(outputs)[0].new_zeros(())

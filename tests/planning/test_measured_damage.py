@@ -1,0 +1,187 @@
+"""Measured damage spends the budget where channels are superfluous, labels or none."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import selector
+from selector.data.calibration import Calibration
+from selector.data.sampling import first_images
+from selector.network.compensation import shifted
+from selector.network.copying import copy_of
+from selector.network.folding import Prediction, folded
+from selector.network.surgery import cuts_of, outputs_gone, temporarily_cut
+from selector.network.tracing import find_groups
+from selector.planning import measured_damage
+from selector.planning.candidates import Trial
+from selector.planning.choose import first_stage, surveyed
+from selector.planning.limits import Limits
+from selector.planning.measured_damage import LeastMeasuredDamage, measured_curves
+from selector.planning.method import method_of
+from selector.planning.stage import Stage
+from selector.planning.target import Target
+from tests.networks import data, small
+
+LIMITS = Limits.of(
+    ignore=(), max_ratio=0.9, max_ratios=None, ratios=None, round_to=1, min_channels=1
+)
+Batch = tuple[Tensor, Tensor | None]
+
+
+def doubled() -> nn.Module:
+    """The channels of its second layer come in pairs that are copies; those of the first do not."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 6)
+    )
+    second = model[2]
+    with torch.no_grad():
+        second.weight[6:] = second.weight[:6]
+        second.bias[6:] = second.bias[:6]
+    return model.eval()
+
+
+def images_for(count: int = 96, size: int = 48) -> list[Batch]:
+    torch.manual_seed(1)
+    return [(torch.randn(size, 16), torch.arange(size) % 6) for _ in range(count // size)]
+
+
+def prepared(
+    model: nn.Module, batches: list[Batch], criterion: str = "reconstruction"
+) -> tuple[Stage, Trial, "selector.planning.candidates.Criterion"]:
+    target = Target.of({"keep_macs": 0.6})
+    calibration = Calibration(batches)
+    stage = first_stage(model, calibration, target, LIMITS)
+    method = method_of(criterion, target, allocation="measured")
+    survey = surveyed(model, calibration, stage, method)
+    return stage, Trial(model=model, survey=survey, recalibrate=True), method.criterion
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_what_is_superfluous_goes(labelled: bool) -> None:
+    batches = [(inputs, labels if labelled else None) for inputs, labels in images_for()]
+    plan = selector.choose(
+        doubled(), batches, criterion="reconstruction", allocation="measured", keep_macs=0.7
+    )
+    lost = {name: len(channels) for name, channels in plan.removals.items()}
+    assert lost.get("2", 0) == 6
+    assert lost.get("0", 0) <= 1
+    assert "measured damage" in plan.criterion
+
+
+def test_labels_are_not_read() -> None:
+    plans = [
+        selector.choose(
+            doubled(), batches, criterion="reconstruction", allocation="measured", keep_macs=0.6
+        ).removals
+        for batches in (
+            images_for(),
+            [(inputs, (labels + 1) % 6) for inputs, labels in images_for() if labels is not None],
+        )
+    ]
+    assert plans[0] == plans[1]
+
+
+@pytest.mark.parametrize("kind", ["plain", "residual"])
+def test_curves_are_those_of_the_slow_twin(kind: str) -> None:
+    """Every count cut and folded for real, the divergence read from the outputs."""
+    model, batches = small(kind, 8), data(64, 16)
+    stage, trial, criterion = prepared(model, batches)
+    curves = measured_curves(stage, trial, criterion)
+    prediction = Prediction.measured(model, batches, stage.groups.prunable.values())
+    for name, curve in curves.items():
+        group, highest = stage.groups.prunable[name], 0.0
+        for count, damage in list(curve.items())[1:]:
+            gone = criterion.options(trial.survey, {group: count})[group][0].remove
+            folds, shifts = prediction.of(model, group, gone)
+            cuts = cuts_of([(group, gone)])
+            total = 0.0
+            with torch.no_grad():
+                for inputs, _ in batches:
+                    whole = model(inputs)
+                    with (
+                        temporarily_cut(model, [(group, gone)]),
+                        folded(model, folds, cuts),
+                        shifted(model, shifts, outputs_gone(cuts)),
+                    ):
+                        left = model(inputs)
+                    total += divergence(left, whole)
+            highest = max(highest, total / 64 / count)
+            assert damage == pytest.approx(highest * count, rel=1e-3, abs=1e-6)
+
+
+def divergence(outputs: Tensor, reference: Tensor, temperature: float = 2.0) -> float:
+    logs, wanted = (functional.log_softmax(x / temperature, 1) for x in (outputs, reference))
+    return float(temperature**2 * functional.kl_div(logs, wanted, log_target=True, reduction="sum"))
+
+
+def test_steps_of_one_survey_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, trial, criterion = prepared(doubled(), images_for())
+    calls = []
+    monkeypatch.setattr(
+        measured_damage,
+        "measured_curves",
+        lambda *args: calls.append(1) or measured_curves(*args),  # type: ignore[func-returns-value]
+    )
+    allocation = LeastMeasuredDamage()
+    some = allocation.counts(replace(stage, share=0.5), trial, criterion)
+    more = allocation.counts(stage, trial, criterion)
+    assert len(calls) == 1
+    assert sum(more.values()) > sum(some.values()) > 0
+    allocation.counts(stage, replace(trial, survey=replace(trial.survey)), criterion)
+    assert len(calls) == 2
+
+
+def test_a_network_that_gives_losses_alone_is_priced_by_them() -> None:
+    """By labels that it gives itself: no removal can lower their loss by much."""
+    model = doubled()
+    named = [{"x": inputs, "y": model(inputs).argmax(1)} for inputs, _ in images_for(192)]
+
+    def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        return functional.cross_entropy(model(batch["x"]), batch["y"])
+
+    plan = selector.choose(
+        model,
+        named,
+        criterion="reconstruction",
+        allocation="measured",
+        keep_macs=0.7,
+        forward=loss,
+    )
+    lost = {name: len(channels) for name, channels in plan.removals.items()}
+    assert lost.get("2", 0) > lost.get("0", 0)
+
+
+def test_a_network_of_one_batch_size_is_measured_on_whole_batches() -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = doubled()
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.body(inputs.reshape(96, 16))
+
+    model = Fixed().eval()
+    result = selector.prune(
+        model,
+        images_for(192, 96),
+        criterion="reconstruction",
+        allocation="measured",
+        keep_macs=0.8,
+        rounds=1,
+    )
+    assert set(result.plan.removals) == {"body.2"}
+    assert find_groups(copy_of(result.model), images_for(192, 96)[0][0]).prunable["body.2"]
+
+
+def test_the_first_images_come_in_the_callers_batches() -> None:
+    batches = images_for(144, 48)
+    sizes = [[len(x) for x, _ in first_images(batches, count)] for count in (16, 48, 64, 500)]
+    assert sizes == [[16], [48], [48, 48], [48, 48, 48]]
+    ((cut, labels),) = first_images(batches, 16)
+    assert torch.equal(cut, batches[0][0][:16])
+    assert len(labels) == 16
