@@ -176,7 +176,8 @@ class _Consumers:
         roots, spread, lost = kept
         self.inverse, self.outputs = _parts(self.inverse, places), _parts(self.outputs, places)
         self.inverse.baddbmm_(roots.mT, roots, alpha=-1)
-        self.outputs.baddbmm_(spread.mT, lost, alpha=-1).baddbmm_(lost.mT, spread, alpha=-1)
+        both = torch.bmm(spread.mT, lost)
+        self.outputs.sub_(both).sub_(both.mT)
         shape = len(alive), -1, self.width, self.width
         self.own_inverse = self.own_inverse[alive].reshape(shape)
         self.own_outputs = self.own_outputs[alive].reshape(shape)
