@@ -17,13 +17,14 @@ from training.benchmarks.large.runs import (
     finished,
     run_missing,
 )
-from training.benchmarks.networks.methods import RANK_MEAN, SELECTOR, always
+from training.benchmarks.networks.methods import MEASURED, RANK_MEAN, SELECTOR, always
 from training.reporting.markdown import markdown_table, percent_text
 from training.reporting.marked_part import put
 from training.reporting.result_file import read_result, write_result
 
 KEYS: Mapping[str, str] = {
     SELECTOR: "",
+    MEASURED: "measured_",
     L1: "l1_",
     TORCH_PRUNING: "torch_pruning_",
     RECONSTRUCTION_FISHER: "reconstruction_fisher_",
