@@ -41,7 +41,7 @@ def test_every_start_is_trained(
     assert found.macs_kept <= 0.4
     assert found.before[PRUNED] < found.before[REPAIRED] <= found.unpruned + 0.02
     for start in (PRUNED, REPAIRED):
-        assert list(found.after[start]) == ["1", "10"]
+        assert list(found.after[start]) == [str(epochs) for epochs in runs.EPOCHS]
         assert found.after[start]["10"] > found.before[PRUNED]
     # Only the selector's architecture is trained from random weights, and asked what repair saves.
     assert (SCRATCH in found.before) == (method == SELECTOR)
@@ -81,7 +81,7 @@ def test_a_layer_without_an_initialisation_is_named() -> None:
 
 
 def made(network: str, method: str, repaired: float, draw: int = 0) -> FinetunedRun:
-    start = {"1": repaired + 0.1, "10": repaired + 0.2}
+    start = {"1": repaired + 0.1, "5": repaired + 0.15, "10": repaired + 0.2}
     found = FinetunedRun(
         network,
         method,
@@ -89,7 +89,7 @@ def made(network: str, method: str, repaired: float, draw: int = 0) -> Finetuned
         0.5,
         draw,
         before={PRUNED: 0.2, REPAIRED: repaired},
-        after={PRUNED: {"1": 0.4, "10": 0.6}, REPAIRED: start},
+        after={PRUNED: {"1": 0.4, "5": 0.5, "10": 0.6}, REPAIRED: start},
         repair_seconds=2.0,
     )
     if method != SELECTOR:
@@ -97,7 +97,7 @@ def made(network: str, method: str, repaired: float, draw: int = 0) -> Finetuned
     return replace(
         found,
         before={**found.before, SCRATCH: 0.1},
-        after={**found.after, SCRATCH: {"1": 0.2, "10": 0.5}},
+        after={**found.after, SCRATCH: {"1": 0.2, "5": 0.3, "10": 0.5}},
         images_for_repair=320 if network == "a" else None,
         seconds_for_repair=5.0 if network == "a" else None,
     )
@@ -120,6 +120,7 @@ def test_sums_compare_what_is_there_of_every_method(tmp_path: Path) -> None:
     for key in (
         "selector_over_l1_0_epochs",
         "selector_over_l1_1_epoch",
+        "selector_over_l1_5_epochs",
         "selector_over_l1_10_epochs",
     ):
         assert found[key] == lead
@@ -130,7 +131,7 @@ def test_sums_compare_what_is_there_of_every_method(tmp_path: Path) -> None:
     assert found["images_for_one_repair_median"] == 320
     assert found["training_over_repair_seconds_median"] == 2.5
     rows = report.rows_of([*every, lame], 0.5)
-    assert rows[0] == [SELECTOR, PRUNED, "20.0", "40.0", "60.0"]
+    assert rows[0] == [SELECTOR, PRUNED, "20.0", "40.0", "50.0", "60.0"]
     assert [row[1] for row in rows].count(SCRATCH) == 1
     assert "320 labelled images" in report.sentences(found)[-1]
 

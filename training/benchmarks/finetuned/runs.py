@@ -1,6 +1,6 @@
 """Networks of others, pruned, repaired or not, and then trained; every finished run is a line.
 
-Whatever a network starts from, it is trained alike: one pass or ten over the same few thousand
+Whatever a network starts from, it is trained alike: one, five or ten passes over the same few
 labelled images that were not used for calibration. The controls are the other methods, no repair,
 and the selector's small architecture with random weights. A second question is asked of the
 selector's networks: how many labelled images does it take to train away what a repair mends?
@@ -45,7 +45,7 @@ CUTS = tuple(
 )
 IMAGES = 1280
 """Of a short epoch."""
-EPOCHS = (1, 10)
+EPOCHS = (1, 5, 10)
 PRUNED, REPAIRED, SCRATCH = "pruned", "repaired", "scratch"
 FINE_TUNING = Recipe(epochs=1, learning_rate=0.01)
 FROM_SCRATCH = Recipe(epochs=1, learning_rate=0.05)
