@@ -1,8 +1,8 @@
 """Random samples of images from a user's batches."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby, islice
 
 import torch
 from torch import Tensor
@@ -57,24 +57,45 @@ def drawn_from(batches: Batches) -> Draw:
     return draw
 
 
-def first_images(batches: Batches, count: int) -> list[Batch]:
-    """The first batches, until there are so many images; a first one with more is cut short.
+def split_images(batches: Batches, count: int) -> tuple[list[Batch], Batches]:
+    """Some of the images, half of them at most, and the others: two parts that do not overlap.
+
+    The first are whole batches, until there are so many images; a first batch with more is cut.
+    All are read once to be counted.
 
     Args:
-        batches: Re-iterable of (inputs, targets).
-        count: How many images.
+        batches: Re-iterable of (inputs, targets), the same images on every reading.
+        count: How many images the first part has, at least, where it may.
     """
-    found: list[Batch] = []
+    wanted = max(1, min(count, sum(batch_size(*batch) for batch in batches) // 2))
+    first: list[Batch] = []
     held = 0
     for inputs, targets in batches:
         images = batch_size(inputs, targets)
-        if not found and images > count:
-            return [(picked(inputs, slice(count), images), picked(targets, slice(count), images))]
-        found.append((inputs, targets))
+        if not first and images > wanted:
+            some = slice(wanted), slice(wanted, None)
+            one, other = (
+                (picked(inputs, part, images), picked(targets, part, images)) for part in some
+            )
+            return [one], _Later(batches, 1, [other])
+        first.append((inputs, targets))
         held += images
-        if held >= count:
+        if held >= wanted:
             break
-    return found
+    return first, _Later(batches, len(first), [])
+
+
+@dataclass(frozen=True, eq=False)
+class _Later:
+    """The batches after the first ones."""
+
+    batches: Batches
+    left_out: int
+    before: Sequence[Batch]
+    """What comes in their place."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        return chain(self.before, islice(iter(self.batches), self.left_out, None))
 
 
 @dataclass(frozen=True, eq=False)

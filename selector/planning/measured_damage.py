@@ -2,7 +2,8 @@
 
 Every group alone loses a few shares of its channels, as the criterion chooses them; what stays
 stands in for what went, as repair will have it, and the divergence from the present outputs is read
-on a few images. No labels are needed, and nothing that was learnt from other networks.
+on a few images that this was not fitted to: else wide groups would look cheap. No labels are
+needed, and nothing that was learnt from other networks.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from selector.data.calibration import Calibration
 from selector.data.forward import evaluating, float_tensors, probe_inputs, run_batch
 from selector.data.loss import Loss, LossChange
-from selector.data.sampling import first_images
+from selector.data.sampling import split_images
 from selector.errors import SelectorError
 from selector.learning.damage_curve import Curve, curve_of, rungs
 from selector.network.folding import Prediction
@@ -61,14 +62,15 @@ def measured_curves(stage: Stage, trial: Trial, criterion: Criterion) -> dict[st
         criterion: Chooses the channels.
     """
     model, survey = trial.model, trial.survey
-    images = Calibration(first_images(survey.measuring, IMAGES), survey.measuring.loss)
+    first, others = split_images(survey.scoring, IMAGES)
+    images = Calibration(first, survey.scoring.loss)
     try:
         comparable = _has_outputs(model, images)
     except SelectorError:  # It takes batches of one size.
-        images = survey.measuring
+        images = others = survey.scoring
         comparable = _has_outputs(model, images)
     reference = model if comparable else None
-    prediction = Prediction.measured(model, survey.scoring, stage.groups.prunable.values())
+    prediction = Prediction.measured(model, others, stage.groups.prunable.values())
     oracle = Oracle("repaired", prediction=prediction, batch_statistics=True)
     curves = {}
     for name in stage.free:

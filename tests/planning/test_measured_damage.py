@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
 import selector
 from selector.data.calibration import Calibration
-from selector.data.sampling import first_images
+from selector.data.sampling import split_images
 from selector.network.compensation import shifted
 from selector.network.copying import copy_of
 from selector.network.folding import Prediction, folded
@@ -92,7 +94,8 @@ def test_curves_are_those_of_the_slow_twin(kind: str) -> None:
     model, batches = small(kind, 8), data(64, 16)
     stage, trial, criterion = prepared(model, batches)
     curves = measured_curves(stage, trial, criterion)
-    prediction = Prediction.measured(model, batches, stage.groups.prunable.values())
+    seen, others = batches[:2], batches[2:]
+    prediction = Prediction.measured(model, others, stage.groups.prunable.values())
     for name, curve in curves.items():
         group, highest = stage.groups.prunable[name], 0.0
         for count, damage in list(curve.items())[1:]:
@@ -101,7 +104,7 @@ def test_curves_are_those_of_the_slow_twin(kind: str) -> None:
             cuts = cuts_of([(group, gone)])
             total = 0.0
             with torch.no_grad():
-                for inputs, _ in batches:
+                for inputs, _ in seen:
                     whole = model(inputs)
                     with (
                         temporarily_cut(model, [(group, gone)]),
@@ -110,7 +113,7 @@ def test_curves_are_those_of_the_slow_twin(kind: str) -> None:
                     ):
                         left = model(inputs)
                     total += divergence(left, whole)
-            highest = max(highest, total / 64 / count)
+            highest = max(highest, total / 32 / count)
             assert damage == pytest.approx(highest * count, rel=1e-3, abs=1e-6)
 
 
@@ -178,10 +181,20 @@ def test_a_network_of_one_batch_size_is_measured_on_whole_batches() -> None:
     assert find_groups(copy_of(result.model), images_for(192, 96)[0][0]).prunable["body.2"]
 
 
-def test_the_first_images_come_in_the_callers_batches() -> None:
-    batches = images_for(144, 48)
-    sizes = [[len(x) for x, _ in first_images(batches, count)] for count in (16, 48, 64, 500)]
-    assert sizes == [[16], [48], [48, 48], [48, 48, 48]]
-    ((cut, labels),) = first_images(batches, 16)
-    assert torch.equal(cut, batches[0][0][:16])
-    assert len(labels) == 16
+@settings(deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5).filter(lambda s: sum(s) > 1),
+    count=st.integers(1, 30),
+)
+def test_the_two_parts_are_all_images_once(sizes: list[int], count: int) -> None:
+    numbers = torch.arange(sum(sizes))
+    batches = [(part[:, None], part) for part in numbers.split(sizes)]
+    first, others = split_images(batches, count)
+    assert [len(x) for x, _ in first][1:] == sizes[1 : len(first)]
+    for _ in range(2):  # As often as one likes.
+        parts = [*first, *others]
+        assert torch.equal(torch.cat([labels for _, labels in parts]), numbers)
+        assert torch.equal(torch.cat([inputs for inputs, _ in parts])[:, 0], numbers)
+    held = sum(len(labels) for _, labels in first)
+    assert held >= min(count, sum(sizes) // 2)
+    assert held - len(first[-1][1]) < count
