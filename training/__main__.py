@@ -34,6 +34,7 @@ from training.benchmarks.speed import oracle as oracle_benchmark
 from training.benchmarks.speed import resnet50 as resnet50_cost
 from training.benchmarks.speed import saliency as saliency_benchmark
 from training.benchmarks.speed import selector as selector_benchmark
+from training.benchmarks.whole import page as whole_page
 from training.benchmarks.whole import report as whole
 from training.campaign import campaign as campaigns
 from training.campaign import log as campaign_log
@@ -393,10 +394,13 @@ def benchmark_whole(
     ship: Annotated[
         Path | None, typer.Option(help="A saved selector that is given the learnt factors.")
     ] = None,
+    docs: Annotated[bool, typer.Option(help="Put the tables into the documents.")] = False,
 ) -> None:
     """Whole prunings, families left out: the forecast of what is left, and the worth of widths."""
     names = None if networks is None else networks.split(",")
     whole.run(names, data, learnt, results, jobs, minutes, ship)
+    if docs:
+        whole_page.update_page(BENCHMARKS, results)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from selector.data.calibration import Calibration
 from selector.data.forward import evaluating, float_tensors, probe_inputs, run_batch
@@ -73,7 +74,7 @@ def measured_curves(stage: Stage, trial: Trial, criterion: Criterion) -> dict[st
     prediction = Prediction.measured(model, others, stage.groups.prunable.values())
     oracle = Oracle("repaired", prediction=prediction, batch_statistics=True)
     curves = {}
-    for name in stage.free:
+    for name in tqdm(stage.free, "measuring widths", disable=not trial.progress, leave=False):
         group = stage.groups.prunable[name]
         counts = rungs(stage.options(name), group.channels)
         sets = [_first_choice(criterion, survey, group, count) for count in counts]

@@ -1,6 +1,6 @@
 """Whole prunings judged: factors by hand, coverage of made runs, the worth of widths."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +8,20 @@ import pytest
 
 from selector.errors import SelectorError
 from selector.learning.composing import LEAST, LEAST_SUM, MOST, Composing
+from training.benchmarks.whole import page
 from training.benchmarks.whole.report import judged, learnt_from, quoted, widths
-from training.benchmarks.whole.runs import EVEN, FACTORS, SELECTOR, WIDTHS, WholeRun
+from training.benchmarks.whole.runs import (
+    EVEN,
+    FACTORS,
+    MEASURED,
+    SELECTOR,
+    WIDTHS,
+    WholeRun,
+    cases,
+    kept_by,
+)
 from training.reporting.result_file import add_to_summary, read_result, write_result
+from training.zoo.shared_third_party import third_party_folder
 
 
 def made(
@@ -94,3 +105,40 @@ def test_the_evaluation_quotes_whole_prunings(tmp_path: Path) -> None:
     assert found == {"networks": 3.0, "forecast_coverage": 0.9, "widths_over_even_50": 2.0}
     add_to_summary("absent", summary, tmp_path)
     assert not (tmp_path / "absent.json").exists()
+
+
+def test_the_document_compares_networks_with_all_three_widths(tmp_path: Path) -> None:
+    document = tmp_path / "page.md"
+    document.write_text("above\n<!-- widths: begin -->\nold\n<!-- widths: end -->\nbelow\n")
+    runs = [
+        replace(made(name, "f", 1.0, way=way, keep=keep), left=left, seconds=seconds)
+        for name, keep in (("a", 0.5), ("b", 0.5), ("c", 0.5), ("large", 0.8))
+        for way, left, seconds in ((EVEN, 0.5, 1), (WIDTHS, 0.6, 2), (MEASURED, 0.7, 5))
+    ]
+    alone = replace(made("d", "f", 1.0, way=MEASURED), left=0.1)
+    summary = widths([*runs, alone])
+    assert summary["measured_over_widths_50"] == 10
+    assert summary["measured_over_even_50_networks"] == 3
+    write_result("whole", summary, [asdict(run) for run in [*runs, alone]], tmp_path)
+    page.update_page(document, tmp_path)
+    text = document.read_text()
+    assert "| 50% | 3 | 50.0 | 60.0 | 70.0 | 2.5 x |" in text
+    assert "| 80%, ImageNet | 1 | 50.0 | 60.0 | 70.0 | 2.5 x |" in text
+    assert "| large | learn | 80.0 | 50.0 | 60.0 | 70.0 |" in text
+    assert "Measured widths over predicted ones, at 50% of the MACs: +10.0 points" in text
+    assert text.startswith("above")
+    assert text.endswith("below\n")
+    assert "old" not in text
+
+
+def test_networks_for_imagenet_are_pruned_less_and_compare_widths_alone() -> None:
+    if third_party_folder() is None:
+        pytest.skip("the shared networks are not there")
+    known = {case.name: case for case in cases()}
+    large = kept_by(known["mit_proxyless_03_imagenet"])
+    assert set(large) == {WIDTHS, MEASURED, EVEN}
+    assert set(large.values()) == {(0.8,)}
+    assert list(known).index("mit_proxyless_03_imagenet") > list(known).index(
+        "abdelhakk_smallresnet_fashion"
+    )
+    assert kept_by(known["abdelhakk_smallresnet_fashion"])[MEASURED] == (0.7, 0.5, 0.3)
