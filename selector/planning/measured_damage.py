@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from selector.data.batches import Batches, batch_size
 from selector.data.calibration import Calibration
 from selector.data.forward import evaluating, float_tensors, probe_inputs, run_batch
 from selector.data.loss import Loss, LossChange
@@ -31,6 +32,8 @@ from selector.typing import ChannelSet
 
 IMAGES = 64
 """Images that damage is measured on: differences between groups are large, and paired by image."""
+FEWEST = 8
+"""Images that are kept apart; where there are less than twice as many, all measure."""
 
 
 @dataclass(frozen=True)
@@ -63,20 +66,17 @@ def measured_curves(stage: Stage, trial: Trial, criterion: Criterion) -> dict[st
         criterion: Chooses the channels.
     """
     model, survey = trial.model, trial.survey
-    first, others = split_images(survey.scoring, IMAGES)
-    images = Calibration(first, survey.scoring.loss)
-    try:
-        comparable = _has_outputs(model, images)
-    except SelectorError:  # It takes batches of one size.
-        images = others = survey.scoring
-        comparable = _has_outputs(model, images)
-    reference = model if comparable else None
+    images, others = _apart(model, survey.scoring)
+    reference = model if _has_outputs(model, images) else None
     prediction = Prediction.measured(model, others, stage.groups.prunable.values())
     oracle = Oracle("repaired", prediction=prediction, batch_statistics=True)
-    curves = {}
+    curves: dict[str, Curve] = {}
     for name in tqdm(stage.free, "measuring widths", disable=not trial.progress, leave=False):
         group = stage.groups.prunable[name]
         counts = rungs(stage.options(name), group.channels)
+        if not counts:
+            curves[name] = curve_of([], [])
+            continue
         sets = [_first_choice(criterion, survey, group, count) for count in counts]
         measured = oracle.measure(
             model, images, {group: sets}, loss=_loss_of(images), reference=reference
@@ -85,6 +85,19 @@ def measured_curves(stage: Stage, trial: Trial, criterion: Criterion) -> dict[st
         found: list[LossChange] = (measured.divergences or measured.changes)[group]
         curves[name] = curve_of(counts, [max(change.nats, 0.0) for change in found])
     return curves
+
+
+def _apart(model: nn.Module, scoring: Calibration) -> tuple[Calibration, Batches]:
+    """Images that measure, and those that tell what stands in for what; all are both if need be."""
+    first, others = split_images(scoring, IMAGES)
+    images = Calibration(first, scoring.loss)
+    if sum(batch_size(*batch) for batch in first) < FEWEST:
+        return scoring, scoring
+    try:
+        _has_outputs(model, images)
+    except SelectorError:  # It takes batches of one size.
+        return scoring, scoring
+    return images, others
 
 
 def _first_choice(criterion: Criterion, survey: Survey, group: Group, count: int) -> ChannelSet:

@@ -20,8 +20,8 @@ from selector.planning.target import Target
 
 AllocationName = Literal["auto", "even", "damage", "measured", "myopic"]
 """Where the budget goes: the same share of every group, where the least damage is predicted, where
-the least is measured, group by group, or one
-channel at a time where the oracle measures the least; `auto` goes by criterion and target."""
+the least is measured group by group, or one channel at a time where the oracle measures the least;
+`auto` goes by criterion and target."""
 
 
 @dataclass(frozen=True, kw_only=True)

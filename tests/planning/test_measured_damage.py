@@ -198,3 +198,26 @@ def test_the_two_parts_are_all_images_once(sizes: list[int], count: int) -> None
     held = sum(len(labels) for _, labels in first)
     assert held >= min(count, sum(sizes) // 2)
     assert held - len(first[-1][1]) < count
+
+
+@pytest.mark.parametrize("count", [2, 7, 15])
+def test_a_handful_of_images_is_enough(count: int) -> None:
+    (batch,) = images_for(count, count)
+    plan = selector.choose(doubled(), [batch], criterion="l1", allocation="measured", keep_macs=0.8)
+    assert plan.removals
+
+
+def test_a_group_that_cannot_get_smaller_is_left_alone() -> None:
+    torch.manual_seed(0)
+    narrow = nn.Sequential(
+        nn.Linear(16, 2), nn.Tanh(), nn.Linear(2, 12), nn.Tanh(), nn.Linear(12, 6)
+    ).eval()
+    plan = selector.choose(
+        narrow,
+        images_for(),
+        criterion="l1",
+        allocation="measured",
+        keep_macs=0.8,
+        min_channels=2,
+    )
+    assert set(plan.removals) == {"2"}
