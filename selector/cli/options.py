@@ -167,7 +167,7 @@ AllocationName = Annotated[
     typer.Option(
         "--allocation",
         help="even: the same share everywhere; damage: where the least loss change is predicted; "
-        "measured: where the least is measured, group by group (about twice the time); "
+        "measured: where the least is measured, group by group (up to twice the time); "
         "myopic: with --criterion oracle, one channel at a time where the least is measured; auto: "
         "damage for a budget of the selector, else even.",
         rich_help_panel=_METHOD,

@@ -10,6 +10,7 @@ from training.benchmarks.finetuned import report as finetuned
 from training.benchmarks.repair import criteria, settings
 from training.benchmarks.repair import report as repair
 from training.benchmarks.speed import saliency
+from training.benchmarks.whole import page as widths
 from training.reporting.result_file import RESULTS
 
 
@@ -21,8 +22,9 @@ from training.reporting.result_file import RESULTS
         (criteria.update_page, BENCHMARKS),
         (finetuned.update_page, BENCHMARKS),
         (saliency.update_page, METRICS),
+        (widths.update_page, BENCHMARKS),
     ],
-    ids=["repair", "settings", "criteria", "finetuned", "saliency"],
+    ids=["repair", "settings", "criteria", "finetuned", "saliency", "widths"],
 )
 def test_writing_the_table_again_changes_nothing(
     update: Callable[[Path, Path], None], document: Path, tmp_path: Path
