@@ -6,14 +6,14 @@ from statistics import mean, median
 from typing import Any
 
 from training.benchmarks.common.differences import differences_in_words
-from training.benchmarks.whole.runs import EVEN, KEPT_ON_IMAGENET, MEASURED, WIDTHS
+from training.benchmarks.whole.runs import EVEN, KEPT, KEPT_ON_IMAGENET, MEASURED, WIDTHS
 from training.reporting.markdown import in_list, markdown_table, percent_text
 from training.reporting.marked_part import put
 from training.reporting.result_file import read_result
 
 TITLES: Mapping[str, str] = {EVEN: "even", WIDTHS: "predicted", MEASURED: "measured"}
 """Way -> column of the documents."""
-SHARES = (KEPT_ON_IMAGENET, 0.7, 0.5, 0.3)
+SHARES = (KEPT_ON_IMAGENET, *KEPT[MEASURED])
 
 Table = Mapping[tuple[str, float], Mapping[str, Mapping[str, Any]]]
 """Network and share of the MACs -> way -> row; of networks with all three ways."""

@@ -36,7 +36,7 @@ COMPARED = {
     "measured_over_widths": (MEASURED, WIDTHS),
 }
 """Key of the summary -> the ways that are compared."""
-SHARES = (0.9, KEPT_ON_IMAGENET, 0.7, 0.5, 0.3)
+SHARES = sorted({KEPT_ON_IMAGENET, *KEPT[SELECTOR]}, reverse=True)
 FEWEST_FACTORS = 5
 """Prunings of other families that an interval is learnt from at least."""
 MEDIAN_AT = 0.5
