@@ -1,5 +1,6 @@
 """Random samples of images from a user's batches."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
@@ -61,28 +62,29 @@ def split_images(batches: Batches, count: int) -> tuple[list[Batch], Batches]:
     """Some of the images, half of them at most, and the others: two parts that do not overlap.
 
     The first are whole batches, until there are so many images; a first batch with more is cut.
-    All are read once to be counted.
+    Of the batches, no more are read than tell how many that is.
 
     Args:
         batches: Re-iterable of (inputs, targets), the same images on every reading.
         count: How many images the first part has, at least, where it may.
     """
-    wanted = max(1, min(count, sum(batch_size(*batch) for batch in batches) // 2))
-    first: list[Batch] = []
-    held = 0
+    seen: list[Batch] = []
+    ends = [0]
     for inputs, targets in batches:
-        images = batch_size(inputs, targets)
-        if not first and images > wanted:
-            some = slice(wanted), slice(wanted, None)
-            one, other = (
-                (picked(inputs, part, images), picked(targets, part, images)) for part in some
-            )
-            return [one], _Later(batches, 1, [other])
-        first.append((inputs, targets))
-        held += images
-        if held >= wanted:
+        seen.append((inputs, targets))
+        ends.append(ends[-1] + batch_size(inputs, targets))
+        if ends[-1] >= 2 * count:
             break
-    return first, _Later(batches, len(first), [])
+    wanted = max(1, min(count, ends[-1] // 2))
+    if ends[1] > wanted:
+        inputs, targets = seen[0]
+        one, other = (
+            (picked(inputs, part, ends[1]), picked(targets, part, ends[1]))
+            for part in (slice(wanted), slice(wanted, None))
+        )
+        return [one], _Later(batches, 1, [other])
+    whole = bisect_left(ends, wanted)
+    return seen[:whole], _Later(batches, whole, [])
 
 
 @dataclass(frozen=True, eq=False)

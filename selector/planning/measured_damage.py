@@ -6,7 +6,8 @@ on a few images that this was not fitted to: else wide groups would look cheap. 
 needed, and nothing that was learnt from other networks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from weakref import WeakKeyDictionary
 
@@ -28,7 +29,7 @@ from selector.planning.allocation import allocate_by_damage
 from selector.planning.candidates import Criterion, Survey, Trial
 from selector.planning.stage import Stage
 from selector.repair.distillation.divergence import real_tensors
-from selector.typing import ChannelSet
+from selector.typing import Channels
 
 IMAGES = 64
 """Images that damage is measured on: differences between groups are large, and paired by image."""
@@ -66,42 +67,52 @@ def measured_curves(stage: Stage, trial: Trial, criterion: Criterion) -> dict[st
         criterion: Chooses the channels.
     """
     model, survey = trial.model, trial.survey
-    images, others = _apart(model, survey.scoring)
-    reference = model if _has_outputs(model, images) else None
+    images, others, comparable = _apart(model, survey.scoring)
+    reference = model if comparable else None
     prediction = Prediction.measured(model, others, stage.groups.prunable.values())
     oracle = Oracle("repaired", prediction=prediction, batch_statistics=True)
+    free = [stage.groups.prunable[name] for name in stage.free]
+    sets = _first_choices(
+        criterion, survey, {g: rungs(stage.options(g.name), g.channels) for g in free}
+    )
     curves: dict[str, Curve] = {}
-    for name in tqdm(stage.free, "measuring widths", disable=not trial.progress, leave=False):
-        group = stage.groups.prunable[name]
-        counts = rungs(stage.options(name), group.channels)
-        if not counts:
-            curves[name] = curve_of([], [])
+    for group in tqdm(free, "measuring widths", disable=not trial.progress, leave=False):
+        if not sets[group]:
+            curves[group.name] = curve_of([], [])
             continue
-        sets = [_first_choice(criterion, survey, group, count) for count in counts]
         measured = oracle.measure(
-            model, images, {group: sets}, loss=_loss_of(images), reference=reference
+            model, images, {group: sets[group]}, loss=_loss_of(images), reference=reference
         )
         oracle = replace(oracle, check=False)  # Once is enough.
         found: list[LossChange] = (measured.divergences or measured.changes)[group]
-        curves[name] = curve_of(counts, [max(change.nats, 0.0) for change in found])
+        damages = [max(change.nats, 0.0) for change in found]
+        curves[group.name] = curve_of([len(one) for one in sets[group]], damages)
     return curves
 
 
-def _apart(model: nn.Module, scoring: Calibration) -> tuple[Calibration, Batches]:
-    """Images that measure, and those that tell what stands in for what; all are both if need be."""
+def _apart(model: nn.Module, scoring: Calibration) -> tuple[Calibration, Batches, bool]:
+    """Images that measure, and those that tell what stands in for what; all are both if need be.
+
+    And whether the network gives outputs for them that can be compared.
+    """
     first, others = split_images(scoring, IMAGES)
-    images = Calibration(first, scoring.loss)
-    if sum(batch_size(*batch) for batch in first) < FEWEST:
-        return scoring, scoring
-    try:
-        _has_outputs(model, images)
-    except SelectorError:  # It takes batches of one size.
-        return scoring, scoring
-    return images, others
+    if sum(batch_size(*batch) for batch in first) >= FEWEST:
+        images = Calibration(first, scoring.loss)
+        with suppress(SelectorError):  # It takes batches of one size.
+            return images, others, _has_outputs(model, images)
+    return scoring, scoring, _has_outputs(model, scoring)
 
 
-def _first_choice(criterion: Criterion, survey: Survey, group: Group, count: int) -> ChannelSet:
-    return criterion.options(survey, {group: count})[group][0].remove
+def _first_choices(
+    criterion: Criterion, survey: Survey, counts: Mapping[Group, Sequence[int]]
+) -> dict[Group, list[Channels]]:
+    """The criterion's first sets of every group, as many channels as asked; all groups at once."""
+    found: dict[Group, list[Channels]] = {group: [] for group in counts}
+    for step in range(max(map(len, counts.values()), default=0)):
+        asked = {group: some[step] for group, some in counts.items() if step < len(some)}
+        for group, choices in criterion.options(survey, asked).items():
+            found[group].append(choices[0].remove)
+    return found
 
 
 @torch.no_grad()
