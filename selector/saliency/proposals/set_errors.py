@@ -50,7 +50,7 @@ NEEDS = ("forward", "pairs", "input_products", "gradient_products")
 
 NARROW = 64
 """Inputs up to which calling costs more than computing: all sets are priced at once."""
-WIDE = 2048
+WIDE = 1024
 """Inputs of a consumer beyond which errors are estimated."""
 COLUMNS = 128
 """Random columns through which they are."""
@@ -131,7 +131,7 @@ class ViewErrors:
     def _along(self, order: Tensor, ends: Sequence[int]) -> Tensor:
         """What a refit leaves of the first inputs of an order, of each of several numbers of them.
 
-        In single precision: 2e-5 at most is lost where one channel of 2,048 is left, else 1e-6.
+        In single precision: 2e-5 at most is lost where one channel of 1,024 is left, else 1e-6.
         """
         own, *read = (_taken(matrix, order) for matrix in (self._single, *self._single_outputs))
         left = torch.zeros_like(own)
