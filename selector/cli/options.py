@@ -167,9 +167,10 @@ AllocationName = Annotated[
     typer.Option(
         "--allocation",
         help="even: the same share everywhere; damage: where the least loss change is predicted; "
-        "measured: where the least is measured, group by group (up to twice the time); "
+        "measured: where the least is measured, group by group; "
         "myopic: with --criterion oracle, one channel at a time where the least is measured; auto: "
-        "damage for a budget of the selector, else even.",
+        "for a budget of the selector damage, or measured where it knows no such networks; else "
+        "even.",
         rich_help_panel=_METHOD,
     ),
 ]

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from selector.learning.damage_curve import Curve, damage_curves
+from selector.learning.damage_curve import Curve, predicted_curves
 from selector.learning.selector import SaliencySelector
 from selector.planning.candidates import Criterion, Trial
 from selector.planning.running_cost import RunningCost
@@ -184,6 +184,18 @@ def _land(stage: Stage, running: RunningCost, name: str, curves: Mapping[str, Cu
     running.remove(chosen[3], chosen[1])
 
 
+@dataclass(frozen=True)
+class Allocated:
+    """How many channels every group loses now."""
+
+    counts: Mapping[str, int]
+    """Group -> channels that go."""
+    text: str = ""
+    """How it was settled, as plans and reports name it; empty for even shares."""
+    oracle_images: int = 0
+    """Images times networks that were evaluated to settle it."""
+
+
 class Allocation(Protocol):
     """How many channels go from every group, so that a round's limit is met."""
 
@@ -191,7 +203,7 @@ class Allocation(Protocol):
     def text(self) -> str:
         """As plans and reports name it; empty for even shares."""
 
-    def counts(self, stage: Stage, trial: Trial, criterion: Criterion) -> dict[str, int]:
+    def allocate(self, stage: Stage, trial: Trial, criterion: Criterion) -> Allocated:
         """Channels that every group loses now.
 
         Args:
@@ -210,9 +222,13 @@ class EvenShares:
 
     text = ""
 
-    def counts(self, stage: Stage, trial: Trial, criterion: Criterion) -> dict[str, int]:
+    def allocate(self, stage: Stage, trial: Trial, criterion: Criterion) -> Allocated:
         """Channels that every group loses now; see `allocate_evenly`."""
-        return allocate_evenly(stage)
+        return Allocated(allocate_evenly(stage))
+
+
+MOSTLY = 0.5
+"""Share of the predictions outside of what was learnt, above which they spend no budget."""
 
 
 @dataclass(frozen=True)
@@ -220,11 +236,17 @@ class LeastDamage:
     """Where the selector predicts the least loss change per unit of cost saved."""
 
     selector: SaliencySelector
+    otherwise: Allocation | None = None
+    """What spends the budget where most predictions lie outside of what the selector learnt from;
+    None to follow them even so."""
 
     text = "allocation by damage"
 
-    def counts(self, stage: Stage, trial: Trial, criterion: Criterion) -> dict[str, int]:
+    def allocate(self, stage: Stage, trial: Trial, criterion: Criterion) -> Allocated:
         """Channels that every group loses now; see `allocate_by_damage`."""
         options = {name: stage.options(name) for name in stage.free}
         free = {name: trial.survey.views[name] for name in stage.free}
-        return allocate_by_damage(stage, damage_curves(self.selector, free, options))
+        predicted = predicted_curves(self.selector, free, options)
+        if self.otherwise is not None and predicted.outside > MOSTLY:
+            return self.otherwise.allocate(stage, trial, criterion)
+        return Allocated(allocate_by_damage(stage, predicted.curves), self.text)

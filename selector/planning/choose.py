@@ -71,11 +71,12 @@ def choose(
         forward: Runs the network on a batch, as `forward(model, batch)`; see `prune`.
         ignore: Groups that are not pruned, by name; a layer's name stands for its whole group.
         allocation: `even`, the same share of every group; `damage`, where the selector predicts
-            the least loss change per unit saved, whichever criterion chooses the channels (the
-            default for criterion `selector` and a budget; else `even`); `measured`, where the least
-            is measured, group by group, on 64 images without their labels; or `myopic`, with
-            criterion `oracle`: one channel at a time over the whole network, as in arXiv
-            2004.03376.
+            the least loss change per unit saved, whichever criterion chooses the channels;
+            `measured`, where the least is measured, group by group, on 32 images without their
+            labels; or `myopic`, with criterion `oracle`: one channel at a time over the whole
+            network, as in arXiv 2004.03376. `auto` is `even` but for criterion `selector` and a
+            budget: there it is `damage`, or `measured` where most of the selector's predictions lie
+            outside of what it learnt from.
         myopic: How that goes about it; as in the paper by default.
         compensate: Let the oracle measure with the removed channels' means in their place.
         max_ratio: Largest share of a group's channels that may go, in (0, 1).
@@ -187,15 +188,12 @@ def plan_surveyed(trial: Trial, stage: Stage, method: Method) -> Plan:
         stage: Where it stands, and how far to go.
         method: How channels are chosen.
     """
-    survey = trial.survey
-    counts = {
-        stage.groups.prunable[name]: count
-        for name, count in method.allocation.counts(stage, trial, method.criterion).items()
-        if count
-    }
-    options = method.criterion.options(survey, counts)
+    spent = method.allocation.allocate(stage, trial, method.criterion)
+    counts = {stage.groups.prunable[name]: n for name, n in spent.counts.items() if n}
+    options = method.criterion.options(trial.survey, counts)
     decided = method.criterion.decide(trial, options)
-    plan = Plan.of_groups(str(method), decided.choices, stage.groups, decided.oracle_images)
+    images = spent.oracle_images + decided.oracle_images
+    plan = Plan.of_groups(method.named(spent.text), decided.choices, stage.groups, images)
     return _judged(replace(plan, measured=decided.measured), stage)
 
 

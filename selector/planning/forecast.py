@@ -52,8 +52,8 @@ def foresee(
     if selector is None:
         return None
     trial = Trial(model=model, survey=survey, recalibrate=method.recalibrate)
-    counts = method.allocation.counts(replace(stage, share=1.0), trial, method.criterion)
-    asked = [Decision(survey.views[name], count) for name, count in counts.items() if count]
+    spent = method.allocation.allocate(replace(stage, share=1.0), trial, method.criterion)
+    asked = [Decision(survey.views[name], n) for name, n in spent.counts.items() if n]
     changes, ends = list[float](), list[Interval]()
     for prediction in selector.predict_many(asked):
         changes.append(prediction.loss_change_nats[prediction.trusted])

@@ -1,40 +1,63 @@
-"""Widths by measured damage: what single groups' losses do to the network's outputs.
+r"""Widths by measured damage: what single groups' losses do to the network's outputs.
 
-Every group alone loses a few shares of its channels, as the criterion chooses them; what stays
-stands in for what went, as repair will have it, and the divergence from the present outputs is read
-on a few images that this was not fitted to: else wide groups would look cheap. No labels are
-needed, and nothing that was learnt from other networks.
+Every group alone loses a quarter of its channels, as the criterion chooses them; what stays stands
+in for what went, as repair will have it, and the divergence from the present outputs is read on a
+few images that this was not fitted to: else wide groups would look cheap. How damage D grows with
+the number n of channels that go is that of the K-FAC error E of the criterion's sets
+(`saliency/proposals/set_errors.py`), which costs no forward pass, and so
+
+.. math:: D(n) = E(n) \, D(n_{1/4}) / E(n_{1/4})
+
+Where there are no such errors, every number of the ladder is measured. No labels are needed, and
+nothing that was learnt from other networks.
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from selector.data.batches import Batches, batch_size
 from selector.data.calibration import Calibration
 from selector.data.forward import evaluating, float_tensors, probe_inputs, run_batch
-from selector.data.loss import Loss, LossChange
+from selector.data.loss import Loss
 from selector.data.sampling import split_images
 from selector.errors import SelectorError
 from selector.learning.damage_curve import Curve, curve_of, rungs
 from selector.network.folding import Prediction
 from selector.network.groups import Group
 from selector.oracle.oracle import Oracle
-from selector.planning.allocation import allocate_by_damage
+from selector.planning.allocation import Allocated, allocate_by_damage
 from selector.planning.candidates import Criterion, Survey, Trial
 from selector.planning.stage import Stage
+from selector.records.decision import SET_ERRORS, SetKnowledge
 from selector.repair.distillation.divergence import real_tensors
+from selector.saliency.proposals.knowledge import measure_sets
 from selector.typing import Channels
 
-IMAGES = 64
+IMAGES = 32
 """Images that damage is measured on: differences between groups are large, and paired by image."""
 FEWEST = 8
 """Images that are kept apart; where there are less than twice as many, all measure."""
+QUARTER = 0.25
+"""Share of a group's channels at which its damage is measured."""
+FLOOR = 1e-5
+"""Damage, in nats, below which measurements and errors are alike."""
+KFAC = SET_ERRORS.index("fisher_residual")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of a network as it was surveyed."""
+
+    curves: Mapping[str, Curve]
+    """Group -> damage by the number of channels that go."""
+    images: int
+    """Images times networks that were evaluated."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +65,23 @@ class LeastMeasuredDamage:
     """Where the least damage is measured per unit of cost saved."""
 
     text = "allocation by measured damage"
-    _known: WeakKeyDictionary[Survey, Mapping[str, Curve]] = field(
+    _known: WeakKeyDictionary[Survey, Measured] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
-    """Curves of the networks as they were surveyed: several steps may be tried with each."""
+    """Of the networks as they were surveyed: several steps may be tried with each."""
 
-    def counts(self, stage: Stage, trial: Trial, criterion: Criterion) -> dict[str, int]:
+    def allocate(self, stage: Stage, trial: Trial, criterion: Criterion) -> Allocated:
         """Channels that every group loses now; see `allocate_by_damage`."""
-        survey = trial.survey
+        survey, images = trial.survey, 0
         if survey not in self._known:
             self._known[survey] = measured_curves(stage, trial, criterion)
-        return allocate_by_damage(stage, self._known[survey], wary=False)
+            images = self._known[survey].images
+        counts = allocate_by_damage(stage, self._known[survey].curves, wary=False)
+        return Allocated(counts, self.text, images)
 
 
-def measured_curves(stage: Stage, trial: Trial, criterion: Criterion) -> dict[str, Curve]:
-    """Group -> damage by the number of channels that go, one reading of some images for each.
+def measured_curves(stage: Stage, trial: Trial, criterion: Criterion) -> Measured:
+    """Group -> damage by the number of channels that go.
 
     Nats times the square of the temperature for classifiers, shares of the variance for other
     outputs; nats of the loss where the network returns nothing but losses.
@@ -66,28 +91,64 @@ def measured_curves(stage: Stage, trial: Trial, criterion: Criterion) -> dict[st
         trial: The network, its scores and its images.
         criterion: Chooses the channels.
     """
-    model, survey = trial.model, trial.survey
-    images, others, comparable = _apart(model, survey.scoring)
-    reference = model if comparable else None
-    prediction = Prediction.measured(model, others, stage.groups.prunable.values())
-    oracle = Oracle("repaired", prediction=prediction, batch_statistics=True)
+    survey = trial.survey
     free = [stage.groups.prunable[name] for name in stage.free]
-    sets = _first_choices(
-        criterion, survey, {g: rungs(stage.options(g.name), g.channels) for g in free}
+    steps = {group: rungs(stage.options(group.name), group.channels) for group in free}
+    sets = _first_choices(criterion, survey, steps)
+    known = _known_sets(trial, {group.name: group for group in free})
+    shapes: dict[Group, list[float]] = {}
+    tried: dict[Group, list[int]] = {}
+    for group, counts in steps.items():
+        shapes[group], tried[group] = [float(count) for count in counts], counts
+        if known is not None and counts:
+            named = {str(count): one for count, one in zip(counts, sets[group], strict=True)}
+            shapes[group] = known[group.name].errors(named)[:, KFAC].tolist()
+            tried[group] = [min(counts, key=lambda n: abs(n - QUARTER * group.channels))]
+    asked = {g: [s for s in sets[g] if len(s) in tried[g]] for g in free if steps[g]}
+    damages, images = _measured(trial, stage, asked)
+    curves = {}
+    for group, counts in steps.items():
+        factors = [
+            (damage + FLOOR) / (shapes[group][counts.index(n)] + FLOOR)
+            for n, damage in zip(tried[group], damages.get(group, []), strict=True)
+        ]
+        scale = np.interp(counts, tried[group], factors) if counts else np.zeros(0)
+        curves[group.name] = curve_of(counts, (scale * shapes[group]).tolist())
+    return Measured(curves, images)
+
+
+def _known_sets(trial: Trial, groups: Mapping[str, Group]) -> Mapping[str, SetKnowledge] | None:
+    """What is known of the groups' sets; None where that cannot be had, as without gradients."""
+    views = trial.survey.views
+    found = {name: views[name].sets for name in groups if name in views}
+    known = {name: sets for name, sets in found.items() if sets is not None}
+    if len(known) == len(groups):
+        return known
+    with suppress(SelectorError):
+        return measure_sets(trial.model, trial.survey.scoring, groups, ())
+    return None
+
+
+def _measured(
+    trial: Trial, stage: Stage, sets: Mapping[Group, Sequence[Channels]]
+) -> tuple[dict[Group, list[float]], int]:
+    """The damage of some sets, in their order, and images times networks that this took."""
+    if not sets:
+        return {}, 0
+    model = trial.model
+    images, others, comparable = _apart(model, trial.survey.scoring)
+    prediction = Prediction.measured(model, others, stage.groups.prunable.values())
+    measured = Oracle("repaired", prediction=prediction, batch_statistics=True).measure(
+        model,
+        images,
+        sets,
+        loss=_loss_of(images),
+        reference=model if comparable else None,
+        progress=trial.progress,
     )
-    curves: dict[str, Curve] = {}
-    for group in tqdm(free, "measuring widths", disable=not trial.progress, leave=False):
-        if not sets[group]:
-            curves[group.name] = curve_of([], [])
-            continue
-        measured = oracle.measure(
-            model, images, {group: sets[group]}, loss=_loss_of(images), reference=reference
-        )
-        oracle = replace(oracle, check=False)  # Once is enough.
-        found: list[LossChange] = (measured.divergences or measured.changes)[group]
-        damages = [max(change.nats, 0.0) for change in found]
-        curves[group.name] = curve_of([len(one) for one in sets[group]], damages)
-    return curves
+    found = measured.divergences or measured.changes
+    damages = {group: [max(one.nats, 0.0) for one in found[group]] for group in sets}
+    return damages, measured.image_forwards
 
 
 def _apart(model: nn.Module, scoring: Calibration) -> tuple[Calibration, Batches, bool]:

@@ -21,7 +21,7 @@ from selector.planning.target import Target
 AllocationName = Literal["auto", "even", "damage", "measured", "myopic"]
 """Where the budget goes: the same share of every group, where the least damage is predicted, where
 the least is measured group by group, or one channel at a time where the oracle measures the least;
-`auto` goes by criterion and target."""
+`auto` goes by criterion, target, and whether the selector knows networks like this one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +39,17 @@ class Method:
     """Whether BatchNorm is recalibrated after the cut, so that candidates are tried accordingly."""
 
     def __str__(self) -> str:
-        """As plans and reports name it."""
+        """As plans and reports name it, before any."""
+        return self.named(self.allocation.text)
+
+    def named(self, allocation: str) -> str:
+        """As plans and reports name it.
+
+        Args:
+            allocation: How the widths were settled, as `Allocated.text` says it.
+        """
         parts = [str(self.criterion)]
-        parts += [self.allocation.text] if self.allocation.text else []
+        parts += [allocation] if allocation else []
         parts += ["myopic composition"] if self.myopic else []
         parts += ["compensated"] if self.compensate else []
         return ", ".join(parts)
@@ -75,8 +83,9 @@ def method_of(
 ) -> Method:
     """The method behind the public names.
 
-    Where the allocation is left open, a budget goes where the selector predicts the least damage;
-    a ratio, and the budget of a criterion that predicts nothing, is shared evenly.
+    Where the allocation is left open, a budget goes where the selector predicts the least damage,
+    or where the least is measured if the network is unlike those that it learnt from; a ratio, and
+    the budget of a criterion that predicts nothing, is shared evenly.
 
     Raises:
         SelectorError: An unknown name, or options that contradict each other.
@@ -93,13 +102,18 @@ def method_of(
     _check_allocation(criterion, allocation, target)
     _check_myopic(criterion, allocation, myopic, compensate)
     found = criterion_of(criterion, verify=verify, selector=selector)
-    routed = isinstance(found, SelectorCriterion)
     spent: Allocation = EvenShares()
-    if allocation == "damage" or (allocation == "auto" and routed and target.measure != "channels"):
+    if allocation == "measured":
+        spent = LeastMeasuredDamage()
+    elif allocation == "damage":
         asked = found.selector if isinstance(found, SelectorCriterion) else selector
         spent = LeastDamage(asked or SaliencySelector.shipped())
-    elif allocation == "measured":
-        spent = LeastMeasuredDamage()
+    elif (
+        allocation == "auto"
+        and isinstance(found, SelectorCriterion)
+        and target.measure != "channels"
+    ):
+        spent = LeastDamage(found.selector, otherwise=LeastMeasuredDamage())
     return Method(
         criterion=found,
         allocation=spent,

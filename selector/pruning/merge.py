@@ -23,7 +23,7 @@ def combined(
         plans: Of the rounds, each in the channel numbers that the network had then.
         first: The groups before the first round.
         last: The groups after the last.
-        criterion: As the plan is to name it.
+        criterion: As the plan is to name it where there was no round; else the rounds say.
         goal: What was asked of all rounds, and what there is now.
     """
     kept = {name: list(range(group.channels)) for name, group in first.prunable.items()}
@@ -36,7 +36,7 @@ def combined(
     choices = [_merged(rows[name], first, kept) for name in first.prunable if name in rows]
     removals = [(first.prunable[choice.group], choice.remove) for choice in choices]
     return Plan(
-        criterion=criterion,
+        criterion=", then ".join(dict.fromkeys(plan.criterion for plan in plans)) or criterion,
         choices=tuple(choices),
         macs_before=first.costs.total("macs"),
         macs_after=last.costs.total("macs"),

@@ -90,9 +90,9 @@ def prune(
     Passes over the data: one before the first round (two with a forecast, one more over
     `test_batches`); in every round one to score (forward and backward, with a second backward where
     a selector may trust proposals of sets; none for metrics of weights alone), one to recalibrate,
-    one for the loss of what is left, one for the means with `compensate`, and with
-    `allocation="measured"` two, and then 64 images for every group; in every halved round
-    the last two or three again. At the end two to repair, and one for the loss after it; without
+    one for the loss of what is left, one for the means with `compensate`, and where widths are
+    measured one (two where the selector does not choose) and then 32 images for every group; in
+    every halved round the last two or three again. At the end two to repair, and one for the loss after it; without
     BatchNorm, and with `max_loss_change` or `finetune`, two to repair in every round instead, and
     in the last (in every one with `max_loss_change`) one for what repair is to make good.
 
@@ -134,7 +134,8 @@ def prune(
             steps are tried first. What was reached is returned, and the report says so.
         ignore: Groups that are not pruned, by name; a producer's name stands for its whole group.
         allocation: `even`, `damage`, `measured` or `myopic`, as `choose` says; by default `damage`
-            for a budget that the selector spends, else `even`. `myopic` is exactly that of arXiv
+            for a budget that the selector spends, or `measured` where it knows no such networks,
+            else `even`. `myopic` is exactly that of arXiv
             2004.03376 with `rounds=1`, its default then, and `recalibrate=False`.
         myopic: How that goes about it; as in the paper by default.
         max_ratio: Largest share of a group's channels that may go, in (0, 1).

@@ -52,8 +52,8 @@ class PruningRun:
 
     A round reads the calibration images once to score (not at all for metrics of weights alone),
     once to recalibrate or a few times to repair, once for the loss of what is left, and once for
-    the means that compensate, where that is asked for. Before the first cut one more reading gives
-    the present accuracy for the forecast.
+    the means that compensate, where that is asked for; once or twice more where widths are
+    measured. Before the first cut one more reading gives the present accuracy for the forecast.
 
     Args:
         original: The unpruned network, which repairs imitate.

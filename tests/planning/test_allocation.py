@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from selector.errors import SelectorError
 from selector.learning.damage_curve import damage_curve
 from selector.learning.selector import SaliencySelector
+from selector.learning.uncertainty import TrainingDistribution
 from selector.network.tracing import Groups, find_groups
 from selector.planning.allocation import (
     EvenShares,
@@ -25,6 +26,7 @@ from selector.planning.method import AllocationName, method_of
 from selector.planning.stage import Stage
 from selector.planning.target import Target, Targets
 from selector.records.decision import Decision, GroupView
+from selector.typing import Matrix
 from tests.networks import data, small
 
 KINDS = ("plain", "residual", "flatten", "grouped")
@@ -90,7 +92,10 @@ def test_the_last_step_goes_where_it_costs_least() -> None:
 @given(nats=st.lists(st.floats(-0.01, 5), min_size=6, max_size=6))
 def test_no_step_is_cheaper_a_channel_than_a_smaller_one(nats: list[float]) -> None:
     view = GroupView(facts={}, context={}, scores={"l1": np.ones(40)})  # type: ignore[arg-type]
-    said = [SimpleNamespace(trusted="l1", loss_change_nats={"l1": value}) for value in nats]
+    said = [
+        SimpleNamespace(trusted="l1", loss_change_nats={"l1": value}, outside=False)
+        for value in nats
+    ]
     asked: list[int] = []
 
     def predict_many(decisions: list[Decision]) -> list[SimpleNamespace]:
@@ -157,6 +162,42 @@ def test_a_budget_goes_where_damage_is_predicted(
     assert isinstance(found.allocation, {"damage": LeastDamage, "even": EvenShares}[settled])
 
 
+class Far(TrainingDistribution):
+    """Some decisions, in turn, are unlike all that was learnt from."""
+
+    share = 1.0
+
+    def distance(self, facts: Matrix) -> Matrix:
+        far: Matrix = np.where(np.arange(len(facts)) < self.share * len(facts), 2.0, 0.5)
+        return far
+
+
+@pytest.mark.parametrize(
+    ("share", "allocation", "settled"),
+    [
+        (0.0, "auto", "predicted"),
+        (0.4, "auto", "predicted"),
+        (0.6, "auto", "measured"),
+        (1.0, "auto", "measured"),
+        (1.0, "damage", "predicted"),
+    ],
+)
+def test_widths_are_measured_where_most_decisions_are_unlike_what_was_learnt(
+    share: float, allocation: AllocationName, settled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = SaliencySelector.shipped()
+    known = asked.training_distribution
+    asked.training_distribution = Far(known.mean, known.spread, known.centres, known.radius)
+    monkeypatch.setattr(Far, "share", share)
+    model, batches = small("plain", 12, norm=True), data(64, 16)
+    plan = choose(model, batches, keep_macs=0.6, selector=asked, allocation=allocation)
+    assert ("measured damage" in plan.criterion) == (settled == "measured")
+    assert (plan.oracle_images > 0) == (settled == "measured")
+    other: AllocationName = "measured" if settled == "measured" else "damage"
+    same = choose(model, batches, keep_macs=0.6, selector=asked, allocation=other)
+    assert plan.removals == same.removals
+
+
 @pytest.mark.parametrize("allocation", ["damage", "measured"])
 def test_a_ratio_is_even(allocation: AllocationName) -> None:
     with pytest.raises(SelectorError, match="ratio takes the same share of every group"):
@@ -166,7 +207,7 @@ def test_a_ratio_is_even(allocation: AllocationName) -> None:
 @pytest.mark.parametrize("criterion", ["l1", "taylor", "reconstruction"])
 def test_any_criterion_can_have_the_widths_that_the_selector_prices(criterion: str) -> None:
     model, batches = small("plain", 12, norm=True), data(64, 16)
-    ours = choose(model, batches, keep_macs=0.6)
+    ours = choose(model, batches, keep_macs=0.6, allocation="damage")
     theirs = choose(model, batches, keep_macs=0.6, criterion=criterion, allocation="damage")
     widths = [
         {choice.group: len(choice.remove) for choice in plan.choices} for plan in (ours, theirs)

@@ -13,9 +13,11 @@ from torch.nn import functional
 import selector
 from selector.data.calibration import Calibration
 from selector.data.sampling import split_images
+from selector.errors import SelectorError
 from selector.network.compensation import shifted
 from selector.network.copying import copy_of
 from selector.network.folding import Prediction, folded
+from selector.network.groups import Group
 from selector.network.surgery import cuts_of, outputs_gone, temporarily_cut
 from selector.network.tracing import find_groups
 from selector.planning import measured_damage
@@ -26,6 +28,8 @@ from selector.planning.measured_damage import LeastMeasuredDamage, measured_curv
 from selector.planning.method import method_of
 from selector.planning.stage import Stage
 from selector.planning.target import Target
+from selector.saliency.proposals.knowledge import measure_sets
+from selector.typing import Channels
 from tests.networks import data, small
 
 LIMITS = Limits.of(
@@ -89,32 +93,61 @@ def test_labels_are_not_read() -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "residual"])
-def test_curves_are_those_of_the_slow_twin(kind: str) -> None:
-    """Every count cut and folded for real, the divergence read from the outputs."""
+@pytest.mark.parametrize("errors", [True, False])
+def test_curves_are_those_of_the_slow_twin(
+    kind: str, errors: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut and folded for real, the divergence read from the outputs.
+
+    At a quarter, and as the errors of sets grow; without errors, at every number.
+    """
     model, batches = small(kind, 8), data(64, 16)
     stage, trial, criterion = prepared(model, batches)
-    curves = measured_curves(stage, trial, criterion)
+    groups = stage.groups.prunable
+    known = measure_sets(model, trial.survey.scoring, groups, ())
+    if not errors:
+        monkeypatch.setattr(measured_damage, "measure_sets", refused)
+    measured = measured_curves(stage, trial, criterion)
     seen, others = batches[:2], batches[2:]
-    prediction = Prediction.measured(model, others, stage.groups.prunable.values())
-    for name, curve in curves.items():
-        group, highest = stage.groups.prunable[name], 0.0
-        for count, damage in list(curve.items())[1:]:
-            gone = criterion.options(trial.survey, {group: count})[group][0].remove
-            folds, shifts = prediction.of(model, group, gone)
-            cuts = cuts_of([(group, gone)])
+    prediction = Prediction.measured(model, others, groups.values())
+    sets = 0
+    for name, curve in measured.curves.items():
+        group, highest = groups[name], 0.0
+        gone = {
+            count: criterion.options(trial.survey, {group: count})[group][0].remove
+            for count in list(curve)[1:]
+        }
+
+        def damage_of(channels: Channels, group: Group = group) -> float:
+            folds, shifts = prediction.of(model, group, channels)
+            cuts = cuts_of([(group, channels)])
             total = 0.0
             with torch.no_grad():
                 for inputs, _ in seen:
                     whole = model(inputs)
                     with (
-                        temporarily_cut(model, [(group, gone)]),
+                        temporarily_cut(model, [(group, channels)]),
                         folded(model, folds, cuts),
                         shifted(model, shifts, outputs_gone(cuts)),
                     ):
                         left = model(inputs)
                     total += divergence(left, whole)
-            highest = max(highest, total / 32 / count)
-            assert damage == pytest.approx(highest * count, rel=1e-3, abs=1e-6)
+            return total / 32
+
+        quarter = min(gone, key=lambda n: abs(n - 0.25 * group.channels))
+        sets += 1 if errors else len(gone)
+        for count, channels in gone.items():
+            expected = damage_of(channels)
+            if errors:
+                error = known[name].errors({"these": channels, "quarter": gone[quarter]})[:, 1]
+                expected = (damage_of(gone[quarter]) + 1e-5) * error[0] / (error[1] + 1e-5)
+            highest = max(highest, expected / count)
+            assert curve[count] == pytest.approx(highest * count, rel=1e-3, abs=1e-4)
+    assert measured.images == 32 * (1 + sets)
+
+
+def refused(*args: object) -> None:
+    raise SelectorError("no gradient")
 
 
 def divergence(outputs: Tensor, reference: Tensor, temperature: float = 2.0) -> float:
@@ -131,12 +164,20 @@ def test_steps_of_one_survey_are_measured_once(monkeypatch: pytest.MonkeyPatch) 
         lambda *args: calls.append(1) or measured_curves(*args),  # type: ignore[func-returns-value]
     )
     allocation = LeastMeasuredDamage()
-    some = allocation.counts(replace(stage, share=0.5), trial, criterion)
-    more = allocation.counts(stage, trial, criterion)
+    some = allocation.allocate(replace(stage, share=0.5), trial, criterion)
+    more = allocation.allocate(stage, trial, criterion)
     assert len(calls) == 1
-    assert sum(more.values()) > sum(some.values()) > 0
-    allocation.counts(stage, replace(trial, survey=replace(trial.survey)), criterion)
+    assert some.oracle_images > more.oracle_images == 0
+    assert sum(more.counts.values()) > sum(some.counts.values()) > 0
+    allocation.allocate(stage, replace(trial, survey=replace(trial.survey)), criterion)
     assert len(calls) == 2
+
+
+def test_the_images_that_widths_cost_are_reported() -> None:
+    plan = selector.choose(
+        doubled(), images_for(), criterion="reconstruction", allocation="measured", keep_macs=0.7
+    )
+    assert plan.oracle_images == 32 * 3  # Whole, and with a quarter of either group.
 
 
 def test_a_network_that_gives_losses_alone_is_priced_by_them() -> None:

@@ -178,8 +178,9 @@ def test_when_repair_happens(
 def test_without_batchnorm_every_round_begins_with_a_network_that_works() -> None:
     """The loss before each round is that of a repaired network, not of one that was only cut."""
     model, batches = small("plain", 12), data(64, 16)
-    whole = selector.prune(model, batches, keep_macs=0.4, rounds=3)
-    cut = selector.prune(model, batches, keep_macs=0.4, rounds=3, repair=False)
+    asked = {"keep_macs": 0.4, "rounds": 3, "allocation": "damage"}
+    whole = selector.prune(model, batches, **asked)  # type: ignore[arg-type]
+    cut = selector.prune(model, batches, repair=False, **asked)  # type: ignore[arg-type]
     losses = [[plan.outcome.loss for plan in found.rounds] for found in (whole, cut)]
     assert losses[0][0] < losses[1][0]
     assert whole.report.repair is not None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import selector
 from selector.errors import SelectorError
+from selector.planning.method import AllocationName
 from tests.networks import data, small, state_of
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -123,8 +124,15 @@ def test_passes_over_the_data_are_those_that_the_docstring_states(
     criterion: str, repair: bool, per_round: int, once: int
 ) -> None:
     model, counted = small("plain", 12, norm=True), Counted(data())
+    allocation: AllocationName = "damage" if criterion == "selector" else "auto"
     result = selector.prune(
-        model, counted, keep_macs=0.6, rounds=2, criterion=criterion, repair=repair
+        model,
+        counted,
+        keep_macs=0.6,
+        rounds=2,
+        criterion=criterion,
+        allocation=allocation,
+        repair=repair,
     )
     rounds = len(result.rounds)
     halved = sum(p.outcome.halved for p in result.rounds if p.outcome is not None)

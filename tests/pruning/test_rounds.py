@@ -140,7 +140,13 @@ def test_a_step_is_halved_where_the_loss_leaves_the_interval(
 ) -> None:
     model, batches = small("plain", 16), data(24, 4)
     # Repaired after every cut: only then is the loss the one that was predicted.
-    options = {"keep_macs": 0.6, "rounds": 2, "verify": verify, "finetune": lambda *_: None}
+    options = {
+        "keep_macs": 0.6,
+        "rounds": 2,
+        "verify": verify,
+        "allocation": "damage",
+        "finetune": lambda *_: None,
+    }
     result = prune(model, batches, **options)  # type: ignore[arg-type]
     outcomes = [plan.outcome for plan in result.rounds if plan.outcome is not None]
     # Twice at most in each round: eighths instead of halves, and the target is met even so.
@@ -165,7 +171,7 @@ def test_what_every_round_did_to_the_loss_is_reported(criterion: str) -> None:
     def look(network: nn.Module, number: int) -> None:
         losses.append(evaluate(network, batches).loss)
 
-    options = {"criterion": criterion, "keep_macs": 0.6, "rounds": 3}
+    options = {"criterion": criterion, "keep_macs": 0.6, "rounds": 3, "allocation": "damage"}
     result = prune(model, batches, finetune=look, **options)  # type: ignore[arg-type]
     rises = [step.measured_nats for step in result.report.steps]
     assert rises == pytest.approx([after - before for before, after in pairwise(losses)])
