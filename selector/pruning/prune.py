@@ -92,9 +92,10 @@ def prune(
     a selector may trust proposals of sets; none for metrics of weights alone), one to recalibrate,
     one for the loss of what is left, one for the means with `compensate`, and where widths are
     measured one (two where the selector does not choose) and then 32 images for every group; in
-    every halved round the last two or three again. At the end two to repair, and one for the loss after it; without
-    BatchNorm, and with `max_loss_change` or `finetune`, two to repair in every round instead, and
-    in the last (in every one with `max_loss_change`) one for what repair is to make good.
+    every halved round the last two or three again. At the end two to repair, and one for the loss
+    after it; without BatchNorm, and with `max_loss_change` or `finetune`, two to repair in every
+    round instead, and in the last (in every one with `max_loss_change`) one for what repair is to
+    make good.
 
     Args:
         model: A trained network; a copy is pruned.
