@@ -1,7 +1,6 @@
 """Predicted damage of a group by the number of channels that go, from a few predictions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
 from selector.learning.selector import SaliencySelector
@@ -22,24 +21,14 @@ def damage_curve(selector: SaliencySelector, view: GroupView, options: Sequence[
         view: The group as the selector sees it.
         options: Numbers of channels that may go, ascending, beginning with 0.
     """
-    return predicted_curves(selector, {"": view}, {"": options}).curves[""]
+    return damage_curves(selector, {"": view}, {"": options})[""]
 
 
-@dataclass(frozen=True)
-class PredictedCurves:
-    """The predicted damage of many groups, and how far it can be trusted."""
-
-    curves: Mapping[str, Curve]
-    """Group -> its curve."""
-    outside: float
-    """Share of the predictions that lie outside of what the selector learnt from, 0 to 1."""
-
-
-def predicted_curves(
+def damage_curves(
     selector: SaliencySelector,
     views: Mapping[str, GroupView],
     options: Mapping[str, Sequence[int]],
-) -> PredictedCurves:
+) -> dict[str, Curve]:
     """`damage_curve` of many groups, predicted together.
 
     No step is cheaper per channel than a smaller one: the channels that a metric would miss least
@@ -52,14 +41,12 @@ def predicted_curves(
     """
     counts = {name: rungs(options[name], view.channels) for name, view in views.items()}
     asked = [Decision(views[name], n) for name, some in counts.items() for n in some]
-    predictions = selector.predict_many(asked)
-    coming = iter(predictions)
+    predictions = iter(selector.predict_many(asked))
     curves: dict[str, Curve] = {}
     for name, some in counts.items():
-        nats = [one.loss_change_nats[one.trusted] for one in islice(coming, len(some))]
+        nats = [one.loss_change_nats[one.trusted] for one in islice(predictions, len(some))]
         curves[name] = curve_of(some, nats)
-    outside = sum(one.outside for one in predictions) / max(len(predictions), 1)
-    return PredictedCurves(curves, outside)
+    return curves
 
 
 def curve_of(counts: Sequence[int], nats: Sequence[float]) -> Curve:

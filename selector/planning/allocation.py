@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from selector.learning.damage_curve import Curve, predicted_curves
+from selector.learning.damage_curve import Curve, damage_curves
 from selector.learning.selector import SaliencySelector
 from selector.planning.candidates import Criterion, Trial
 from selector.planning.running_cost import RunningCost
@@ -227,26 +227,22 @@ class EvenShares:
         return Allocated(allocate_evenly(stage))
 
 
-MOSTLY = 0.5
-"""Share of the predictions outside of what was learnt, above which they spend no budget."""
-
-
 @dataclass(frozen=True)
 class LeastDamage:
     """Where the selector predicts the least loss change per unit of cost saved."""
 
     selector: SaliencySelector
     otherwise: Allocation | None = None
-    """What spends the budget where most predictions lie outside of what the selector learnt from;
-    None to follow them even so."""
+    """What spends the budget where the network is unlike what the selector learnt from; None to
+    follow its predictions even so."""
 
     text = "allocation by damage"
 
     def allocate(self, stage: Stage, trial: Trial, criterion: Criterion) -> Allocated:
         """Channels that every group loses now; see `allocate_by_damage`."""
+        if self.otherwise is not None and trial.survey.unlike:
+            return self.otherwise.allocate(stage, trial, criterion)
         options = {name: stage.options(name) for name in stage.free}
         free = {name: trial.survey.views[name] for name in stage.free}
-        predicted = predicted_curves(self.selector, free, options)
-        if self.otherwise is not None and predicted.outside > MOSTLY:
-            return self.otherwise.allocate(stage, trial, criterion)
-        return Allocated(allocate_by_damage(stage, predicted.curves), self.text)
+        curves = damage_curves(self.selector, free, options)
+        return Allocated(allocate_by_damage(stage, curves), self.text)

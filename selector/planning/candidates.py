@@ -12,7 +12,8 @@ from selector.learning.selector import SaliencySelector
 from selector.network.compensation import Compensation
 from selector.network.groups import Group
 from selector.planning.choice import Choice
-from selector.planning.description import describe_network
+from selector.planning.description import describe_by_sets, describe_network
+from selector.planning.familiarity import of_weights, unlike
 from selector.planning.stage import Stage
 from selector.records.decision import GroupView
 from selector.saliency.proposals.knowledge import set_proposals
@@ -44,6 +45,8 @@ class Survey:
     compensation: Compensation | None
     signals: Mapping[str, Signals] = field(default_factory=dict)
     """Group -> what one pass showed of it; empty unless the criterion proposes sets."""
+    unlike: bool = False
+    """Whether the network is unlike what the selector learnt from, where that was asked."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ def survey_network(
     criterion: Criterion,
     *,
     pricing: SaliencySelector | None = None,
+    cautious: bool = False,
     compensate: bool = False,
 ) -> Survey:
     """Score every group of a network.
@@ -113,7 +117,8 @@ def survey_network(
     One pass over the scoring images, forward and backward where a metric needs it; none for metrics
     of weights alone. One more backward pass for a selector that may trust proposals of sets, one
     more pass for a proposal of sets whose widths a selector prices, and one more forward pass for
-    the means that compensate.
+    the means that compensate. A selector that does not know such networks, and is asked for one
+    candidate of each group, has one backward pass alone: it would trust its single best.
 
     Args:
         model: The network; left exactly as found.
@@ -121,11 +126,16 @@ def survey_network(
         stage: Where the network stands.
         criterion: Whose metrics are scored.
         pricing: The selector whose predictions spend the budget, if any.
+        cautious: Whether they do so only on networks like those that it learnt from.
         compensate: Whether the removed channels' means will be kept.
     """
     scoring, measuring = criterion.images(calibration)
     asked = criterion.selector or pricing
-    views = {} if asked is None else described_for(asked, model, stage, scoring)
+    strange = cautious and asked is not None and unlike(asked, model, stage, scoring)
+    views: Mapping[str, GroupView] = {}
+    if asked is not None:
+        settled = strange and criterion.selector is not None and measuring is scoring
+        views = (_barely_described if settled else described_for)(asked, model, stage, scoring)
     signals: Mapping[str, Signals] = {}
     scores: Mapping[str, Mapping[str, Matrix]] = {n: view.scores for n, view in views.items()}
     if criterion.selector is None:
@@ -141,6 +151,7 @@ def survey_network(
         base_loss=next((v.context.base_loss for v in views.values()), float("nan")),
         compensation=compensation,
         signals=signals,
+        unlike=strange,
     )
 
 
@@ -159,6 +170,22 @@ def described_for(
         scoring,
         [find_metric(name) for name in selector.metrics_],
         set_proposals(selector.set_arms) if selector.set_arms else (),
+        macs_kept=stage.macs_kept,
+    )
+
+
+def _barely_described(
+    selector: SaliencySelector, model: nn.Module, stage: Stage, scoring: Calibration
+) -> dict[str, GroupView]:
+    """The groups for a selector that will trust its single best, whatever others propose."""
+    if selector.single_best_ not in selector.set_arms:
+        return described_for(selector, model, stage, scoring)
+    return describe_by_sets(
+        model,
+        stage.groups,
+        scoring,
+        [find_metric(name) for name in of_weights(selector)],
+        set_proposals([selector.single_best_]),
         macs_kept=stage.macs_kept,
     )
 

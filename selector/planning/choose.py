@@ -176,6 +176,7 @@ def surveyed(model: nn.Module, calibration: Calibration, stage: Stage, method: M
         stage,
         method.criterion,
         pricing=method.pricing,
+        cautious=method.cautious,
         compensate=method.compensate,
     )
 

@@ -12,7 +12,7 @@ Where there are no such errors, every number of the ladder is measured. No label
 nothing that was learnt from other networks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
@@ -43,6 +43,10 @@ IMAGES = 32
 """Images that damage is measured on: differences between groups are large, and paired by image."""
 FEWEST = 8
 """Images that are kept apart; where there are less than twice as many, all measure."""
+MEMORY_BYTES = 2**30
+"""What the products of groups that are measured together may take."""
+PRODUCTS = 4
+"""Matrices of a consumer's inputs that are held at once: products, and what is made of them."""
 QUARTER = 0.25
 """Share of a group's channels at which its damage is measured."""
 FLOOR = 1e-5
@@ -133,22 +137,42 @@ def _measured(
     trial: Trial, stage: Stage, sets: Mapping[Group, Sequence[Channels]]
 ) -> tuple[dict[Group, list[float]], int]:
     """The damage of some sets, in their order, and images times networks that this took."""
-    if not sets:
-        return {}, 0
     model = trial.model
     images, others, comparable = _apart(model, trial.survey.scoring)
-    prediction = Prediction.measured(model, others, stage.groups.prunable.values())
-    measured = Oracle("repaired", prediction=prediction, batch_statistics=True).measure(
-        model,
-        images,
-        sets,
-        loss=_loss_of(images),
-        reference=model if comparable else None,
-        progress=trial.progress,
-    )
-    found = measured.divergences or measured.changes
-    damages = {group: [max(one.nats, 0.0) for one in found[group]] for group in sets}
-    return damages, measured.image_forwards
+    damages: dict[Group, list[float]] = {}
+    spent = 0
+    for groups in _parts(list(sets)):
+        prediction = Prediction.measured(model, others, groups)
+        # The network is checked once.
+        oracle = Oracle("repaired", prediction=prediction, batch_statistics=True, check=not damages)
+        measured = oracle.measure(
+            model,
+            images,
+            {group: sets[group] for group in groups},
+            loss=_loss_of(images),
+            reference=model if comparable else None,
+            progress=trial.progress,
+        )
+        found = measured.divergences or measured.changes
+        damages |= {group: [max(one.nats, 0.0) for one in found[group]] for group in groups}
+        spent += measured.image_forwards
+    return damages, spent
+
+
+def _parts(groups: Sequence[Group]) -> Iterator[list[Group]]:
+    """The groups in as few parts as fit the memory: each part reads all images once."""
+    part: list[Group] = []
+    left = MEMORY_BYTES
+    for group in groups:
+        inputs = (len(one.indices) for one in group.slices if one.side == "in")
+        needed = sum(PRODUCTS * 8 * count**2 for count in inputs)
+        if part and needed > left:
+            yield part
+            part, left = [], MEMORY_BYTES
+        part.append(group)
+        left -= needed
+    if part:
+        yield part
 
 
 def _apart(model: nn.Module, scoring: Calibration) -> tuple[Calibration, Batches, bool]:

@@ -60,6 +60,11 @@ class Method:
         return self.allocation.selector if isinstance(self.allocation, LeastDamage) else None
 
     @property
+    def cautious(self) -> bool:
+        """Whether that selector spends it only on networks like those that it learnt from."""
+        return isinstance(self.allocation, LeastDamage) and self.allocation.otherwise is not None
+
+    @property
     def selector(self) -> SaliencySelector | None:
         """The selector that chooses the channels; None for other criteria."""
         return self.criterion.selector if isinstance(self.criterion, SelectorCriterion) else None

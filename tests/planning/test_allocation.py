@@ -92,10 +92,7 @@ def test_the_last_step_goes_where_it_costs_least() -> None:
 @given(nats=st.lists(st.floats(-0.01, 5), min_size=6, max_size=6))
 def test_no_step_is_cheaper_a_channel_than_a_smaller_one(nats: list[float]) -> None:
     view = GroupView(facts={}, context={}, scores={"l1": np.ones(40)})  # type: ignore[arg-type]
-    said = [
-        SimpleNamespace(trusted="l1", loss_change_nats={"l1": value}, outside=False)
-        for value in nats
-    ]
+    said = [SimpleNamespace(trusted="l1", loss_change_nats={"l1": value}) for value in nats]
     asked: list[int] = []
 
     def predict_many(decisions: list[Decision]) -> list[SimpleNamespace]:

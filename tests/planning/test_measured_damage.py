@@ -262,3 +262,23 @@ def test_a_group_that_cannot_get_smaller_is_left_alone() -> None:
         min_channels=2,
     )
     assert set(plan.removals) == {"2"}
+
+
+def test_groups_that_do_not_fit_the_memory_are_measured_in_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage, trial, criterion = prepared(small("residual", 8), data(64, 16))
+    together = measured_curves(stage, trial, criterion)
+    calls = []
+    measure = Prediction.measured
+    monkeypatch.setattr(
+        Prediction,
+        "measured",
+        lambda *args: calls.append(args[2]) or measure(*args),  # type: ignore[func-returns-value]
+    )
+    monkeypatch.setattr(measured_damage, "MEMORY_BYTES", 1)
+    apart = measured_curves(stage, trial, criterion)
+    assert [len(groups) for groups in calls] == [1] * len(apart.curves)
+    assert len(calls) > 1
+    for name, curve in together.curves.items():
+        assert apart.curves[name] == pytest.approx(curve, rel=1e-6)
