@@ -13,7 +13,7 @@ from selector.network.compensation import Compensation
 from selector.network.groups import Group
 from selector.planning.choice import Choice
 from selector.planning.description import describe_by_sets, describe_network
-from selector.planning.familiarity import of_weights, unlike
+from selector.planning.familiarity import NO_METRICS, unlike
 from selector.planning.stage import Stage
 from selector.records.decision import GroupView
 from selector.saliency.proposals.knowledge import set_proposals
@@ -177,14 +177,14 @@ def described_for(
 def _barely_described(
     selector: SaliencySelector, model: nn.Module, stage: Stage, scoring: Calibration
 ) -> dict[str, GroupView]:
-    """The groups for a selector that will trust its single best, whatever others propose."""
+    """The groups for a selector that is to trust its single best, whatever others would propose."""
     if selector.single_best_ not in selector.set_arms:
         return described_for(selector, model, stage, scoring)
     return describe_by_sets(
         model,
         stage.groups,
         scoring,
-        [find_metric(name) for name in of_weights(selector)],
+        NO_METRICS,
         set_proposals([selector.single_best_]),
         macs_kept=stage.macs_kept,
     )

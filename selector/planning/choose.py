@@ -30,6 +30,11 @@ from selector.planning.stage import Stage, asked_widths
 from selector.planning.target import Target, Targets
 from selector.records.decision import Decision
 
+UNLIKE = (
+    "the network is unlike those that the selector learnt from: its widths are measured, and its "
+    "groups keep the arm that is best on average"
+)
+
 
 @one_at_a_time
 def choose(
@@ -195,6 +200,8 @@ def plan_surveyed(trial: Trial, stage: Stage, method: Method) -> Plan:
     decided = method.criterion.decide(trial, options)
     images = spent.oracle_images + decided.oracle_images
     plan = Plan.of_groups(method.named(spent.text), decided.choices, stage.groups, images)
+    if trial.survey.unlike:
+        plan = replace(plan, warnings=(*plan.warnings, UNLIKE))
     return _judged(replace(plan, measured=decided.measured), stage)
 
 

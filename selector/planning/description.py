@@ -65,16 +65,16 @@ def describe_by_sets(
     macs_kept: float,
     seed: int = 0,
 ) -> dict[str, GroupView]:
-    """Every prunable group by what proposals of sets need, and by metrics of weights alone.
+    """Every prunable group by what proposals of sets need.
 
-    One forward pass over the data and one backward pass: a third of the time is saved where no
-    other metric would be trusted. What pairs of channels do to the loss is left out.
+    One forward pass over the data and one backward pass, for a choice among these alone. What pairs
+    of channels do to the loss is left out.
 
     Args:
         model: The network; left exactly as found.
         groups: Its groups and costs.
         calibration: The images.
-        metrics: Of weights alone.
+        metrics: Those that read weights alone.
         proposals: Those of whole sets that are asked, one at least.
         macs_kept: Share of the unpruned network's multiply-accumulates that is left.
         seed: Of the labels that softened outputs draw.

@@ -13,10 +13,11 @@ from selector.records.decision import Decision
 from selector.records.describe import describe_groups
 from selector.saliency.registry import find_metric
 from selector.statistics.collect import measure_signals
-from selector.statistics.statistic import closure
 
 MOSTLY = 0.5
 """Share of the groups that lie outside, above which a network is unlike what was learnt from."""
+NO_METRICS = (find_metric("random"),)
+"""What stands for scores where a group is described by facts and sets alone: chance."""
 SHARE = 0.25
 """Of every group's channels, for which it is judged."""
 
@@ -39,11 +40,10 @@ def unlike(
     """
     selector.check_fitted()
     known = selector.training_distribution
-    metrics = [find_metric(name) for name in of_weights(selector)]
     signals = measure_signals(
         model, [scoring.first], stage.groups.prunable, needs=["forward"], loss=scoring.loss
     )
-    views = describe_groups(model, stage.groups, signals, metrics, macs_kept=stage.macs_kept)
+    views = describe_groups(model, stage.groups, signals, NO_METRICS, macs_kept=stage.macs_kept)
     # How many images there will be is not known yet; that is nothing unusual.
     usual = float(known.mean[NUMBERS.index("log_images")])
     decisions = [
@@ -56,9 +56,3 @@ def unlike(
     if not decisions:
         return False
     return float(np.mean(known.distance(described(decisions)) > 1)) > MOSTLY
-
-
-def of_weights(selector: SaliencySelector) -> list[str]:
-    """The selector's metrics that read weights alone."""
-    reads_data = frozenset(("forward", "backward"))
-    return [n for n in selector.metrics_ if not closure(find_metric(n).needs) & reads_data]

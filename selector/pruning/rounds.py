@@ -18,7 +18,14 @@ from selector.network.latency import REPEATS, Timed
 from selector.network.surgery import apply_cuts
 from selector.network.tracing import Groups, retrace_groups
 from selector.planning.candidates import Survey, Trial
-from selector.planning.choose import explained, goal_of, plan_stage, plan_surveyed, surveyed
+from selector.planning.choose import (
+    UNLIKE,
+    explained,
+    goal_of,
+    plan_stage,
+    plan_surveyed,
+    surveyed,
+)
 from selector.planning.forecast import foresee, highest_predicted
 from selector.planning.method import Method
 from selector.planning.plan import Goal, Plan, RoundOutcome
@@ -214,12 +221,12 @@ class PruningRun:
         self.begun = True
         self._bar.begin(len(self.state.plans) + 1)
         method, survey = self._do.method, None
+        halved = images = 0
         if method.myopic is None:
             stage = self._stage(self.state.step)
             survey = surveyed(self.model, self._calibration, stage, method)
             if not self.state.plans and self.state.expected is None:
-                self._announce(survey, stage)
-        halved = images = 0
+                images = self._announce(survey, stage)
         while True:
             # Of no length, when closing in.
             step = min(self.state.step / 2**halved, 1 - self.state.done)
@@ -265,16 +272,19 @@ class PruningRun:
                 )
             )
 
-    def _announce(self, survey: Survey, stage: Stage) -> None:
-        """Log before the first cut what is expected of all of them."""
+    def _announce(self, survey: Survey, stage: Stage) -> int:
+        """Log before the first cut what is expected of all of them; what the oracle had to do."""
+        if survey.unlike:
+            LOG.info(UNLIKE)
         rounds = round(1 / self.state.step)
-        expected = foresee(self.model, survey, stage, self._do.method, rounds)
+        expected, images = foresee(self.model, survey, stage, self._do.method, rounds)
         self._note(expected=expected)
         if expected is not None:
             level = logging.WARNING if expected.alarming else logging.INFO
             LOG.log(level, "%s", expected)
             if self._do.progress and not LOG.isEnabledFor(level):
                 say_above(str(expected))  # Whoever watches is told in any case.
+        return images
 
     def _stage(self, step: Fraction) -> Stage:
         share = float(min(Fraction(1), self.state.done + step))

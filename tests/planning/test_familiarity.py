@@ -1,0 +1,81 @@
+"""A selector says whether it knows networks like this one, and then is not asked in vain."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+import selector
+from selector.data.calibration import Calibration
+from selector.demo import calibration, network
+from selector.learning.selector import SaliencySelector
+from selector.planning.choose import UNLIKE, choose, first_stage
+from selector.planning.criteria import Verify
+from selector.planning.familiarity import unlike
+from selector.planning.limits import Limits
+from selector.planning.target import Target
+from selector.statistics.passes import DataPass
+from tests.networks import data, small
+
+LIMITS = Limits.of(
+    ignore=(), max_ratio=0.9, max_ratios=None, ratios=None, round_to=1, min_channels=1
+)
+
+
+def asked(model: nn.Module, batches: object) -> bool:
+    images = Calibration(batches)  # type: ignore[arg-type]
+    stage = first_stage(model, images, Target.of({"keep_macs": 0.6}), LIMITS)
+    return unlike(SaliencySelector.shipped(), model, stage, images)
+
+
+def test_the_demonstration_is_known_and_a_random_network_is_not() -> None:
+    assert not asked(network(), calibration())
+    assert asked(small("plain", 12, norm=True), data(64, 16))
+
+
+def test_it_is_judged_as_whole_descriptions_are() -> None:
+    """By facts and the first batch, as by all metrics and images."""
+    known = SaliencySelector.shipped()
+    for model, batches in (
+        (network(), calibration()),
+        (small("plain", 12, norm=True), data(64, 16)),
+    ):
+        plan = choose(model, batches, ratio=0.25, selector=known)
+        far = [c.explanation.novelty > 1 for c in plan.choices if c.explanation is not None]
+        assert (np.mean(far) > 0.5) == asked(model, batches)
+
+
+@pytest.mark.parametrize(("verify", "backward"), [(0, 1), (2, 2)])
+def test_one_backward_pass_is_enough_where_one_arm_will_be_trusted(
+    verify: Verify, backward: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    differentiate = DataPass._gradients
+
+    def counted(*args: Any, **options: Any) -> object:
+        calls.append(1)
+        return differentiate(*args, **options)
+
+    monkeypatch.setattr(DataPass, "_gradients", counted)
+    model, batches = small("plain", 12, norm=True), data(64, 16)
+    plan = choose(model, batches, keep_macs=0.6, verify=verify)
+    assert len(calls) == backward * len(batches)
+    assert UNLIKE in plan.warnings
+    if not verify:
+        assert {choice.metric for choice in plan.choices} == {
+            SaliencySelector.shipped().single_best_
+        }
+
+
+def test_the_report_says_that_the_network_is_unlike(tmp_path: Path) -> None:
+    report = selector.prune(
+        small("plain", 12, norm=True), data(64, 16), keep_macs=0.6, rounds=1
+    ).report
+    # Whole, and without a quarter of each of two groups: the forecast has asked, and it is paid.
+    assert report.oracle_images == 32 * 3
+    assert UNLIKE in report.warnings
+    report.save_html(tmp_path / "report.html")
+    assert "unlike those that the selector learnt from" in (tmp_path / "report.html").read_text()
+    assert UNLIKE not in selector.prune(network(), calibration(), keep_macs=0.6).report.warnings
