@@ -13,7 +13,7 @@ from selector.network.compensation import Compensation
 from selector.network.groups import Group
 from selector.planning.choice import Choice
 from selector.planning.description import describe_by_sets, describe_network
-from selector.planning.familiarity import NO_METRICS, unlike
+from selector.planning.familiarity import NO_METRICS, is_unlike
 from selector.planning.stage import Stage
 from selector.records.decision import GroupView
 from selector.saliency.proposals.knowledge import set_proposals
@@ -109,7 +109,7 @@ def survey_network(
     criterion: Criterion,
     *,
     pricing: SaliencySelector | None = None,
-    cautious: bool = False,
+    unlike: bool | None = False,
     compensate: bool = False,
 ) -> Survey:
     """Score every group of a network.
@@ -126,15 +126,17 @@ def survey_network(
         stage: Where the network stands.
         criterion: Whose metrics are scored.
         pricing: The selector whose predictions spend the budget, if any.
-        cautious: Whether they do so only on networks like those that it learnt from.
+        unlike: Whether the network is unlike those that the selector learnt from, so that it is
+            trusted in nothing but its single best; None to find out.
         compensate: Whether the removed channels' means will be kept.
     """
     scoring, measuring = criterion.images(calibration)
     asked = criterion.selector or pricing
-    strange = cautious and asked is not None and unlike(asked, model, stage, scoring)
     views: Mapping[str, GroupView] = {}
     if asked is not None:
-        settled = strange and criterion.selector is not None and measuring is scoring
+        if unlike is None:
+            unlike = is_unlike(asked, model, stage, scoring)
+        settled = unlike and criterion.selector is not None and measuring is scoring
         views = (_barely_described if settled else described_for)(asked, model, stage, scoring)
     signals: Mapping[str, Signals] = {}
     scores: Mapping[str, Mapping[str, Matrix]] = {n: view.scores for n, view in views.items()}
@@ -151,7 +153,7 @@ def survey_network(
         base_loss=next((v.context.base_loss for v in views.values()), float("nan")),
         compensation=compensation,
         signals=signals,
-        unlike=strange,
+        unlike=bool(unlike),
     )
 
 

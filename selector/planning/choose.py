@@ -173,15 +173,30 @@ def plan_stage(model: nn.Module, calibration: Calibration, stage: Stage, method:
     return plan_surveyed(trial, stage, method)
 
 
-def surveyed(model: nn.Module, calibration: Calibration, stage: Stage, method: Method) -> Survey:
-    """What this way of choosing has to know of the network before it can plan."""
+def surveyed(
+    model: nn.Module,
+    calibration: Calibration,
+    stage: Stage,
+    method: Method,
+    unlike: bool | None = None,
+) -> Survey:
+    """What this way of choosing has to know of the network before it can plan.
+
+    Args:
+        model: The network as it is.
+        calibration: The user's data.
+        stage: Where it stands.
+        method: How channels are chosen.
+        unlike: Whether the unpruned network was unlike those that the selector learnt from; None to
+            find out.
+    """
     return survey_network(
         model,
         calibration,
         stage,
         method.criterion,
         pricing=method.pricing,
-        cautious=method.cautious,
+        unlike=unlike if method.cautious else False,
         compensate=method.compensate,
     )
 

@@ -22,7 +22,7 @@ SHARE = 0.25
 """Of every group's channels, for which it is judged."""
 
 
-def unlike(
+def is_unlike(
     selector: SaliencySelector, model: nn.Module, stage: Stage, scoring: Calibration
 ) -> bool:
     """Whether most decisions on a network lie outside of what a selector learnt from.

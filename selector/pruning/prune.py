@@ -89,13 +89,13 @@ def prune(
 
     Passes over the data: one before the first round (two with a forecast, one more over
     `test_batches`); in every round one to score (forward and backward, with a second backward where
-    a selector may trust proposals of sets; none for metrics of weights alone), one to recalibrate,
-    one for the loss of what is left, one for the means with `compensate`, and where widths are
-    measured one (two where the selector does not choose) and then 32 images for every group; in
-    every halved round the last two or three again. At the end two to repair, and one for the loss
-    after it; without BatchNorm, and with `max_loss_change` or `finetune`, two to repair in every
-    round instead, and in the last (in every one with `max_loss_change`) one for what repair is to
-    make good.
+    a selector may trust proposals of sets and knows such networks; none for metrics of weights
+    alone), one to recalibrate, one for the loss of what is left, one for the means with
+    `compensate`, and where widths are measured one, and then 32 images a few times for every group;
+    in every halved round the last two or three again. At the end two to repair, and one for the
+    loss after it; without BatchNorm, and with `max_loss_change` or `finetune`, two to repair in
+    every round instead, and in the last (in every one with `max_loss_change`) one for what repair
+    is to make good.
 
     Args:
         model: A trained network; a copy is pruned.

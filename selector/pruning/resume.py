@@ -36,6 +36,9 @@ class PruningState:
     """Why the target was not met, where the run had ended."""
     expected: Expected | None = None
     """What was expected before the first cut; None where a metric was named by hand."""
+    unlike: bool | None = None
+    """Whether the unpruned network is unlike those that the selector learnt from; None before that
+    was asked."""
     evaluation: Evaluation | None = None
     """Of the network, on the calibration images."""
     finished: bool = False
@@ -85,6 +88,7 @@ class RoundStore:
             "evaluation": None if progress.evaluation is None else asdict(progress.evaluation),
             "distilled": None if progress.distilled is None else asdict(progress.distilled),
             "undistilled": None if progress.undistilled is None else asdict(progress.undistilled),
+            "unlike": progress.unlike,
             "finished": progress.finished,
             "repaired": None if progress.repaired is None else asdict(progress.repaired),
             "unrepaired": None if progress.unrepaired is None else asdict(progress.unrepaired),
@@ -135,6 +139,7 @@ def _progress(header: dict[str, Any]) -> PruningState:
         stopped=header["stopped"],
         expected=None if expected is None else Expected(**expected),
         evaluation=None if evaluation is None else Evaluation(**evaluation),
+        unlike=header["unlike"],
         finished=bool(header["finished"]),
         distilled=None
         if header["distilled"] is None

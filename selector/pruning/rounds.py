@@ -224,7 +224,9 @@ class PruningRun:
         halved = images = 0
         if method.myopic is None:
             stage = self._stage(self.state.step)
-            survey = surveyed(self.model, self._calibration, stage, method)
+            unlike = self.state.unlike
+            survey = surveyed(self.model, self._calibration, stage, method, unlike)
+            self._note(unlike=survey.unlike)
             if not self.state.plans and self.state.expected is None:
                 images = self._announce(survey, stage)
         while True:

@@ -11,9 +11,10 @@ import selector
 from selector.data.calibration import Calibration
 from selector.demo import calibration, network
 from selector.learning.selector import SaliencySelector
+from selector.planning import candidates
 from selector.planning.choose import UNLIKE, choose, first_stage
 from selector.planning.criteria import Verify
-from selector.planning.familiarity import unlike
+from selector.planning.familiarity import is_unlike
 from selector.planning.limits import Limits
 from selector.planning.target import Target
 from selector.statistics.passes import DataPass
@@ -27,7 +28,7 @@ LIMITS = Limits.of(
 def asked(model: nn.Module, batches: object) -> bool:
     images = Calibration(batches)  # type: ignore[arg-type]
     stage = first_stage(model, images, Target.of({"keep_macs": 0.6}), LIMITS)
-    return unlike(SaliencySelector.shipped(), model, stage, images)
+    return is_unlike(SaliencySelector.shipped(), model, stage, images)
 
 
 def test_the_demonstration_is_known_and_a_random_network_is_not() -> None:
@@ -67,6 +68,28 @@ def test_one_backward_pass_is_enough_where_one_arm_will_be_trusted(
         assert {choice.metric for choice in plan.choices} == {
             SaliencySelector.shipped().single_best_
         }
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_unpruned_network_is_judged_once(
+    known: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What pruning leaves may look strange; a run that goes on from a checkpoint asks no more."""
+    said = [not known]
+    monkeypatch.setattr(candidates, "is_unlike", lambda *args: said.pop())
+    options: dict[str, Any] = {"keep_macs": 0.5, "rounds": 3, "checkpoint": tmp_path}
+
+    def stop(_: object, number: int) -> None:
+        if number == 2:
+            raise KeyboardInterrupt
+
+    model, batches = small("plain", 12, norm=True), data(64, 16)
+    with pytest.raises(selector.PruningError):
+        selector.prune(model, batches, finetune=stop, **options)
+    result = selector.prune(model, batches, finetune=lambda *_: None, **options)
+    assert len(result.rounds) == 3
+    assert ("measured" in result.report.criterion) == (not known)
+    assert (UNLIKE in result.report.warnings) == (not known)
 
 
 def test_the_report_says_that_the_network_is_unlike(tmp_path: Path) -> None:
