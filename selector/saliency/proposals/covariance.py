@@ -67,11 +67,14 @@ def gradient_products(call: LayerCall) -> Tensor:
     """Products of the gradients at every two inputs of a consumer, their mean over positions.
 
     Returns:
-        Shape (blocks, inputs, inputs), float64, summed over images.
+        Shape (blocks, inputs, inputs), summed over images; float64, or of wide consumers as the
+        gradients are: nothing is subtracted from these products, so that no digits are lost.
     """
     assert call.gradient is not None
     rows, _ = _rows(call.gradient, call)
-    return torch.bmm(rows.transpose(1, 2), rows).double() / call.gradient.shape[2]
+    products = torch.bmm(rows.transpose(1, 2), rows)
+    lasting = products if rows.shape[2] > DOUBLE else products.double()
+    return lasting / call.gradient.shape[2]
 
 
 def _rows(values: Tensor, call: LayerCall) -> tuple[Tensor, int]:
