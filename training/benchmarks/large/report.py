@@ -17,14 +17,14 @@ from training.benchmarks.large.runs import (
     finished,
     run_missing,
 )
-from training.benchmarks.networks.methods import MEASURED, RANK_MEAN, SELECTOR, always
+from training.benchmarks.networks.methods import DEFAULT, RANK_MEAN, SELECTOR, always
 from training.reporting.markdown import markdown_table, percent_text
 from training.reporting.marked_part import put
 from training.reporting.result_file import read_result, write_result
 
 KEYS: Mapping[str, str] = {
     SELECTOR: "",
-    MEASURED: "measured_",
+    DEFAULT: "default_",
     L1: "l1_",
     TORCH_PRUNING: "torch_pruning_",
     RECONSTRUCTION_FISHER: "reconstruction_fisher_",
@@ -63,7 +63,8 @@ def summary_of(runs: Sequence[LargeRun]) -> dict[str, float]:
     """The numbers that the documents quote; what was not measured is absent.
 
     `drop_at_80` are the points of accuracy that the selector loses at 80 % of the MACs, repaired;
-    `drop_at_80_unrepaired` before the repair. Keys of other methods begin with their names.
+    `drop_at_80_unrepaired` before the repair. Keys of other methods begin with their names; those
+    of `default_` are what `prune` does by default, with widths that are measured here.
     `seconds_over_torch_pruning` compares the CPU time of all cuts, without repair, down to
     `seconds_compared_at` percent of the MACs, the least that both reached;
     `seconds_over_torch_pruning_repaired` adds one repair to each.

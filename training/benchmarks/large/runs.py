@@ -29,7 +29,7 @@ from training.benchmarks.large.network import (
 )
 from training.benchmarks.networks.learnt import digest_of
 from training.benchmarks.networks.methods import (
-    MEASURED,
+    DEFAULT,
     METHODS,
     RANK_MEAN,
     SELECTOR,
@@ -51,7 +51,7 @@ FIRST = (0.8, 0.7)
 """The shares that are read first, since the claims are about them."""
 L1, TORCH_PRUNING = always("l1"), "torch-pruning taylor global"
 RECONSTRUCTION_FISHER = always("reconstruction_fisher")
-NAMES = (SELECTOR, L1, TORCH_PRUNING, MEASURED, RECONSTRUCTION_FISHER, always("taylor"), RANK_MEAN)
+NAMES = (SELECTOR, L1, TORCH_PRUNING, DEFAULT, RECONSTRUCTION_FISHER, always("taylor"), RANK_MEAN)
 """Of `METHODS`, the most telling first; but for the two selectors', our widths are even."""
 
 

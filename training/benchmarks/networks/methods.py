@@ -84,7 +84,7 @@ RANDOM, RANK_MEAN, PORTFOLIO, MYOPIC = (
     "myopic oracle",
 )
 RECONSTRUCTING = "lasso and least squares (arXiv 1707.06168)"
-SELECTOR, VERIFY3, MEASURED = "selector", "selector, verify=3", "selector, measured widths"
+SELECTOR, VERIFY3, DEFAULT = "selector", "selector, verify=3", "selector, widths as by default"
 COMPOSITION = "composition of arXiv 2004.03376"
 _SMALL = ("founding_lenet-5", "founding_cifar10")
 
@@ -122,7 +122,7 @@ METHODS: Mapping[str, Method] = {
     **PRICED,
     **SINGLES,
     "selector, even": _selector(0, "even"),
-    MEASURED: replace(_SELECTOR, allocation="measured", default=False),
+    DEFAULT: replace(_SELECTOR, allocation="auto", default=False),
     RECONSTRUCTING: Reconstructing(),
     "selector, compensated": replace(_SELECTOR, compensate=True),
     "selector, not recalibrated": replace(_SELECTOR, recalibrate=False),
