@@ -31,8 +31,8 @@ from selector.planning.target import Target, Targets
 from selector.records.decision import Decision
 
 UNLIKE = (
-    "the network is unlike those that the selector learnt from: its widths are measured, and its "
-    "groups keep the arm that is best on average"
+    "the network is unlike those that the selector learnt from: its widths are measured, and most "
+    "of its groups keep the arm that is best on average"
 )
 
 

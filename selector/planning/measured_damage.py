@@ -61,7 +61,8 @@ class LeastMeasuredDamage:
         before = ladder.images
         wanted = ladder.missing(steps, {group.name: 1 for group in groups})
         while True:
-            ladder.climb(stage, trial, criterion, wanted)
+            if wanted:
+                ladder.climb(stage, trial, criterion, wanted)
             spent = spend_by_damage(stage, ladder.curves(steps), wary=False)
             wanted = ladder.missing(steps, spent.reached)
             if not wanted:
