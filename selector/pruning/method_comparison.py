@@ -45,8 +45,8 @@ METHODS: Mapping[str, PruningMethod] = {
     "rank-mean": PruningMethod("rank mean", "rank_mean"),
     "reconstruction": PruningMethod("reconstruction", "reconstruction"),
     "even": PruningMethod("selector, even", "selector"),
-    "selector": PruningMethod("selector", "selector", 0, "damage"),
-    "verify": PruningMethod("selector, verify=3", "selector", 3, "damage"),
+    "selector": PruningMethod("selector", "selector", 0, "auto"),
+    "verify": PruningMethod("selector, verify=3", "selector", 3, "auto"),
     "oracle": PruningMethod("oracle", "oracle"),
 }
 """What `compare_methods` knows, by the name that one types."""
