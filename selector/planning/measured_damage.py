@@ -13,18 +13,21 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from selector.data.batches import Batches, batch_size
+from selector.data.batches import Batches, batch_size, rows
 from selector.data.calibration import Calibration
 from selector.data.forward import evaluating, float_tensors, probe_inputs, run_batch
 from selector.data.loss import Loss
 from selector.data.sampling import split_images
 from selector.errors import SelectorError
 from selector.learning.damage_curve import Curve, curve_of, rungs
+from selector.network.batchnorm import LEAST_BATCH
+from selector.network.costs import Costs
 from selector.network.folding import Prediction
 from selector.network.groups import Group
 from selector.oracle.oracle import Oracle
@@ -33,6 +36,10 @@ from selector.planning.candidates import Criterion, Survey, Trial
 from selector.planning.stage import Stage
 from selector.repair.distillation.divergence import real_tensors
 
+VALUES_BYTES = 2**31
+"""What the values of the images that are measured together may take."""
+AROUND = 3
+"""Values of each output of a layer that are kept: its own, normalised, and activated."""
 IMAGES = 32
 """Images that damage is measured on: differences between groups are large, and paired by image."""
 FEWEST = 8
@@ -122,7 +129,7 @@ class Ladder:
         """
         model = trial.model
         options = criterion.options(trial.survey, counts)
-        images, others, comparable = _apart(model, trial.survey.scoring)
+        images, others, comparable = _apart(model, trial.survey.scoring, stage.groups.costs)
         everything = list(_parts([stage.groups.prunable[name] for name in stage.free]))
         for part in _parts(list(counts)):
             prediction = self._prediction
@@ -164,17 +171,35 @@ def _parts(groups: Sequence[Group]) -> Iterator[list[Group]]:
         yield part
 
 
-def _apart(model: nn.Module, scoring: Calibration) -> tuple[Calibration, Batches, bool]:
+def _apart(
+    model: nn.Module, scoring: Calibration, costs: Costs
+) -> tuple[Calibration, Batches, bool]:
     """Images that measure, and those that tell what stands in for what; all are both if need be.
 
     And whether the network gives outputs for them that can be compared.
     """
     first, others = split_images(scoring, IMAGES)
     if sum(batch_size(*batch) for batch in first) >= FEWEST:
-        images = Calibration(first, scoring.loss)
-        with suppress(SelectorError):  # It takes batches of one size.
-            return images, others, _has_outputs(model, images)
+        fitting = [part for batch in first for part in _fitting(batch, costs)]
+        for batches in (fitting, first):
+            images = Calibration(batches, scoring.loss)
+            with suppress(SelectorError):  # It takes batches of one size.
+                return images, others, _has_outputs(model, images)
     return scoring, scoring, _has_outputs(model, scoring)
+
+
+def _fitting(batch: tuple[object, object], costs: Costs) -> list[tuple[object, object]]:
+    """A batch in parts whose values fit the memory, or that are as small as statistics allow."""
+    layers = (layer for layer in costs.layers.values() if layer.weights)
+    values = sum(layer.outputs * layer.macs / layer.weights for layer in layers)
+    images = batch_size(*batch)
+    fit = max(1, int(VALUES_BYTES / max(4 * AROUND * values, 1.0)))
+    parts = max(1, min(images // LEAST_BATCH, -(-images // fit)))
+    ends = [images * number // parts for number in range(parts + 1)]
+    return [
+        (rows(batch[0], start, stop, images), rows(batch[1], start, stop, images))
+        for start, stop in pairwise(ends)
+    ]
 
 
 @torch.no_grad()

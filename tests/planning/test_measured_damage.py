@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from selector.network.folding import Prediction, folded
 from selector.network.groups import Group
 from selector.network.surgery import cuts_of, outputs_gone, temporarily_cut
 from selector.network.tracing import find_groups
+from selector.oracle.oracle import Oracle
 from selector.planning import measured_damage
 from selector.planning.allocation import allocate_by_damage
 from selector.planning.candidates import Trial
@@ -278,3 +280,26 @@ def test_groups_that_do_not_fit_the_memory_are_measured_in_parts(
     assert len(calls) > len(steps) > 1
     for name, damages in together.damages.items():
         assert apart.damages[name] == pytest.approx(damages, rel=1e-6)
+
+
+def test_batches_that_do_not_fit_the_memory_are_taken_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Into parts whose own statistics can still be read, and as little as is needed."""
+    model, batches = small("plain", 8, norm=True), data(128, 64)
+    stage, trial, criterion = prepared(model, batches)
+    sizes = []
+    measure = Oracle.measure
+
+    def seen(self: Oracle, model: nn.Module, images: Calibration, *args: Any, **more: Any) -> Any:
+        sizes.append([len(inputs) for inputs, _ in images])
+        return measure(self, model, images, *args, **more)
+
+    monkeypatch.setattr(Oracle, "measure", seen)
+    whole = LeastMeasuredDamage().allocate(stage, trial, criterion)
+    assert {tuple(found) for found in sizes} == {(32,)}
+    sizes.clear()
+    monkeypatch.setattr(measured_damage, "VALUES_BYTES", 1)
+    apart = LeastMeasuredDamage().allocate(stage, trial, criterion)
+    assert {tuple(found) for found in sizes} == {(16, 16)}
+    assert apart.counts.keys() == whole.counts.keys()
