@@ -451,6 +451,7 @@ def benchmark_large(
     large_report.run(None if methods is None else methods.split(";"), minutes, results)
     if docs:
         large_report.update_page(BENCHMARKS, results)
+        large_report.update_readme(ROOT / "README.md", results)
 
 
 @app.command()

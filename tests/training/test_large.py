@@ -17,10 +17,10 @@ from torch import nn
 
 from selector.errors import SelectorError
 from tests.networks import data, small
-from training.__main__ import BENCHMARKS
+from training.__main__ import BENCHMARKS, ROOT
 from training.benchmarks.large import network, report, runs
 from training.benchmarks.large.runs import L1, NAMES, TARGETS, TORCH_PRUNING, LargeRun, begun
-from training.benchmarks.networks.methods import SELECTOR
+from training.benchmarks.networks.methods import DEFAULT, SELECTOR
 from training.reporting.accuracy import accuracy
 from training.reporting.result_file import RESULTS
 from training.reporting.run_file import RunFile
@@ -202,3 +202,17 @@ def test_images_are_read_as_the_network_was_trained(
     assert inputs.shape == (2, 3, 8, 8)
     assert inputs.is_contiguous(memory_format=torch.channels_last)
     assert inputs[:, :, 0, 0].tolist() == [[-127 / 128, 0, 1], [0, 0, 1]]
+
+
+def test_the_readme_holds_what_the_result_file_says(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    shutil.copyfile(ROOT / "README.md", readme)
+    report.update_readme(readme, RESULTS)
+    assert readme.read_text() == (ROOT / "README.md").read_text()
+
+
+def test_the_readme_names_what_is_there() -> None:
+    runs = [run_of(DEFAULT, 0.8, 0.4, 0.85), run_of(L1, 0.8, 0.1, 0.5), run_of(L1, 0.6, 0.1, 0.3)]
+    assert report.said_briefly(runs) == (
+        "- Top-1 in percent, 90.0 unpruned: at 80% of the MACs `prune` 85.0, L1 50.0."
+    )

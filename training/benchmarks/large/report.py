@@ -32,6 +32,12 @@ KEYS: Mapping[str, str] = {
     RANK_MEAN: "rank_mean_",
 }
 """Method -> how its keys of the summary begin."""
+BRIEFLY: Mapping[str, str] = {
+    DEFAULT: "`prune`",
+    TORCH_PRUNING: "Torch-Pruning's Taylor",
+    L1: "L1",
+}
+"""Method -> as the README names it."""
 COLUMNS = (
     "method",
     *(f"{target:.0%} MACs{end}" for target in TARGETS for end in ("", ", repaired")),
@@ -113,6 +119,33 @@ def update_page(page: Path, results: Path) -> None:
     """
     rows = read_result("large", "benchmark-large", results)["rows"]
     put(page, "large", said([LargeRun.of(row) for row in rows]))
+
+
+def update_readme(readme: Path, results: Path) -> None:
+    """Put what the product and its rivals keep between the marks of the README.
+
+    Raises:
+        SelectorError: No result file, or no marks.
+    """
+    rows = read_result("large", "benchmark-large", results)["rows"]
+    put(readme, "large", said_briefly([LargeRun.of(row) for row in rows]))
+
+
+def said_briefly(runs: Sequence[LargeRun]) -> str:
+    """What is left at every share of the MACs to which the product has pruned as by default."""
+    done = {(one.method, one.target): one for one in runs if one.failed is None}
+    parts = [
+        f"at {target:.0%} of the MACs "
+        + ", ".join(
+            f"{words} {percent_text(done[method, target].repaired)}"
+            for method, words in BRIEFLY.items()
+            if (method, target) in done
+        )
+        for target in TARGETS
+        if (DEFAULT, target) in done
+    ]
+    whole = percent_text(runs[0].unpruned) if runs else "-"
+    return f"- Top-1 in percent, {whole} unpruned: {'; '.join(parts)}."
 
 
 def said(runs: Sequence[LargeRun]) -> str:
