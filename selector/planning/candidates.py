@@ -99,6 +99,8 @@ class Trial:
     """Whether BatchNorm is recalibrated after the cut, so that losses are measured accordingly."""
     whole: bool = False
     """Whether what the whole plan does is measured, too, where candidates are verified."""
+    foretelling: bool = False
+    """Whether this is for a forecast, for which no more is measured than the round did."""
     progress: bool = False
 
 

@@ -35,11 +35,12 @@ def _logits(model: nn.Module, survey: Survey) -> Logits | None:
 
 def foresee(
     model: nn.Module, survey: Survey, stage: Stage, method: Method, rounds: int
-) -> tuple[Expected | None, int]:
+) -> Expected | None:
     """What all rounds together are expected to do, before the first; None without a selector.
 
-    The whole way is allocated and predicted as one cut, with the scores of now. One forward pass
-    over the scoring images, for the accuracy of now.
+    The whole way is allocated and predicted as one cut, with the scores of now, and with what the
+    first round has measured for its widths. One forward pass over the scoring images, for the
+    accuracy of now.
 
     Args:
         model: The network as it is.
@@ -47,22 +48,18 @@ def foresee(
         stage: Where it stands.
         method: How channels are chosen; only the selector predicts what it costs.
         rounds: Rounds to come.
-
-    Returns:
-        What is expected, or None without a selector; and images times networks that the oracle
-        evaluated.
     """
     selector = method.selector
     if selector is None:
-        return None, 0
-    trial = Trial(model=model, survey=survey, recalibrate=method.recalibrate)
+        return None
+    trial = Trial(model=model, survey=survey, recalibrate=method.recalibrate, foretelling=True)
     spent = method.allocation.allocate(replace(stage, share=1.0), trial, method.criterion)
     asked = [Decision(survey.views[name], n) for name, n in spent.counts.items() if n]
     changes, ends = list[float](), list[Interval]()
     for prediction in selector.predict_many(asked):
         changes.append(prediction.loss_change_nats[prediction.trusted])
         ends.append(prediction.loss_change_interval[prediction.trusted])
-    expected = expect(
+    return expect(
         changes,
         ends,
         survey.base_loss,
@@ -70,7 +67,6 @@ def foresee(
         rounds=rounds,
         composing=selector.composing_,
     )
-    return expected, spent.oracle_images
 
 
 def highest_predicted(plan: Plan) -> float | None:

@@ -72,7 +72,7 @@ class LeastMeasuredDamage:
                 ladder.climb(stage, trial, criterion, wanted)
             spent = spend_by_damage(stage, ladder.curves(steps), wary=False)
             wanted = ladder.missing(steps, spent.reached)
-            if not wanted:
+            if not wanted or trial.foretelling:
                 return Allocated(spent.counts, self.text, ladder.images - before)
 
 

@@ -227,14 +227,14 @@ class PruningRun:
             unlike = self.state.unlike
             survey = surveyed(self.model, self._calibration, stage, method, unlike)
             self._note(unlike=survey.unlike)
-            if not self.state.plans and self.state.expected is None:
-                images = self._announce(survey, stage)
         while True:
             # Of no length, when closing in.
             step = min(self.state.step / 2**halved, 1 - self.state.done)
             stage = self._stage(step)
             self._bar.step("choosing")
             plan = self._planned(stage, survey)
+            if survey is not None and not self.state.plans and self.state.expected is None:
+                self._announce(survey, stage)
             # What was measured for a step that was not taken has been paid for, too.
             images += plan.oracle_images
             plan = replace(plan, oracle_images=images)
@@ -274,19 +274,18 @@ class PruningRun:
                 )
             )
 
-    def _announce(self, survey: Survey, stage: Stage) -> int:
-        """Log before the first cut what is expected of all of them; what the oracle had to do."""
+    def _announce(self, survey: Survey, stage: Stage) -> None:
+        """Log before the first cut what is expected of all of them."""
         if survey.unlike:
             LOG.info(UNLIKE)
         rounds = round(1 / self.state.step)
-        expected, images = foresee(self.model, survey, stage, self._do.method, rounds)
+        expected = foresee(self.model, survey, stage, self._do.method, rounds)
         self._note(expected=expected)
         if expected is not None:
             level = logging.WARNING if expected.alarming else logging.INFO
             LOG.log(level, "%s", expected)
             if self._do.progress and not LOG.isEnabledFor(level):
                 say_above(str(expected))  # Whoever watches is told in any case.
-        return images
 
     def _stage(self, step: Fraction) -> Stage:
         share = float(min(Fraction(1), self.state.done + step))

@@ -11,12 +11,15 @@ import selector
 from selector.data.calibration import Calibration
 from selector.demo import calibration, network
 from selector.learning.selector import SaliencySelector
+from selector.oracle.oracle import Oracle
 from selector.planning import candidates
 from selector.planning.choose import UNLIKE, choose, first_stage
 from selector.planning.criteria import Verify
 from selector.planning.familiarity import is_unlike
+from selector.planning.forecast import foresee
 from selector.planning.limits import Limits
 from selector.planning.target import Target
+from selector.pruning import rounds
 from selector.statistics.passes import DataPass
 from tests.networks import data, small
 
@@ -68,6 +71,29 @@ def test_one_backward_pass_is_enough_where_one_arm_will_be_trusted(
         assert {choice.metric for choice in plan.choices} == {
             SaliencySelector.shipped().single_best_
         }
+
+
+def test_the_forecast_measures_nothing_more_than_the_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    measure = Oracle.measure
+
+    def counted(*args: Any, **options: Any) -> object:
+        calls.append(1)
+        return measure(*args, **options)
+
+    def watched(*args: Any) -> object:
+        before = len(calls)
+        found = foresee(*args)
+        assert len(calls) == before > 0
+        assert found is not None
+        return found
+
+    monkeypatch.setattr(Oracle, "measure", counted)
+    monkeypatch.setattr(rounds, "foresee", watched)
+    model, batches = small("plain", 12, norm=True), data(64, 16)
+    result = selector.prune(model, batches, keep_macs=0.4, rounds=3)
+    assert result.report.expected is not None
+    assert [plan.oracle_images > 0 for plan in result.rounds] == [True] * 3
 
 
 @pytest.mark.parametrize("known", [True, False])
