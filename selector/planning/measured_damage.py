@@ -88,6 +88,8 @@ class Ladder:
     """Group -> channels that go -> damage."""
     images: int = 0
     """Images times networks that were evaluated."""
+    _images: "Apart | None" = None
+    """Chosen once: each choice reads the first of the user's batches."""
     _prediction: Prediction | None = None
     """Of all groups, where they fit the memory."""
 
@@ -129,7 +131,9 @@ class Ladder:
         """
         model = trial.model
         options = criterion.options(trial.survey, counts)
-        images, others, comparable = _apart(model, trial.survey.scoring, stage.groups.costs)
+        if self._images is None:
+            self._images = _apart(model, trial.survey.scoring, stage.groups.costs)
+        images, others, comparable = self._images
         everything = list(_parts([stage.groups.prunable[name] for name in stage.free]))
         for part in _parts(list(counts)):
             prediction = self._prediction
@@ -171,13 +175,13 @@ def _parts(groups: Sequence[Group]) -> Iterator[list[Group]]:
         yield part
 
 
-def _apart(
-    model: nn.Module, scoring: Calibration, costs: Costs
-) -> tuple[Calibration, Batches, bool]:
-    """Images that measure, and those that tell what stands in for what; all are both if need be.
+Apart = tuple[Calibration, Batches, bool]
+"""Images that measure, and those that tell what stands in for what; and whether the network gives
+outputs for them that can be compared."""
 
-    And whether the network gives outputs for them that can be compared.
-    """
+
+def _apart(model: nn.Module, scoring: Calibration, costs: Costs) -> Apart:
+    """The images in two parts; all of them are both if need be."""
     first, others = split_images(scoring, IMAGES)
     if sum(batch_size(*batch) for batch in first) >= FEWEST:
         fitting = [part for batch in first for part in _fitting(batch, costs)]

@@ -136,8 +136,8 @@ def prune(
         ignore: Groups that are not pruned, by name; a producer's name stands for its whole group.
         allocation: `even`, `damage`, `measured` or `myopic`, as `choose` says; by default `damage`
             for a budget that the selector spends, or `measured` where it knows no such networks,
-            else `even`. `myopic` is exactly that of arXiv
-            2004.03376 with `rounds=1`, its default then, and `recalibrate=False`.
+            else `even`. `myopic` is exactly that of arXiv 2004.03376 with `rounds=1`, its default
+            then, and `recalibrate=False`.
         myopic: How that goes about it; as in the paper by default.
         max_ratio: Largest share of a group's channels that may go, in (0, 1).
         max_ratios: The same for single groups, by name.

@@ -13,25 +13,32 @@ from selector.demo import calibration, network
 from selector.learning.selector import SaliencySelector
 from selector.oracle.oracle import Oracle
 from selector.planning import candidates
-from selector.planning.choose import UNLIKE, choose, first_stage
+from selector.planning.choose import UNLIKE, choose
 from selector.planning.criteria import Verify
 from selector.planning.familiarity import is_unlike
 from selector.planning.forecast import foresee
-from selector.planning.limits import Limits
-from selector.planning.target import Target
 from selector.pruning import rounds
 from selector.statistics.passes import DataPass
 from tests.networks import data, small
-
-LIMITS = Limits.of(
-    ignore=(), max_ratio=0.9, max_ratios=None, ratios=None, round_to=1, min_channels=1
-)
+from tests.stages import stage_before
 
 
 def asked(model: nn.Module, batches: object) -> bool:
     images = Calibration(batches)  # type: ignore[arg-type]
-    stage = first_stage(model, images, Target.of({"keep_macs": 0.6}), LIMITS)
-    return is_unlike(SaliencySelector.shipped(), model, stage, images)
+    return is_unlike(SaliencySelector.shipped(), model, stage_before(model, images, 0.6), images)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> list[int]:
+    """One entry for each call of a method from here on."""
+    calls: list[int] = []
+    method = getattr(owner, name)
+
+    def call(*args: Any, **options: Any) -> object:
+        calls.append(1)
+        return method(*args, **options)
+
+    monkeypatch.setattr(owner, name, call)
+    return calls
 
 
 def test_the_demonstration_is_known_and_a_random_network_is_not() -> None:
@@ -55,14 +62,7 @@ def test_it_is_judged_as_whole_descriptions_are() -> None:
 def test_one_backward_pass_is_enough_where_one_arm_will_be_trusted(
     verify: Verify, backward: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = []
-    differentiate = DataPass._gradients
-
-    def counted(*args: Any, **options: Any) -> object:
-        calls.append(1)
-        return differentiate(*args, **options)
-
-    monkeypatch.setattr(DataPass, "_gradients", counted)
+    calls = counted(monkeypatch, DataPass, "_gradients")
     model, batches = small("plain", 12, norm=True), data(64, 16)
     plan = choose(model, batches, keep_macs=0.6, verify=verify)
     assert len(calls) == backward * len(batches)
@@ -74,12 +74,7 @@ def test_one_backward_pass_is_enough_where_one_arm_will_be_trusted(
 
 
 def test_the_forecast_measures_nothing_more_than_the_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    measure = Oracle.measure
-
-    def counted(*args: Any, **options: Any) -> object:
-        calls.append(1)
-        return measure(*args, **options)
+    calls = counted(monkeypatch, Oracle, "measure")
 
     def watched(*args: Any) -> object:
         before = len(calls)
@@ -88,7 +83,6 @@ def test_the_forecast_measures_nothing_more_than_the_round(monkeypatch: pytest.M
         assert found is not None
         return found
 
-    monkeypatch.setattr(Oracle, "measure", counted)
     monkeypatch.setattr(rounds, "foresee", watched)
     model, batches = small("plain", 12, norm=True), data(64, 16)
     result = selector.prune(model, batches, keep_macs=0.4, rounds=3)

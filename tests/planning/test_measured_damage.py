@@ -25,17 +25,14 @@ from selector.oracle.oracle import Oracle
 from selector.planning import measured_damage
 from selector.planning.allocation import allocate_by_damage
 from selector.planning.candidates import Trial
-from selector.planning.choose import first_stage, surveyed
-from selector.planning.limits import Limits
+from selector.planning.choose import surveyed
 from selector.planning.measured_damage import Ladder, LeastMeasuredDamage
 from selector.planning.method import method_of
 from selector.planning.stage import Stage
 from selector.planning.target import Target
 from tests.networks import data, small
+from tests.stages import stage_before
 
-LIMITS = Limits.of(
-    ignore=(), max_ratio=0.9, max_ratios=None, ratios=None, round_to=1, min_channels=1
-)
 Batch = tuple[Tensor, Tensor | None]
 
 
@@ -62,7 +59,7 @@ def prepared(
 ) -> tuple[Stage, Trial, "selector.planning.candidates.Criterion"]:
     target = Target.of({"keep_macs": keep})
     calibration = Calibration(batches)
-    stage = first_stage(model, calibration, target, LIMITS)
+    stage = stage_before(model, calibration, keep)
     method = method_of(criterion, target, allocation="measured")
     survey = surveyed(model, calibration, stage, method)
     return stage, Trial(model=model, survey=survey, recalibrate=True), method.criterion
