@@ -98,7 +98,7 @@ def _recorded(
 def campaign(
     data: Path = ROOT / "data",
     weights: Path = ROOT / "runs" / "zoo",
-    zoo: Annotated[str, typer.Option(help="sampled, first, or third_party.")] = "sampled",
+    zoo: Annotated[str, typer.Option(help="sampled, thorough, first, or third_party.")] = "sampled",
     mode: Annotated[
         Literal["plain", "repaired"], typer.Option(help="What is measured of every candidate.")
     ] = "plain",

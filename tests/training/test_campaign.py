@@ -405,7 +405,9 @@ def test_zoos_by_name() -> None:
     assert zoo_of("sampled", None, None, None) == sample_zoo(160, 2026)
     assert zoo_of("sampled", 5, 0, ["digits"]) == sample_zoo(5, 0, ["digits"])
     assert zoo_of("first", None, None, None) == FIRST_ZOO
-    with pytest.raises(SelectorError, match="unknown zoo 'second'; known: sampled, first"):
+    with pytest.raises(
+        SelectorError, match="unknown zoo 'second'; known: sampled, thorough, first"
+    ):
         zoo_of("second", None, None, None)
     with pytest.raises(SelectorError, match="--seed does nothing with --zoo first"):
         zoo_of("first", None, 0, None)

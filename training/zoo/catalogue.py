@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from selector.errors import SelectorError
 from selector.tables import text_table
 from training.zoo.recipes import Recipe as Recipe
+from training.zoo.sampling import LENGTHS, THOROUGH
 from training.zoo.sampling import sample_zoo as sample_zoo
 from training.zoo.specs import NetworkSpec as NetworkSpec
 
@@ -43,7 +44,8 @@ def zoo_of(
     """Return the networks of a campaign: those chosen by hand, or a sample.
 
     Args:
-        name: `sampled`, or `first` for those chosen by hand.
+        name: `sampled`, `thorough` for a sample that is trained four times as long, or `first` for
+            those chosen by hand.
         count: Networks to draw, `COUNT` by default.
         seed: Of the sample, `SEED` by default.
         datasets: Data sets to draw for, `SAMPLED` by default.
@@ -51,12 +53,15 @@ def zoo_of(
     Raises:
         SelectorError: The name is unknown, or options of a sample are given with another zoo.
     """
-    if name == "sampled":
+    if name in ("sampled", "thorough"):
         return sample_zoo(
-            COUNT if count is None else count, SEED if seed is None else seed, datasets
+            COUNT if count is None else count,
+            SEED if seed is None else seed,
+            datasets,
+            LENGTHS if name == "sampled" else THOROUGH,
         )
     if name != "first":
-        raise SelectorError(f"unknown zoo {name!r}; known: sampled, first")
+        raise SelectorError(f"unknown zoo {name!r}; known: sampled, thorough, first")
     given = {"count": count, "seed": seed, "datasets": datasets}
     for option, value in given.items():
         if value is not None:

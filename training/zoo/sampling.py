@@ -61,6 +61,9 @@ LENGTHS: Mapping[str, Length] = {
 }
 """From under- to over-trained; the last sees few images so often that it knows them by heart."""
 
+THOROUGH: Mapping[str, Length] = {"thorough": Length(200_000)}
+"""For networks as people have them: most of those for clothes then pass their bar (`BARS`)."""
+
 DECAYS: Mapping[str, tuple[float, ...]] = {"sgd": (0.0, 5e-4, 2e-3), "adamw": (0.0, 0.02, 0.2)}
 SMOOTHINGS = (0.0, 0.1)
 
@@ -74,7 +77,10 @@ _CAREFUL = ("plain", "squeeze", "lenet", "convnext")
 
 
 def sample_zoo(
-    count: int, seed: int, datasets: Sequence[str] | None = None
+    count: int,
+    seed: int,
+    datasets: Sequence[str] | None = None,
+    lengths: Mapping[str, Length] = LENGTHS,
 ) -> tuple[NetworkSpec, ...]:
     """Draw networks evenly; a longer sample of the same seed begins with the shorter one.
 
@@ -92,6 +98,7 @@ def sample_zoo(
         seed: Fixes them all, in this version of the tables above.
         datasets: Data sets to draw for, by default `SAMPLED`; see `datasets_here` for those that
             can be read offline.
+        lengths: How long they are trained, one of these each.
 
     Raises:
         SelectorError: If `count` is not positive, or `datasets` is empty or names an unknown one or
@@ -100,7 +107,7 @@ def sample_zoo(
     names = SAMPLED if datasets is None else tuple(datasets)
     _check(count, names)
     cards = _Cards(seed)
-    return tuple(_drawn(cards, names) for _ in range(count))
+    return tuple(_drawn(cards, names, lengths) for _ in range(count))
 
 
 class _Cards:
@@ -122,13 +129,13 @@ class _Cards:
         return options[number]
 
 
-def _drawn(cards: _Cards, datasets: Sequence[str]) -> NetworkSpec:
+def _drawn(cards: _Cards, datasets: Sequence[str], lengths: Mapping[str, Length]) -> NetworkSpec:
     family = cards.deal("family", tuple(FAMILIES), ("all",))
     dataset = cards.deal("dataset", datasets, (family, "all"))
     scopes = (family, "all", dataset)
     width, depth = cards.deal("size", SIZES[family], scopes)
     activation = cards.deal("activation", tuple(ACTIVATIONS), scopes)
-    length = LENGTHS[cards.deal("length", tuple(LENGTHS), scopes)]
+    length = lengths[cards.deal("length", tuple(lengths), scopes)]
     optimizer = cards.deal("optimizer", tuple(OPTIMIZERS), scopes)
     decay = cards.deal("decay", DECAYS[optimizer], scopes)
     smoothing = cards.deal("smoothing", SMOOTHINGS, scopes)
