@@ -15,7 +15,6 @@ Source:
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +42,9 @@ from selector.network.layers import (
     weight_of,
 )
 from selector.network.surgery import Cut
+
+DOUBLE = 1024
+"""Inputs of a block up to which double precision is kept; the ridge forgives the rest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +82,16 @@ class Prediction:
             ridge: Noise that every channel is taken to have of its own, as a share of its variance.
         """
         absorbers = find_absorbers(model, probe_inputs(model, batches))
-        readers = {
-            (group, layer): Reader.of(places, moments, layer in absorbers, ridge)
-            for (group, layer), (places, moments) in _measure(model, batches, groups).items()
-        }
+        found, readers = _measure(model, batches, groups), {}
+        for group, layer in list(found):
+            # Taken out one by one: of wide groups, each is large.
+            places, moments = found.pop((group, layer))
+            readers[group, layer] = Reader.of(places, moments, layer in absorbers, ridge)
         return cls(readers, absorbers)
+
+    def joined(self, other: "Prediction") -> "Prediction":
+        """This of some groups of a network, and that of others."""
+        return Prediction({**self.readers, **other.readers}, self.absorbers)
 
     def of(
         self, model: nn.Module, group: Group, channels: Sequence[int]
@@ -131,10 +138,11 @@ class Reader:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Inputs of one block, by which some predict others; float64."""
+    """Inputs of one block, by which some predict others; float64 but for `inverse`."""
 
-    correlation: Tensor
-    """With the ridge on its diagonal, shape (inputs, inputs)."""
+    inverse: Tensor
+    """Of the correlation with the ridge on its diagonal, shape (inputs, inputs); in single
+    precision where they are more than `DOUBLE`. All sets that may go share it."""
     means: Tensor
     scale: Tensor
     """Standard deviations; about zero, as the means are zero, where no constant can be kept."""
@@ -147,27 +155,19 @@ class Inputs:
         else:
             covariance, means = moments[:-1, :-1], moments.new_zeros(len(moments) - 1)
             scale = covariance.diagonal().clamp_min(0).sqrt()
-        return cls(ridged_correlation(covariance, scale, ridge), means, scale)
-
-    @cached_property
-    def inverse(self) -> Tensor:
-        """Of the correlation, shape (inputs, inputs)."""
-        return torch.cholesky_inverse(torch.linalg.cholesky(self.correlation))
+        correlation = ridged_correlation(covariance, scale, ridge)
+        correlation = correlation if len(correlation) <= DOUBLE else correlation.float()
+        return cls(torch.cholesky_inverse(torch.linalg.cholesky(correlation)), means, scale)
 
     def predicted(self, gone: Tensor) -> tuple[Tensor, Tensor]:
         """The inputs that go from those that stay: slopes (gone, kept) and intercepts (gone,)."""
-        correlation, means, scale = (
-            values.to(gone.device) for values in (self.correlation, self.means, self.scale)
+        inverse, means, scale = (
+            values.to(gone.device) for values in (self.inverse, self.means, self.scale)
         )
-        if 2 * int(gone.sum()) < len(gone):
-            # By blocks of the inverse, which all sets share: only what goes is factorised.
-            inverse = self.inverse.to(gone.device)
-            factor = torch.linalg.cholesky(inverse[gone][:, gone])
-            solved = -torch.cholesky_solve(inverse[gone][:, ~gone], factor).mT
-        else:
-            factor = torch.linalg.cholesky(correlation[~gone][:, ~gone])
-            solved = torch.cholesky_solve(correlation[~gone][:, gone], factor)
-        slopes = scale[gone].unsqueeze(1) * solved.mT
+        # By blocks of the inverse: only what goes is factorised.
+        factor = torch.linalg.cholesky(inverse[gone][:, gone])
+        solved = -torch.cholesky_solve(inverse[gone][:, ~gone], factor)
+        slopes = scale[gone].unsqueeze(1) * solved
         slopes = slopes * torch.where(scale[~gone] > 0, 1 / scale[~gone], 0.0)
         return slopes, means[gone] - slopes @ means[~gone]
 

@@ -22,7 +22,7 @@ from selector.saliency.registry import find_metric
 from selector.saliency.scoring import needs_of, score_signals
 from selector.statistics.channel_statistics import Signals
 from selector.statistics.collect import measure_signals
-from selector.typing import Matrix
+from selector.typing import Channels, Matrix
 
 Options = Mapping[Group, Sequence[Choice]]
 """Groups that lose channels -> their candidates, the most promising first."""
@@ -84,6 +84,9 @@ class Criterion(Protocol):
 
     def options(self, survey: Survey, counts: Mapping[Group, int]) -> dict[Group, list[Choice]]:
         """Distinct candidates of as many channels of each group, the most promising first."""
+
+    def proposed(self, survey: Survey, counts: Mapping[Group, int]) -> dict[Group, Channels]:
+        """As many channels of each group, before anything is measured or predicted of them."""
 
     def decide(self, trial: "Trial", options: Options) -> Decided:
         """One candidate for every group."""

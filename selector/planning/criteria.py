@@ -8,7 +8,7 @@ import numpy as np
 
 from selector.data.calibration import Calibration
 from selector.errors import SelectorError
-from selector.learning.features import distinct, lowest_sets
+from selector.learning.features import candidates, distinct, lowest_sets
 from selector.learning.prediction import Prediction
 from selector.learning.selector import SaliencySelector
 from selector.network.groups import Group
@@ -18,6 +18,7 @@ from selector.planning.verification import Verifier, composed
 from selector.records.decision import Decision
 from selector.saliency.proposals.registry import PROPOSALS, Proposal
 from selector.saliency.registry import METRICS, arms, find_metric
+from selector.typing import Channels
 
 Verify = int | Literal["all"]
 
@@ -25,8 +26,18 @@ HALVES = "verification by the oracle"
 """What two parts of the data are needed for."""
 
 
+class _ByOptions:
+    """A criterion whose first choice is known from its options."""
+
+    def proposed(
+        self: Criterion, survey: Survey, counts: Mapping[Group, int]
+    ) -> dict[Group, Channels]:
+        """The channels of the first candidate of each group."""
+        return {group: some[0].remove for group, some in self.options(survey, counts).items()}
+
+
 @dataclass(frozen=True)
-class SelectorCriterion:
+class SelectorCriterion(_ByOptions):
     """Every group by the metric that the selector trusts there; verified where that is asked."""
 
     selector: SaliencySelector
@@ -60,6 +71,14 @@ class SelectorCriterion:
             group: self._choices(group, prediction)
             for group, prediction in zip(counts, predictions, strict=True)
         }
+
+    def proposed(self, survey: Survey, counts: Mapping[Group, int]) -> dict[Group, Channels]:
+        """The first candidates; the single best's, without predictions, of unlike networks."""
+        if not survey.unlike:
+            return super().proposed(survey, counts)
+        best = self.selector.single_best_
+        asked = {group: Decision(survey.views[group.name], n) for group, n in counts.items()}
+        return {group: candidates(one, [best])[best] for group, one in asked.items()}
 
     def _choices(self, group: Group, prediction: Prediction) -> list[Choice]:
         kept = None if self.verify == "all" else max(2, self.verify)
@@ -95,7 +114,7 @@ class SelectorCriterion:
 
 
 @dataclass(frozen=True)
-class MetricCriterion:
+class MetricCriterion(_ByOptions):
     """Every group by one metric."""
 
     name: str
@@ -136,7 +155,7 @@ class MetricCriterion:
 
 
 @dataclass(frozen=True)
-class ProposalCriterion:
+class ProposalCriterion(_ByOptions):
     """Every group by one proposal of sets."""
 
     proposal: Proposal
@@ -180,7 +199,7 @@ class ProposalCriterion:
 
 
 @dataclass(frozen=True)
-class OracleCriterion:
+class OracleCriterion(_ByOptions):
     """Every arm's candidate is measured, group after group, and the best one taken."""
 
     name = "oracle"

@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import pairwise
 from weakref import WeakKeyDictionary
 
@@ -28,7 +29,7 @@ from selector.errors import SelectorError
 from selector.learning.damage_curve import Curve, curve_of, rungs
 from selector.network.batchnorm import LEAST_BATCH
 from selector.network.costs import Costs
-from selector.network.folding import Prediction
+from selector.network.folding import DOUBLE, Prediction
 from selector.network.groups import Group
 from selector.oracle.oracle import Oracle
 from selector.planning.allocation import Allocated, spend_by_damage
@@ -46,8 +47,8 @@ FEWEST = 8
 """Images that are kept apart; where there are less than twice as many, all measure."""
 MEMORY_BYTES = 2**30
 """What the products of groups that are measured together may take."""
-PRODUCTS = 4
-"""Matrices of a consumer's inputs that are held at once: products, and what is made of them."""
+KEPT_BYTES = 2**31
+"""What may be kept of all groups between two steps."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Ladder:
     _images: "Apart | None" = None
     """Chosen once: each choice reads the first of the user's batches."""
     _prediction: Prediction | None = None
-    """Of all groups, where they fit the memory."""
+    """Of all groups, where that fits the memory."""
 
     def curves(self, steps: Mapping[Group, Sequence[int]]) -> dict[str, Curve]:
         """Damage by the number of channels; a lower bound where it was not measured.
@@ -130,31 +131,30 @@ class Ladder:
             counts: Group -> channels that go.
         """
         model = trial.model
-        options = criterion.options(trial.survey, counts)
+        removals = criterion.proposed(trial.survey, counts)
         if self._images is None:
             self._images = _apart(model, trial.survey.scoring, stage.groups.costs)
         images, others, comparable = self._images
-        everything = list(_parts([stage.groups.prunable[name] for name in stage.free]))
-        for part in _parts(list(counts)):
-            prediction = self._prediction
-            if prediction is None:
-                together = everything[0] if len(everything) == 1 else part
-                prediction = Prediction.measured(model, others, together)
-                self._prediction = prediction if len(everything) == 1 else None
+        everything = [stage.groups.prunable[name] for name in stage.free]
+        if self._prediction is None and sum(map(_kept_bytes, everything)) <= KEPT_BYTES:
+            measured = (Prediction.measured(model, others, part) for part in _parts(everything))
+            self._prediction = reduce(Prediction.joined, measured)
+        for part in [list(counts)] if self._prediction else _parts(list(counts)):
+            prediction = self._prediction or Prediction.measured(model, others, part)
             # The network is checked once.
             oracle = Oracle(
                 "repaired", prediction=prediction, batch_statistics=True, check=not self.images
             )
-            measured = oracle.measure(
+            found = oracle.measure(
                 model,
                 images,
-                {group: [options[group][0].remove] for group in part},
+                {group: [removals[group]] for group in part},
                 loss=_loss_of(images),
                 reference=model if comparable else None,
                 progress=trial.progress,
             )
-            self.images += measured.image_forwards
-            for group, (change,) in (measured.divergences or measured.changes).items():
+            self.images += found.image_forwards
+            for group, (change,) in (found.divergences or found.changes).items():
                 damage = max(change.nats, 0.0)
                 self.damages.setdefault(group.name, {})[counts[group]] = damage
 
@@ -164,8 +164,7 @@ def _parts(groups: Sequence[Group]) -> Iterator[list[Group]]:
     part: list[Group] = []
     left = MEMORY_BYTES
     for group in groups:
-        inputs = (len(one.indices) for one in group.slices if one.side == "in")
-        needed = sum(PRODUCTS * 8 * count**2 for count in inputs)
+        needed = 8 * sum(count**2 for count in _inputs(group))
         if part and needed > left:
             yield part
             part, left = [], MEMORY_BYTES
@@ -173,6 +172,16 @@ def _parts(groups: Sequence[Group]) -> Iterator[list[Group]]:
         left -= needed
     if part:
         yield part
+
+
+def _inputs(group: Group) -> Iterator[int]:
+    """Inputs of each of its consumers that are the group's."""
+    return (len(one.indices) for one in group.slices if one.side == "in")
+
+
+def _kept_bytes(group: Group) -> int:
+    """What a `Prediction` of the group takes."""
+    return sum(count**2 * (8 if count <= DOUBLE else 4) for count in _inputs(group))
 
 
 Apart = tuple[Calibration, Batches, bool]
