@@ -1,18 +1,25 @@
 """Whole prunings judged: factors by hand, coverage of made runs, the worth of widths."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from selector.cli.demo import calibration, network
 from selector.errors import SelectorError
 from selector.learning.composing import LEAST, LEAST_SUM, MOST, Composing
+from selector.network.tracing import find_groups
 from training.benchmarks.whole import page
+from training.benchmarks.whole.lamp import lamp, lamp_shares, lowest_first
 from training.benchmarks.whole.report import judged, learnt_from, quoted, widths
 from training.benchmarks.whole.runs import (
     EVEN,
     FACTORS,
+    LAMP,
     MEASURED,
     SELECTOR,
     WIDTHS,
@@ -107,13 +114,18 @@ def test_the_evaluation_quotes_whole_prunings(tmp_path: Path) -> None:
     assert not (tmp_path / "absent.json").exists()
 
 
-def test_the_document_compares_networks_with_all_three_widths(tmp_path: Path) -> None:
+def test_the_document_compares_networks_with_all_kinds_of_widths(tmp_path: Path) -> None:
     document = tmp_path / "page.md"
     document.write_text("above\n<!-- widths: begin -->\nold\n<!-- widths: end -->\nbelow\n")
     runs = [
         replace(made(name, "f", 1.0, way=way, keep=keep), left=left, seconds=seconds)
         for name, keep in (("a", 0.5), ("b", 0.5), ("c", 0.5), ("large", 0.8))
-        for way, left, seconds in ((EVEN, 0.5, 1), (WIDTHS, 0.6, 2), (MEASURED, 0.7, 5))
+        for way, left, seconds in (
+            (EVEN, 0.5, 1),
+            (LAMP, 0.55, 1),
+            (WIDTHS, 0.6, 2),
+            (MEASURED, 0.7, 5),
+        )
     ]
     alone = replace(made("d", "f", 1.0, way=MEASURED), left=0.1)
     summary = widths([*runs, alone])
@@ -122,9 +134,9 @@ def test_the_document_compares_networks_with_all_three_widths(tmp_path: Path) ->
     write_result("whole", summary, [asdict(run) for run in [*runs, alone]], tmp_path)
     page.update_page(document, tmp_path)
     text = document.read_text()
-    assert "| 50% | 3 | 50.0 | 60.0 | 70.0 | 2.5 x |" in text
-    assert "| 80%, ImageNet | 1 | 50.0 | 60.0 | 70.0 | 2.5 x |" in text
-    assert "| large | learn | 80.0 | 50.0 | 60.0 | 70.0 |" in text
+    assert "| 50% | 3 | 50.0 | 55.0 | 60.0 | 70.0 | 2.5 x |" in text
+    assert "| 80%, ImageNet | 1 | 50.0 | 55.0 | 60.0 | 70.0 | 2.5 x |" in text
+    assert "| large | learn | 80.0 | 50.0 | 55.0 | 60.0 | 70.0 |" in text
     assert "Measured widths over predicted ones, at 50% of the MACs: +10.0 points" in text
     assert text.startswith("above")
     assert text.endswith("below\n")
@@ -136,9 +148,50 @@ def test_networks_for_imagenet_are_pruned_less_and_compare_widths_alone() -> Non
         pytest.skip("the shared networks are not there")
     known = {case.name: case for case in cases()}
     large = kept_by(known["mit_proxyless_03_imagenet"])
-    assert set(large) == {WIDTHS, MEASURED, EVEN}
+    assert set(large) == {WIDTHS, MEASURED, LAMP, EVEN}
     assert set(large.values()) == {(0.8,)}
     assert list(known).index("mit_proxyless_03_imagenet") > list(known).index(
         "abdelhakk_smallresnet_fashion"
     )
     assert kept_by(known["abdelhakk_smallresnet_fashion"])[MEASURED] == (0.7, 0.5, 0.3)
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 10**6), channels=st.integers(1, 12), tied=st.booleans())
+def test_lamp_by_its_slow_twin(seed: int, channels: int, tied: bool) -> None:
+    norms = np.random.default_rng(seed).uniform(0, 2, channels)
+    norms = np.round(norms) if tied else norms
+    found = lamp(norms)
+    for norm, score in zip(norms.tolist(), found.tolist(), strict=True):
+        above = sum(other**2 for other in norms.tolist() if other > norm)
+        same = sum(other == norm for other in norms.tolist())
+        # Of equal channels, one after the other.
+        expected = [norm**2 / max(above + k * norm**2, 1e-300) for k in range(1, same + 1)]
+        assert min(abs(score - one) for one in expected) < 1e-9
+    assert found.argmax() == norms.argmax() or tied
+    assert found.max() == pytest.approx(1.0) or not norms.any()
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.5, 0.8])
+def test_lamp_takes_the_lowest_of_all_until_the_target_is_met(keep: float) -> None:
+    model, images = network(), list(calibration())
+    groups = find_groups(model, images[0][0])
+    scores = {
+        name: np.random.default_rng(number).uniform(size=group.channels)
+        for number, (name, group) in enumerate(groups.prunable.items())
+    }
+    counts = lowest_first(groups, scores, keep)
+
+    def share(numbers: Mapping[str, int]) -> float:
+        removed = {groups.prunable[name]: count for name, count in numbers.items()}
+        return groups.costs.total("macs", removed) / groups.costs.total("macs")
+
+    assert share(counts) <= keep
+    gone = {name: np.sort(own)[: counts[name]] for name, own in scores.items()}
+    last = max(gone, key=lambda name: gone[name].max(initial=-1))
+    assert share({**counts, last: counts[last] - 1}) > keep
+    for name, own in scores.items():
+        if counts[name] < int(0.9 * len(own)):  # As many as may go.
+            assert np.sort(own)[counts[name]] >= gone[last].max()
+    shares = lamp_shares(model, images, keep)
+    assert share({n: round(s * groups.prunable[n].channels) for n, s in shares.items()}) <= keep

@@ -1,4 +1,4 @@
-"""What three kinds of widths are worth, as the document shows it."""
+"""What four kinds of widths are worth, as the document shows it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,17 +6,29 @@ from statistics import mean, median
 from typing import Any
 
 from training.benchmarks.common.differences import differences_in_words
-from training.benchmarks.whole.runs import EVEN, KEPT, KEPT_ON_IMAGENET, MEASURED, WIDTHS
+from training.benchmarks.whole.runs import (
+    EVEN,
+    KEPT,
+    KEPT_ON_IMAGENET,
+    LAMP,
+    MEASURED,
+    WIDTHS,
+)
 from training.reporting.markdown import in_list, markdown_table, percent_text
 from training.reporting.marked_part import put
 from training.reporting.result_file import read_result
 
-TITLES: Mapping[str, str] = {EVEN: "even", WIDTHS: "predicted", MEASURED: "measured"}
+TITLES: Mapping[str, str] = {
+    EVEN: "even",
+    LAMP: "LAMP",
+    WIDTHS: "predicted",
+    MEASURED: "measured",
+}
 """Way -> column of the documents."""
 SHARES = (KEPT_ON_IMAGENET, *KEPT[MEASURED])
 
 Table = Mapping[tuple[str, float], Mapping[str, Mapping[str, Any]]]
-"""Network and share of the MACs -> way -> row; of networks with all three ways."""
+"""Network and share of the MACs -> way -> row; of networks with all ways."""
 
 
 def update_page(page: Path, results: Path) -> None:
@@ -37,7 +49,7 @@ def update_page(page: Path, results: Path) -> None:
 
 
 def compared(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The rows of networks that were pruned with all three kinds of widths."""
+    """The rows of networks that were pruned with all kinds of widths."""
     found: dict[tuple[str, float], dict[str, Mapping[str, Any]]] = {}
     for row in rows:
         if row["way"] in TITLES:
@@ -78,6 +90,8 @@ def words() -> dict[str, str]:
         "measured_over_widths": "Measured widths over predicted ones",
         "measured_over_even": "Measured widths over even ones",
         "widths_over_even": "Predicted widths over even ones",
+        "widths_over_lamp": "Predicted widths over LAMP's",
+        "lamp_over_even": "LAMP's widths over even ones",
     }
     return {
         f"{key}_{100 * keep:.0f}": f"{what}, at {keep:.0%} of the MACs"

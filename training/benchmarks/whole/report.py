@@ -17,6 +17,7 @@ from training.benchmarks.whole.runs import (
     FILE,
     KEPT,
     KEPT_ON_IMAGENET,
+    LAMP,
     MEASURED,
     ROLES,
     SELECTOR,
@@ -33,6 +34,8 @@ from training.reporting.result_file import add_to_summary, result_if_there, writ
 COMPARED = {
     "widths_over_even": (WIDTHS, EVEN),
     "measured_over_even": (MEASURED, EVEN),
+    "lamp_over_even": (LAMP, EVEN),
+    "widths_over_lamp": (WIDTHS, LAMP),
     "measured_over_widths": (MEASURED, WIDTHS),
 }
 """Key of the summary -> the ways that are compared."""

@@ -14,7 +14,10 @@ import numpy as np
 
 from selector.errors import SelectorError
 from selector.planning.expectation import classes_said
+from selector.planning.limits import Widths
 from selector.planning.method import AllocationName
+from selector.planning.target import Target
+from selector.pruning.procedure import default_rounds
 from selector.pruning.prune import prune
 from training.benchmarks.networks.learnt import digest_of, learn_without_family, opened
 from training.benchmarks.repair.cases import (
@@ -26,30 +29,30 @@ from training.benchmarks.repair.cases import (
     network_of,
     test_batches_of,
 )
+from training.benchmarks.whole.lamp import MOST, lamp_shares
 from training.reporting.accuracy import accuracy, quick
 from training.reporting.run_file import Key, RunFile
 from training.zoo.shared_third_party import IMAGENET, third_party_info
 
 FILE = "whole_runs.jsonl"
-SELECTOR, WIDTHS, MEASURED, EVEN = (
+SELECTOR, WIDTHS, MEASURED, LAMP, EVEN = (
     "selector",
     "reconstruction, the selector's widths",
     "reconstruction, measured widths",
+    "reconstruction, LAMP's widths",
     "reconstruction, even widths",
 )
-WAYS: Mapping[str, tuple[str, AllocationName]] = {
+WAYS: Mapping[str, tuple[str, AllocationName | None]] = {
     SELECTOR: ("selector", "damage"),
     WIDTHS: ("reconstruction", "damage"),
     MEASURED: ("reconstruction", "measured"),
+    LAMP: ("reconstruction", None),
     EVEN: ("reconstruction", "even"),
 }
-"""Name -> criterion and allocation; all repaired."""
-KEPT = {
-    SELECTOR: (0.9, 0.7, 0.5, 0.3),
-    WIDTHS: (0.7, 0.5, 0.3),
-    MEASURED: (0.7, 0.5, 0.3),
-    EVEN: (0.7, 0.5, 0.3),
-}
+"""Name -> criterion and allocation, None for widths that are given; all repaired."""
+UNLEARNT = (MEASURED, LAMP, EVEN)
+"""The ways that no selector has a say in."""
+KEPT = {SELECTOR: (0.9, 0.7, 0.5, 0.3), **dict.fromkeys((WIDTHS, *UNLEARNT), (0.7, 0.5, 0.3))}
 """Shares of the MACs that stay; so little as a tenth is cut for the forecast alone."""
 KEPT_ON_IMAGENET = 0.8
 """Of networks for ImageNet, by which widths alone are compared."""
@@ -68,7 +71,7 @@ class WholeRun:
     way: str
     keep_macs: float
     selector: str
-    """What tells the selector from others: it was learnt without the family."""
+    """What tells the selector from others: it was learnt without the family. Empty without one."""
     unpruned: float
     """Share of the test images that the unpruned network has right."""
     left: float
@@ -148,10 +151,15 @@ def calls_of(wanted: Sequence[Case], data: Path, learnt: Path) -> Calls:
         family = third_party_info(case.name).family
         folder = learn_without_family(family, data, learnt)
         for way, shares in kept_by(case).items():
+            asked = None if way in UNLEARNT else folder
             for keep in shares:
-                run = partial(run_one, case, family, way, keep, folder)
-                calls[case.name, way, keep, digest_of(folder)] = run
+                run = partial(run_one, case, family, way, keep, asked)
+                calls[case.name, way, keep, _digest(asked)] = run
     return calls
+
+
+def _digest(folder: Path | None) -> str:
+    return "" if folder is None else digest_of(folder)
 
 
 def run_missing(calls: Calls, file: Path, jobs: int, minutes: float | None) -> None:
@@ -172,19 +180,24 @@ def finished(calls: Calls, file: Path) -> list[WholeRun]:
     return [found[key] for key in calls if key in found]
 
 
-def run_one(case: Case, family: str, way: str, keep_macs: float, folder: Path) -> WholeRun:
+def run_one(case: Case, family: str, way: str, keep_macs: float, folder: Path | None) -> WholeRun:
     """Prune and repair once."""
     model, images, tests = network_of(case), calibration_of(case), test_batches_of(case)
     criterion, allocation = WAYS[way]
     began = time.process_time()
-    result = prune(
-        model,
-        images,
-        criterion=criterion,
-        allocation=allocation,
-        selector=None if allocation in ("even", "measured") else opened(folder),
-        keep_macs=keep_macs,
-    )
+    if allocation is None:
+        rounds = default_rounds(Target("macs", keep_macs), Widths({}, MOST, 1))
+        shares = lamp_shares(model, images, keep_macs)
+        result = prune(model, images, criterion=criterion, ratios=shares, rounds=rounds)
+    else:
+        result = prune(
+            model,
+            images,
+            criterion=criterion,
+            allocation=allocation,
+            selector=None if folder is None else opened(folder),
+            keep_macs=keep_macs,
+        )
     seconds = round(time.process_time() - began, 2)
     report = result.report
     predicted: float | None = None
@@ -200,7 +213,7 @@ def run_one(case: Case, family: str, way: str, keep_macs: float, folder: Path) -
         family,
         way,
         keep_macs,
-        digest_of(folder),
+        _digest(folder),
         accuracy(quick(model), tests),
         accuracy(quick(result.model), tests),
         round(report.macs[1] / report.macs[0], 4),
