@@ -50,6 +50,7 @@ from training.campaign.tasks import (
 from training.evaluation import ablation as ablations
 from training.evaluation import report as evaluation_report
 from training.evaluation.card import update_card
+from training.evaluation.weights import weights_of
 from training.reporting.result_file import RESULTS
 from training.zoo.catalogue import zoo_of
 from training.zoo.demo_network import train_demo_network
@@ -168,7 +169,8 @@ def data_card(
 @app.command()
 def fit(data: Path = ROOT / "data", output: Path = ROOT / "models" / "selector") -> None:
     """Fit the shipped selector on the shipped records."""
-    learnt = SaliencySelector().fit(Records.load(data).own())
+    records = Records.load(data).own()
+    learnt = SaliencySelector().fit(records, weights_of(p.network for p in records.networks))
     # The old one is in the history; a new one alone has the file names that the wheel lists.
     (output / DESCRIPTION).unlink(missing_ok=True)
     learnt.save(output)

@@ -12,7 +12,7 @@ from selector.learning.boosters import MOST_LEAVES_IN_ALL
 from selector.learning.description import Description
 from selector.serialisation import of_plain, plain_json
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 DESCRIPTION = "selector.json"
 AGAIN = "copy the folder again, or fit the selector again"
 DAMAGE = "damage"

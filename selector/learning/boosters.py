@@ -44,7 +44,7 @@ class Settings:
             "objective": "regression",
             "learning_rate": self.learning_rate,
             "num_leaves": self.leaves,
-            "min_data_in_leaf": min(100, max(2, rows // 20)),
+            "min_data_in_leaf": min(200, max(2, rows // 20)),
             "feature_fraction": 0.3,
             "bagging_fraction": 0.7,
             "bagging_freq": 1,

@@ -75,7 +75,6 @@ class Description:
     networks: tuple[str, ...]
     damage_weight: float
     intervals: IntervalNumbers
-    joint_errors: tuple[tuple[float, ...], ...]
     familiar: DistributionNumbers
     composing: Composing | None = None
 
@@ -89,7 +88,5 @@ class Description:
             raise SelectorError(f"{self.single_best!r} is not among its arms")
         if self.damage_weight < 0:
             raise SelectorError(f"damage_weight={self.damage_weight} must not be negative")
-        if {len(row) for row in self.joint_errors} != {len(self.arms)}:
-            raise SelectorError(f"joint_errors must be rows of {len(self.arms)} numbers")
         if len(self.familiar.mean) != len(NUMBERS):
             raise SelectorError(f"familiar must describe decisions by {len(NUMBERS)} numbers")

@@ -1,12 +1,9 @@
-"""What the selector predicts for one decision, and the joint errors that order its shortlist."""
+"""What the selector predicts for one decision, and the arms that an oracle should try in it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from selector.learning.features import distinct
-from selector.typing import Matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +32,8 @@ class Prediction:
     """Arm -> predicted loss change of its proposal."""
     loss_change_interval: Mapping[str, tuple[float, float]]
     """Arm -> 90 % interval of the loss change, from the errors on networks not learnt from."""
-    portfolio: tuple[str, ...]
-    """Arms in the order in which the oracle should measure them, so that the best of the first k
-    is good for every k; no two propose the same channels. The trusted arm comes first."""
+    single_best: str
+    """The arm that is followed where nothing better is known."""
 
     @property
     def outside(self) -> bool:
@@ -45,63 +41,12 @@ class Prediction:
         return self.out_of_distribution > 1
 
     def shortlist(self, count: int | None) -> list[str]:
-        """The trusted arm, then those that complement it best; never two with the same channels."""
-        order = [*self.portfolio, *sorted(self.cost, key=self.cost.__getitem__)]
-        return distinct(self.proposals, order)[:count]
+        """Arms for the oracle to measure, never two that propose the same channels.
 
-
-DRAWS = 256
-"""Decisions whose errors are kept."""
-
-
-@dataclass(frozen=True, eq=False)
-class JointErrors:
-    """Errors of all arms' predicted costs in the same decisions: shape (decisions, arms)."""
-
-    draws: Matrix
-
-    @classmethod
-    def learnt(cls, errors: Matrix, seed: int) -> "JointErrors":
-        """From errors of shape (decisions, arms), NaN where an arm was not there."""
-        whole = errors[~np.isnan(errors).any(1)]
-        source = whole if len(whole) else np.nan_to_num(errors)
-        chance = np.random.default_rng(seed)
-        rows = chance.permutation(len(source))[:DRAWS]
-        return cls(source[rows])
-
-    def portfolio(
-        self,
-        cost: Mapping[str, float],
-        proposals: Mapping[str, tuple[int, ...]],
-        arms: Sequence[str],
-        first: str,
-    ) -> tuple[str, ...]:
-        """Arms in an order such that the best of the first k is expected to be good, for every k.
-
-        Greedy: after the first, each is the one that lowers the expected cost of the best so far
-        the most, over the kept draws of errors. Arms that propose the same channels are one, with
-        the mean of their errors.
+        The trusted arm, the single best, then those that are predicted to cost least.
 
         Args:
-            cost: Arm -> predicted cost.
-            proposals: Arm -> the channels that it would remove.
-            arms: All arms, in the order of the draws.
-            first: Arm to begin with.
+            count: How many at most; None for all.
         """
-        sets: dict[tuple[int, ...], list[str]] = {}
-        for arm in [first, *sorted(cost, key=cost.__getitem__)]:
-            sets.setdefault(proposals[arm], [])
-            if arm not in sets[proposals[arm]]:
-                sets[proposals[arm]].append(arm)
-        columns = dict(zip(arms, self.draws.T, strict=True))
-        names = [found[0] for found in sets.values()]
-        outcomes = np.array(
-            [sum(cost[arm] + columns[arm] for arm in found) / len(found) for found in sets.values()]
-        )
-        order, best = [0], outcomes[0]
-        left = list(range(1, len(names)))
-        while left:
-            costs = np.minimum(best, outcomes[left]).sum(1)
-            order.append(left.pop(int(costs.argmin())))
-            best = np.minimum(best, outcomes[order[-1]])
-        return tuple(names[number] for number in order)
+        order = [self.trusted, self.single_best, *sorted(self.cost, key=self.cost.__getitem__)]
+        return distinct(self.proposals, order)[:count]

@@ -28,7 +28,7 @@ from selector.learning.description import Description, IntervalNumbers, Paramete
 from selector.learning.features import Proposals, candidates, feature_names
 from selector.learning.forest import Forest
 from selector.learning.forest_text import ForestLimits, read_forest
-from selector.learning.prediction import JointErrors, Prediction
+from selector.learning.prediction import Prediction
 from selector.learning.table import (
     DAMAGE_OFFSET,
     Described,
@@ -84,8 +84,8 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
     def __init__(
         self,
         folds: int = 5,
-        trees: int = 300,
-        leaves: int = 15,
+        trees: int = 200,
+        leaves: int = 8,
         learning_rate: float = 0.05,
         caution: float = 2.0,
         seed: int = 0,
@@ -104,8 +104,8 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
 
         Args:
             records: Of two networks or more.
-            weights: Network -> weight of its decisions, one by default: what counts more, of one's
-                own networks and of others.
+            weights: Network -> its weight, one by default: what counts more, of one's own
+                networks and of others. The decisions of a network share it.
 
         Raises:
             SelectorError: Fewer than two networks or two arms, or arms that never differ.
@@ -150,12 +150,8 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             damages[left_out] = damage.predict(table.seen.features[left_out])
         self._damage = fit_booster(table, logs, np.arange(len(logs)), self.feature_names, how)
         self.damage_weight_ = best_weight(table, regrets, damages)
-        costs = regrets + self.damage_weight_ * excess(damages, table.seen.decision)
         self.composing_ = None
         self._intervals = Intervals.learnt(damages, logs)
-        errors = np.full((len(table.network), len(self.arms_)), np.nan)
-        errors[table.seen.decision, table.seen.arm] = regret - costs
-        self._joint = JointErrors.learnt(errors, self.seed)
         self.training_distribution = TrainingDistribution.fit(
             table.seen.facts, table.network.tolist(), self.seed
         )
@@ -293,7 +289,7 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             cost=cost,
             loss_change_nats=dict(zip(arms, nats, strict=True)),
             loss_change_interval={a: (b[0], b[1]) for a, b in zip(arms, bounds, strict=True)},
-            portfolio=self._joint.portfolio(cost, proposals, self.arms_, trusted),
+            single_best=self.single_best_,
         )
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -343,7 +339,6 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
             intervals=IntervalNumbers(
                 edges=self._intervals.edges.tolist(), quantiles=self._intervals.quantiles.tolist()
             ),
-            joint_errors=np.round(self._joint.draws, 4).tolist(),
             familiar=self.training_distribution.as_numbers(),
             composing=self.composing_,
         )
@@ -405,7 +400,6 @@ class SaliencySelector(BaseEstimator):  # type: ignore[misc]
         found._regret = list(boosters.values())
         numbers = described.intervals
         found._intervals = Intervals(np.array(numbers.edges), np.array(numbers.quantiles))
-        found._joint = JointErrors(np.array(described.joint_errors))
         found.training_distribution = TrainingDistribution.of_numbers(described.familiar)
         return found
 

@@ -144,7 +144,7 @@ def training_table(
         records: Measured candidates.
         arms: Those whose candidates are learnt from.
         metrics: Those whose opinion is a feature; the arms are among them.
-        weights: Network -> weight of its decisions; one where it is not named.
+        weights: Network -> its weight, which its decisions share; one where it is not named.
 
     Raises:
         SelectorError: A weight of a network that is not there, or that is no number above zero.
@@ -167,8 +167,16 @@ def training_table(
         np.array([row.label[1] for row in found]),
         np.array(networks),
         np.array(contexts),
-        np.array([(weights or {}).get(name, 1.0) for name in networks]),
+        _shared(np.array(networks), weights or {}),
     )
+
+
+def _shared(networks: Names, weights: Mapping[str, float]) -> Matrix:
+    """Of every decision its part of its network's weight: networks weigh alike, not decisions."""
+    names, which = np.unique(networks, return_inverse=True)
+    whole = np.array([weights.get(name, 1.0) for name in names.tolist()])
+    parts: Matrix = (whole / np.bincount(which))[which]
+    return parts
 
 
 def _check_weights(weights: Mapping[str, float], networks: Sequence[str]) -> None:
@@ -182,7 +190,7 @@ def _check_weights(weights: Mapping[str, float], networks: Sequence[str]) -> Non
 
 
 def single_best(table: TrainingTable, by: str = "regret") -> str:
-    """The arm with the lowest mean cost among those that always apply.
+    """The arm with the lowest mean cost among those that always apply; networks weigh as asked.
 
     Args:
         table: Measured decisions.
@@ -195,7 +203,7 @@ def single_best(table: TrainingTable, by: str = "regret") -> str:
     count = len(table.network)
     arm = table.seen.arm
     always = {
-        name: float(cost[arm == number].mean())
+        name: float(np.average(cost[arm == number], weights=table.weight))
         for number, name in enumerate(table.arms)
         if int((arm == number).sum()) == count
     }

@@ -5,6 +5,7 @@ alone. Where channels are taken apart, or statistics are taken over them, and fo
 graph refuses, it is our own index mapping.
 """
 
+import logging
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
@@ -19,6 +20,8 @@ from selector.network.coupling.ties import torn_ties
 from selector.network.groups import Group
 from selector.network.judgement import COUNTED, broken_laws
 from selector.typing import Side
+
+LOG = logging.getLogger("selector")
 
 Place = tuple[str, Side, int]
 
@@ -147,6 +150,7 @@ def _mapping(model: nn.Module, inputs: object) -> ChannelMapping | None:
     try:
         return ChannelMapping(model, inputs)
     except Exception:  # Code that PyTorch runs without showing its operators.
+        LOG.debug("channels are followed by Torch-Pruning's graph alone", exc_info=True)
         return None
 
 

@@ -214,7 +214,6 @@ def rewritten(saved: Path, folder: Path, **changes: object) -> Path:
         ({"damage_weight": float("inf")}, "inf is not a finite number - at ..damage_weight"),
         ({"damage_weight": "1"}, "Expected `float`, got `str` - at `..damage_weight`"),
         ({"damage_weight": -1.0}, "damage_weight=-1.0 must not be negative"),
-        ({"joint_errors": [[0.0]]}, "joint_errors must be rows of 3 numbers"),
         ({"intervals": {"edges": [1.0, 0.0], "quantiles": []}}, "intervals need ascending edges"),
         (
             {"intervals": {"edges": [], "quantiles": [[1.0, 0.0]]}},

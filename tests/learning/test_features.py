@@ -53,7 +53,8 @@ def test_each_state_of_a_group_is_derived_once(monkeypatch: pytest.MonkeyPatch) 
         return of(scores, metrics)
 
     monkeypatch.setattr(Opinions, "of", opinions)
-    result = prune(small("flatten", 12, norm=True), data(), keep_macs=0.5, rounds=7)
+    network = small("flatten", 12, norm=True)
+    result = prune(network, data(), keep_macs=0.5, rounds=7, allocation="damage")
     assert len(result.rounds) == 7
     # Two groups in seven rounds.
     assert len(seen) == len(set(seen)) == 2 * 7

@@ -73,6 +73,10 @@ def test_a_prediction_is_consistent(fitted: SaliencySelector) -> None:
         everyone = prediction.shortlist(None)
         assert everyone[0] == prediction.trusted
         assert prediction.shortlist(2) == everyone[:2]
+        fixed = prediction.proposals[fitted.single_best_]
+        assert fixed in {prediction.proposals[arm] for arm in everyone[:2]}
+        later = [prediction.cost[arm] for arm in everyone[2:]]
+        assert later == sorted(later)
         distinct = {prediction.proposals[arm] for arm in everyone}
         assert len(distinct) == len(everyone) == len(set(prediction.proposals.values()))
         assert (prediction.runner_up is None) == (len(everyone) == 1)
@@ -137,6 +141,21 @@ def test_single_best_by_hand() -> None:
         assert regrets(np.array([row.nats for row in rows])) == pytest.approx(expected)
     best = min(costs, key=lambda arm: sum(costs[arm]))
     assert single_best(training_table(records, ARMS, ARMS)) == best
+
+
+def test_networks_weigh_alike_not_decisions() -> None:
+    few, many = lawful(["few"], 3, groups=2), lawful(["many"], 4, groups=12)
+    weighed = training_table(few + many, ARMS, ARMS, {"many": 3.0})
+    for table, asked in ((training_table(few + many, ARMS, ARMS), 1.0), (weighed, 3.0)):
+        for name, weight in (("few", 1.0), ("many", asked)):
+            assert table.weight[table.network == name].sum() == pytest.approx(weight)
+    # What one network says often counts no more than what the other says once.
+    alone = [training_table(one, ARMS, ARMS) for one in (few, many)]
+    means = {
+        arm: sum(float(table.regret[table.seen.arm == number].mean()) for table in alone)
+        for number, arm in enumerate(ARMS)
+    }
+    assert single_best(training_table(few + many, ARMS, ARMS)) == min(means, key=means.__getitem__)
 
 
 def decisions(model: nn.Module) -> dict[str, Decision]:

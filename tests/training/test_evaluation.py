@@ -1,5 +1,6 @@
 """The evaluation protocol: what is left out, what choices cost, and the gap that they close."""
 
+from dataclasses import replace
 from itertools import combinations
 from statistics import median
 
@@ -18,6 +19,7 @@ from tests.made_records import METRICS, lawful, made
 from training.evaluation.baselines import best_arms, capped_regrets, greedy_portfolio
 from training.evaluation.protocol import evaluated, table_of
 from training.evaluation.splits import SplitName, folds_of
+from training.evaluation.weights import weights_of
 
 
 def zoo() -> Records:
@@ -79,12 +81,17 @@ def test_what_is_measured_is_the_best_on_the_selection_split(seed: int) -> None:
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 50))
 def test_a_greedy_portfolio_adds_the_arm_that_helps_most(seed: int) -> None:
-    grid = Grid.of(table_of(made(["a", "b", "c"], seed=seed)))
-    costs = capped_regrets(grid)
-    chosen = greedy_portfolio(grid, 3)
+    table = table_of(made(["a", "b", "c"], seed=seed))
+    weight = np.random.default_rng(seed).uniform(0.1, 3, len(table.weight))
+    table = replace(table, weight=weight)
+    costs = capped_regrets(Grid.of(table))
+    chosen = greedy_portfolio(table, 3)
     assert sorted(chosen) == [0, 1, 2]
-    assert chosen[:1] == best_arms(grid, 1)
-    pairs = {pair: costs[:, list(pair)].min(1).mean() for pair in combinations(range(3), 2)}
+    assert chosen[:1] == best_arms(table, 1)
+    pairs = {
+        pair: sum(worth * min(row[list(pair)]) for worth, row in zip(weight, costs, strict=True))
+        for pair in combinations(range(3), 2)
+    }
     with_first = {pair: cost for pair, cost in pairs.items() if chosen[0] in pair}
     assert set(min(with_first, key=with_first.__getitem__)) == set(chosen[:2])
 
@@ -130,3 +137,8 @@ def test_the_same_decisions_are_judged_whatever_is_left_out() -> None:
         assert found["family"].mean(method, "nats") == pytest.approx(
             found["both"].mean(method, "nats")
         )
+
+
+def test_a_network_that_is_recorded_twice_weighs_as_one_that_is_recorded_once() -> None:
+    weights = weights_of(["a", "b-trained", "a-trained", "trained"])
+    assert weights == {"a": 0.5, "a-trained": 0.5, "b-trained": 1.0, "trained": 1.0}

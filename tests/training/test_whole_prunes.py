@@ -13,6 +13,7 @@ from selector.cli.demo import calibration, network
 from selector.errors import SelectorError
 from selector.learning.composing import LEAST, LEAST_SUM, MOST, Composing
 from selector.network.tracing import find_groups
+from selector.pruning.prune import prune
 from training.benchmarks.whole import page
 from training.benchmarks.whole.lamp import lamp, lamp_shares, lowest_first
 from training.benchmarks.whole.report import judged, learnt_from, quoted, widths
@@ -195,3 +196,5 @@ def test_lamp_takes_the_lowest_of_all_until_the_target_is_met(keep: float) -> No
             assert np.sort(own)[counts[name]] >= gone[last].max()
     shares = lamp_shares(model, images, keep)
     assert share({n: round(s * groups.prunable[n].channels) for n, s in shares.items()}) <= keep
+    result = prune(model, images, criterion="l1", ratios=shares, rounds=1)
+    assert result.report.macs[1] / result.report.macs[0] <= keep

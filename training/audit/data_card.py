@@ -11,7 +11,7 @@ from selector.files import write_text
 from selector.records.provenance import ORIGINS, Provenance
 from selector.records.records import Records
 from training.audit.columns import COLUMNS
-from training.campaign.tasks import TRAINED
+from training.evaluation.weights import network_of
 from training.reporting.markdown import markdown_table
 from training.reporting.result_file import RESULTS
 from training.zoo.shared_third_party import third_party_folder, third_party_info
@@ -81,7 +81,7 @@ def _trainings(records: Records, data: Path, weights: Path | None) -> dict[str, 
             if p.network in FOREIGN:
                 kept[p.network] = {"test_accuracy": FOREIGN[p.network].top1_percent / 100}
             if p.origin == "third_party" and third_party_folder() is not None:
-                info = third_party_info(p.network.removesuffix(TRAINED))
+                info = third_party_info(network_of(p.network))
                 kept[p.network] = {"test_accuracy": info.top1_percent / 100}
             if p.network in kept:
                 row = kept[p.network]

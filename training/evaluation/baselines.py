@@ -1,7 +1,7 @@
 """What a selector must beat: fixed arms, fixed portfolios with an oracle, simpler learners.
 
-All learn from the training table alone. A baseline is arms for every decision of a test table: one,
-or several of which the oracle takes the best.
+All learn from the training table alone, in which networks weigh alike. A baseline is arms for every
+decision of a test table: one, or several of which the oracle takes the best.
 """
 
 from collections.abc import Sequence
@@ -29,19 +29,21 @@ def capped_regrets(grid: Grid) -> Matrix:
     return found
 
 
-def best_arms(grid: Grid, size: int) -> list[int]:
+def best_arms(train: TrainingTable, size: int) -> list[int]:
     """The arms with the lowest mean capped regrets, best first."""
-    return [int(arm) for arm in np.argsort(capped_regrets(grid).mean(0), kind="stable")[:size]]
+    means = train.weight @ capped_regrets(Grid.of(train))
+    return [int(arm) for arm in np.argsort(means, kind="stable")[:size]]
 
 
-def greedy_portfolio(grid: Grid, size: int) -> list[int]:
+def greedy_portfolio(train: TrainingTable, size: int) -> list[int]:
     """Arms added one by one, each the one that lowers the mean regret of the best so far most."""
-    costs = capped_regrets(grid)
+    costs = capped_regrets(Grid.of(train))
     best = np.full(len(costs), np.inf)
     chosen: list[int] = []
     for _ in range(min(size, costs.shape[1])):
         left = [arm for arm in range(costs.shape[1]) if arm not in chosen]
-        chosen.append(min(left, key=lambda arm: float(np.minimum(best, costs[:, arm]).mean())))
+        means = [float(train.weight @ np.minimum(best, costs[:, arm])) for arm in left]
+        chosen.append(left[int(np.argmin(means))])
         best = np.minimum(best, costs[:, chosen[-1]])
     return chosen
 
@@ -61,7 +63,8 @@ def nearest_neighbours(train: TrainingTable, test: TrainingTable) -> Numbers:
 def linear(train: TrainingTable, test: TrainingTable) -> Numbers:
     """Arms with the lowest regret by ridge regression on the decisions' facts."""
     model = make_pipeline(StandardScaler(), Ridge(10.0))
-    model.fit(train.seen.facts, capped_regrets(Grid.of(train)))
+    weights = train.weight / train.weight.mean()
+    model.fit(train.seen.facts, capped_regrets(Grid.of(train)), ridge__sample_weight=weights)
     return _lowest(model.predict(test.seen.facts), Grid.of(test))
 
 
@@ -99,7 +102,7 @@ def joint_weight(train: TrainingTable) -> float:
 
     def cost(weight: float) -> float:
         chosen = _least_of(train, _joint(train, weight))
-        return float(costs[np.arange(len(costs)), chosen].mean())
+        return float(train.weight @ costs[np.arange(len(costs)), chosen])
 
     return min(JOINT_WEIGHTS, key=cost)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from selector.learning.evaluation import SBS_NATS, SELECTOR, VBS, Grid, Judged
 from selector.typing import Matrix, Names
-from training.campaign.tasks import TRAINED
+from training.evaluation.weights import network_of
 
 DRAWS = 4000
 
@@ -95,7 +95,7 @@ class Headline:
 
 
 def _bases(network: Names) -> Names:
-    return np.array([name.removesuffix(TRAINED) for name in network.tolist()])
+    return np.array([network_of(name) for name in network.tolist()])
 
 
 def by_network(network: Names, cost: Matrix) -> Matrix:

@@ -43,6 +43,7 @@ from training.evaluation.baselines import (
     nearest_neighbours,
 )
 from training.evaluation.splits import SplitName, folds_of
+from training.evaluation.weights import weights_of
 
 RATIO_BINS: Mapping[str, tuple[float, float]] = {
     "up to 10 %": (0.0, 0.1),
@@ -55,7 +56,8 @@ RATIO_BINS: Mapping[str, tuple[float, float]] = {
 
 def table_of(records: Records) -> TrainingTable:
     """Described once, for all folds."""
-    return training_table(records, *names_of(records))
+    weights = weights_of(p.network for p in records.networks)
+    return training_table(records, *names_of(records), weights)
 
 
 def evaluated(
@@ -139,7 +141,7 @@ def _outcomes(
     beside: Mapping[str, Matrix],
     baselines: bool,
 ) -> Iterator[Outcome]:
-    before, grid = Grid.of(train), Grid.of(test)
+    grid = Grid.of(test)
 
     numbers = {name: number for number, name in enumerate(test.arms)}
 
@@ -165,8 +167,8 @@ def _outcomes(
         yield of_arms(f"lowest {error.replace('_', ' ')}", 0, lowest_estimate(test, f"{error}_log"))
     for size in PORTFOLIOS:
         for name, fixed in (
-            (f"fixed best {size} + oracle", best_arms(before, size)),
-            (f"fixed portfolio of {size} + oracle", greedy_portfolio(before, size)),
+            (f"fixed best {size} + oracle", best_arms(train, size)),
+            (f"fixed portfolio of {size} + oracle", greedy_portfolio(train, size)),
         ):
             yield of_arms(name, size, grid.measured([fixed] * count))
     yield of_arms(SELECTOR, 0, [numbers[found.trusted] for found in predictions])

@@ -20,8 +20,8 @@ from selector.records.records import Records
 from selector.tables import text_table
 from selector.typing import Matrix
 from training.audit.audit import Audit, correlations, judge
-from training.campaign.tasks import TRAINED
 from training.evaluation.headline import noise_free
+from training.evaluation.weights import network_of
 from training.reporting.markdown import cell
 from training.reporting.result_file import RESULTS, write_result
 
@@ -82,7 +82,7 @@ WELL_TRAINED = 0.85
 
 def _zoo(records: Records) -> dict[str, float]:
     """What kinds of networks there are; a network on two sets of images counts once."""
-    once = {p.network.removesuffix(TRAINED): p for p in records.networks}.values()
+    once = {network_of(p.network): p for p in records.networks}.values()
     theirs = [p for p in once if p.origin == "third_party"]
     good = [
         p

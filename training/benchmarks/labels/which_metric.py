@@ -21,6 +21,7 @@ from selector.records.records import Records
 from selector.tables import text_table
 from selector.typing import Matrix, Names
 from training.audit.audit import Audit, judge
+from training.evaluation.weights import network_of
 from training.reporting.markdown import markdown_table
 from training.reporting.marked_part import put
 from training.reporting.result_file import RESULTS, write_result
@@ -96,7 +97,10 @@ def _clearly_better(one: Situation, arm: int) -> bool:
 
 def situations(records: Records, audit: Audit) -> list[Situation]:
     """All decisions first, then every situation of enough networks."""
-    pairs = [(group.network, decision.view.facts) for group, decision, _ in records.decisions()]
+    pairs = [
+        (network_of(group.network), decision.view.facts)
+        for group, decision, _ in records.decisions()
+    ]
     networks = np.array([network for network, _ in pairs])
     facts = [one for _, one in pairs]
     labels: dict[str, Names] = {

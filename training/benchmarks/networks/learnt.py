@@ -10,7 +10,6 @@ from pathlib import Path
 from selector.learning import boosters, features, prediction, table, uncertainty
 from selector.learning import selector as learnt_selector
 from selector.learning.artefact import shipped_file
-from selector.learning.evaluation import Grid
 from selector.learning.selector import SaliencySelector
 from selector.records import decision, describe
 from selector.records.layout import CANDIDATES_FILE, GROUPS_FILE
@@ -18,6 +17,7 @@ from selector.records.records import Records
 from training.benchmarks.common.subjects import Subject
 from training.evaluation.baselines import greedy_portfolio
 from training.evaluation.protocol import table_of
+from training.evaluation.weights import weights_of
 
 PORTFOLIO = 3
 """Arms of the fixed portfolio."""
@@ -85,10 +85,10 @@ def _fit(folder: Path, data: Path, names: tuple[str, ...], *, portfolio: bool) -
     records = _records(data).of_networks(names)
     if portfolio:
         table = table_of(records)
-        arms = [table.arms[n] for n in greedy_portfolio(Grid.of(table), PORTFOLIO)]
+        arms = [table.arms[n] for n in greedy_portfolio(table, PORTFOLIO)]
         rows = tuple(row for row in records.candidates if row.arm in arms)
         records = replace(records, candidates=rows)
-    SaliencySelector().fit(records).save(folder)
+    SaliencySelector().fit(records, weights_of(names)).save(folder)
 
 
 @cache

@@ -28,7 +28,7 @@ MOST = 0.9
 
 
 def lamp_shares(model: nn.Module, images: Batches, keep_macs: float) -> dict[str, float]:
-    """Share of the channels that every group loses, so that the MACs are just below the target.
+    """Share of the channels that groups lose, so that the MACs are just below the target.
 
     Args:
         model: The network; left exactly as found.
@@ -40,7 +40,7 @@ def lamp_shares(model: nn.Module, images: Batches, keep_macs: float) -> dict[str
     measured = measure_signals(model, calibration, groups.prunable, needs=needs_of(["l2"]))
     norms = {name: s["l2"].numpy() for name, s in score_signals(measured, ["l2"]).items()}
     counts = lowest_first(groups, {name: lamp(one) for name, one in norms.items()}, keep_macs)
-    return {name: count / groups.prunable[name].channels for name, count in counts.items()}
+    return {n: count / groups.prunable[n].channels for n, count in counts.items() if count}
 
 
 def lamp(norms: Matrix) -> Matrix:
