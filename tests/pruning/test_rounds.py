@@ -138,7 +138,7 @@ def doubtful(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_a_step_is_halved_where_the_loss_leaves_the_interval(
     doubtful: list[float], verify: int
 ) -> None:
-    model, batches = small("plain", 16), data(24, 4)
+    model, batches = small("plain", 32), data(24, 4)  # Wide: each eighth takes channels.
     # Repaired after every cut: only then is the loss the one that was predicted.
     options = {
         "keep_macs": 0.6,
