@@ -15,6 +15,7 @@ import selector
 from selector.data.calibration import Calibration
 from selector.data.sampling import split_images
 from selector.learning.damage_curve import rungs
+from selector.network import folding
 from selector.network.compensation import shifted
 from selector.network.copying import copy_of
 from selector.network.folding import Prediction, folded
@@ -258,9 +259,11 @@ def test_a_group_that_cannot_get_smaller_is_left_alone() -> None:
     assert set(plan.removals) == {"2"}
 
 
+@pytest.mark.parametrize("kept", [True, False])
 def test_groups_that_do_not_fit_the_memory_are_measured_in_parts(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, kept: bool
 ) -> None:
+    """Once where what they predict fits the memory, else again for every step of the ladder."""
     stage, trial, criterion = prepared(small("residual", 8), data(64, 16))
     calls = []
     measure = Prediction.measured
@@ -272,11 +275,24 @@ def test_groups_that_do_not_fit_the_memory_are_measured_in_parts(
     together, steps = measured_whole(stage, trial, criterion)
     assert calls == [len(steps)]
     monkeypatch.setattr(measured_damage, "MEMORY_BYTES", 1)
+    if not kept:
+        monkeypatch.setattr(measured_damage, "KEPT_BYTES", 0)
     apart, _ = measured_whole(stage, trial, criterion)
     assert {*calls[1:]} == {1}
-    assert len(calls) > len(steps) > 1
+    assert len(calls) - 1 >= len(steps) > 1
+    assert (len(calls) - 1 == len(steps)) == kept
     for name, damages in together.damages.items():
         assert apart.damages[name] == pytest.approx(damages, rel=1e-6)
+
+
+def test_single_precision_of_wide_groups_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, trial, criterion = prepared(small("residual", 8), data(64, 16))
+    exact, _ = measured_whole(stage, trial, criterion)
+    monkeypatch.setattr(folding, "DOUBLE", 1)
+    rounded, _ = measured_whole(stage, trial, criterion)
+    assert rounded.damages != exact.damages
+    for name, damages in exact.damages.items():
+        assert rounded.damages[name] == pytest.approx(damages, rel=1e-3)
 
 
 def test_batches_that_do_not_fit_the_memory_are_taken_apart(
