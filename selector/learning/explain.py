@@ -51,7 +51,7 @@ def explain_many(
     seen = selector.described(decisions)
     predictions = selector.predict_described(seen)
     starts = np.cumsum([0, *(len(found) for found in seen.proposals)])[:-1]
-    rivals = [_rival(selector, prediction, against) for prediction in predictions]
+    rivals = [_rival(prediction, against) for prediction in predictions]
     rows = [
         start + list(prediction.proposals).index(name or prediction.trusted)
         for start, prediction, rival in zip(starts, predictions, rivals, strict=True)
@@ -73,13 +73,13 @@ def explain_many(
     ]
 
 
-def _rival(selector: SaliencySelector, prediction: Prediction, against: str | None) -> str | None:
+def _rival(prediction: Prediction, against: str | None) -> str | None:
     """The metric that the reasons compare with."""
     if against is not None and against not in prediction.proposals:
         known = ", ".join(prediction.proposals)
         raise SelectorError(f"{against!r} proposes nothing here; known: {known}")
-    differs = _differs(prediction, selector.single_best_)
-    return against or (selector.single_best_ if differs else prediction.runner_up)
+    differs = _differs(prediction)
+    return against or (prediction.single_best if differs else prediction.runner_up)
 
 
 def _explanation(
@@ -105,7 +105,7 @@ def _explanation(
         gain_error=prediction.gain_error,
         credible=prediction.gain > selector.caution * prediction.gain_error,
         fell_back=prediction.fell_back,
-        differs=_differs(prediction, selector.single_best_),
+        differs=_differs(prediction),
         expected_regret=max(0.0, float(parts[0].sum()) - damage),
         predicted_nats=nats,
         predicted_interval=prediction.loss_change_interval[prediction.trusted],
@@ -116,9 +116,9 @@ def _explanation(
     )
 
 
-def _differs(prediction: Prediction, single_best: str) -> bool:
+def _differs(prediction: Prediction) -> bool:
     sets = prediction.proposals
-    return sets[single_best] != sets[prediction.trusted]
+    return sets[prediction.single_best] != sets[prediction.trusted]
 
 
 def _reasons(

@@ -15,13 +15,23 @@ from selector.records import decision, describe
 from selector.records.layout import CANDIDATES_FILE, GROUPS_FILE
 from selector.records.records import Records
 from training.benchmarks.common.subjects import Subject
+from training.evaluation import weights
 from training.evaluation.baselines import greedy_portfolio
 from training.evaluation.protocol import table_of
-from training.evaluation.weights import weights_of
 
 PORTFOLIO = 3
 """Arms of the fixed portfolio."""
-_CODE = (boosters, decision, describe, features, learnt_selector, prediction, table, uncertainty)
+_CODE = (
+    boosters,
+    decision,
+    describe,
+    features,
+    learnt_selector,
+    prediction,
+    table,
+    uncertainty,
+    weights,
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ def _fit(folder: Path, data: Path, names: tuple[str, ...], *, portfolio: bool) -
         arms = [table.arms[n] for n in greedy_portfolio(table, PORTFOLIO)]
         rows = tuple(row for row in records.candidates if row.arm in arms)
         records = replace(records, candidates=rows)
-    SaliencySelector().fit(records, weights_of(names)).save(folder)
+    SaliencySelector().fit(records, weights.weights_of(names)).save(folder)
 
 
 @cache

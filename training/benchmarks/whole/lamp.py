@@ -10,6 +10,7 @@ Source:
     Lee et al., ICLR 2021 (arXiv 2010.07611), for weights; channels by the norm of their filters.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping
 
 import numpy as np
@@ -78,8 +79,4 @@ def lowest_first(
         removed = {groups.prunable[name]: count for name, count in counts(number).items()}
         return groups.costs.total("macs", removed) <= keep_macs * whole
 
-    low, high = 0, len(steps)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if met(middle) else (middle + 1, high)
-    return counts(low)
+    return counts(bisect_left(range(len(steps)), True, key=met))
